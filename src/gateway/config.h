@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the gateway was told to do: listeners, targets, volumes, limits, server; from a file or options. */
+#ifndef WEIR_GATEWAY_CONFIG_H
+#define WEIR_GATEWAY_CONFIG_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/addr.h"
+#include "base/name.h"
+#include "base/text.h"
+#include "qos/gate.h"
+
+#define CONFIG_MAX_LISTENERS 64u
+#define CONFIG_MAX_TARGETS 64u
+#define CONFIG_MAX_VOLUMES 4096u
+#define CONFIG_MAX_LIMITS 4096u
+#define CONFIG_MAX_SERVERS 8u
+
+struct target_config;
+
+struct volume_config {
+    char name[NAME_SIZE];           /* what hosts ask for, and the volume's name everywhere in Weir */
+    char export_name[4097];         /* what the target is asked for; same as name unless set */
+    char tenant[NAME_SIZE];         /* "" : none */
+    struct target_config *target;
+};
+
+struct target_config {
+    char name[NAME_SIZE];
+    char uri[512];                  /* nbd://host:port/export, as written */
+    struct addr addr;
+    char export_name[4097];         /* of the URI; asked for when a host asks for "" and no volume is configured */
+    char tenant[NAME_SIZE];         /* for streams whose volume names none; "" : none */
+    struct volume_config **volumes; /* those on this target; none: any export name passes */
+    size_t volume_count;
+    uint32_t index;                 /* position in gateway_config.targets */
+};
+
+struct listener_config {
+    char name[NAME_SIZE];
+    struct addr addr;
+    unsigned unix_mode;             /* default 0660 */
+    struct target_config *target;
+};
+
+/* [limit X]: a limit from the gateway's own file, in force with or without a server. */
+struct limit_config {
+    char name[NAME_SIZE];
+    char host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE], target[NAME_SIZE]; /* patterns; "": any */
+    bool per_stream;                /* each matching stream has its own; else all share one */
+    struct gate_limits limits;
+};
+
+struct gateway_config {
+    char name[NAME_SIZE];           /* default: the machine's host name */
+    struct listener_config listeners[CONFIG_MAX_LISTENERS];
+    size_t listener_count;
+    struct target_config targets[CONFIG_MAX_TARGETS];
+    size_t target_count;
+    struct volume_config *volumes;
+    size_t volume_count;
+    struct limit_config *limits;
+    size_t limit_count;
+    struct addr servers[CONFIG_MAX_SERVERS];
+    size_t server_count;
+    char state_dir[512];            /* identity, credential, last controls; default /var/lib/weir-gateway */
+    char socket_path[512];          /* local socket, 0600; default <state_dir>/gateway.sock */
+    char key_file[512];             /* local key of the server, or "" */
+    char token[256];                /* enrolment token, or "" */
+    uint32_t max_streams;           /* default 512; beyond: one shared default stream a target */
+    uint32_t max_connections;       /* default 1024 */
+    uint32_t max_connections_per_host; /* default 512 */
+    uint64_t handshake_timeout_ns;  /* default 10 s */
+    uint64_t max_hold_ns;           /* default 10 s */
+    uint32_t log_level;             /* enum log_level */
+};
+
+/* Defaults only. */
+void gateway_config_init(struct gateway_config *c);
+void gateway_config_fini(struct gateway_config *c);
+
+/* Read gateway.conf (and its drop-ins) into @c, initialised before. Every error found is appended to
+ * @errors as "file:line: ...". 0, or WEIR_E_PARSE / -errno. */
+int gateway_config_load(struct gateway_config *c, const char *path, struct text *errors);
+
+/* After file and options: cross-checks (a listener names a target, names are unique, off-loopback
+ * server without TLS is refused). */
+int gateway_config_check(struct gateway_config *c, struct text *errors);
+
+#endif

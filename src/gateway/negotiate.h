@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Fixed-newstyle negotiation relayed between one host and one target, sans-I/O.
+ *
+ * Bytes of both peers go in, bytes for both come out; no socket, no clock. Each known option is
+ * forwarded and its answer relayed, one option at a time; unknown ones are answered ERR_UNSUP here;
+ * STARTTLS is answered here and never forwarded. Export names are checked against the volumes that the
+ * listener offers and renamed to the target's; LIST shows only what is offered. Bounds: an option
+ * carries at most 64 KiB, a host may send 64 options, a target's single option reply 64 KiB. */
+#ifndef WEIR_GATEWAY_NEGOTIATE_H
+#define WEIR_GATEWAY_NEGOTIATE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/text.h"
+#include "gateway/config.h"
+#include "proto/nbd/reply.h"
+
+enum negotiate_state {
+    NEGOTIATE_RUNNING, /* give more bytes */
+    NEGOTIATE_DONE,    /* transmission begins; bytes left over belong to it */
+    NEGOTIATE_ENDED,   /* the host sent ABORT or the option was fatal: flush outputs, then close */
+    NEGOTIATE_FAILED,  /* a peer broke the protocol: close; see reason */
+};
+
+/* What transmission needs to know. Valid once DONE. */
+struct negotiate_result {
+    enum nbd_reply_mode mode;
+    const struct volume_config *volume; /* NULL: no volume configured on this target, any name passes */
+    char export_name[4097];             /* as the host said it, NUL-terminated */
+    uint64_t size;                      /* bytes, as the target said */
+    uint16_t transmission_flags;
+    uint32_t block_min, block_preferred, block_max; /* 0: target did not say */
+};
+
+struct negotiation;
+
+/* @target's volumes are borrowed. NULL: no memory. */
+struct negotiation *negotiate_new(const struct target_config *target);
+void negotiate_free(struct negotiation *n);
+
+/* Consume what can be consumed of @from_host and @from_target (text_consume), append to @to_host and
+ * @to_target. Call again whenever bytes have arrived. Outputs are bounded by the bounds above. */
+enum negotiate_state negotiate_step(struct negotiation *n, struct text *from_host, struct text *to_target,
+                                    struct text *from_target, struct text *to_host);
+
+const struct negotiate_result *negotiate_result(const struct negotiation *n);
+
+/* Static words for FAILED or ENDED: "host sent a bad option magic". */
+const char *negotiate_reason(const struct negotiation *n);
+/* Whether the host (true) or the target (false) is to blame for FAILED. */
+bool negotiate_host_at_fault(const struct negotiation *n);
+
+#endif

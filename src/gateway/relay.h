@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The relay: listeners, and one host connection to one target connection, metered and held.
+ *
+ * See relay.c for the rules of holding, the life of a connection and what each close is called. */
+#ifndef WEIR_GATEWAY_RELAY_H
+#define WEIR_GATEWAY_RELAY_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/reactor.h"
+#include "gateway/config.h"
+#include "gateway/stream.h"
+
+/* Why a connection was closed: the one truth for counters, logs and documentation. */
+#define RELAY_CLOSE_TABLE(X)                                          \
+    X(HOST_DISCONNECTED, "host-disconnected", "DISC, or ABORT in negotiation") \
+    X(HOST_VANISHED, "host-vanished", "host closed without DISC")    \
+    X(HOST_RESET, "host-reset", "host connection failed")            \
+    X(HOST_PROTOCOL, "host-protocol", "host broke the protocol")     \
+    X(HOST_TIMEOUT, "host-timeout", "negotiation took too long")     \
+    X(TARGET_UNREACHABLE, "target-unreachable", "connect to the target failed") \
+    X(TARGET_CLOSED, "target-closed", "target closed the connection") \
+    X(TARGET_RESET, "target-reset", "target connection failed")      \
+    X(TARGET_PROTOCOL, "target-protocol", "target broke the protocol") \
+    X(CONNECTION_LIMIT, "connection-limit", "max-connections reached") \
+    X(HOST_CONNECTION_LIMIT, "host-connection-limit", "max-connections-per-host reached") \
+    X(NO_MEMORY, "no-memory", "a pool is empty")                     \
+    X(SHUTDOWN, "shutdown", "the gateway ends")
+
+enum relay_close {
+#define X(name, label, words) RELAY_CLOSE_##name,
+    RELAY_CLOSE_TABLE(X)
+#undef X
+    RELAY_CLOSE_COUNT,
+};
+const char *relay_close_label(enum relay_close c);
+
+struct relay_counts {
+    uint64_t accepted, active;
+    uint64_t closed[RELAY_CLOSE_COUNT];
+};
+
+struct relay;
+
+/* Opens every listener of @config (0, or -errno with the listener's name in *@ret_where). All borrowed
+ * objects outlive the relay. */
+int relay_new(struct reactor *r, const struct gateway_config *config, struct stream_table *streams,
+              struct relay **ret, const char **ret_where);
+/* Close everything at once. */
+void relay_free(struct relay *r);
+const struct relay_counts *relay_counts(const struct relay *r);
+/* The address listener @i really got (port 0 resolved). */
+int relay_listener_text(const struct relay *r, size_t i, char *out, size_t size);
+/* Rules changed: look at what is held again in this round. */
+void relay_kick(struct relay *r);
+
+#endif

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Streams of one gateway: who does I/O to what, metered and held; and the rules that cover them.
+ *
+ * A stream is one host's I/O to one volume. It lives on when its connections are gone, so that a
+ * host that reconnects finds its counters and limits again. At most max_streams exist; further hosts
+ * share one default stream per target (host "*", volume "*"). A stream without connection may be reused for a newcomer,
+ * the longest idle first, when the table is full. All of it belongs to the reactor thread. */
+#ifndef WEIR_GATEWAY_STREAM_H
+#define WEIR_GATEWAY_STREAM_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "base/name.h"
+#include "gateway/config.h"
+#include "qos/gate.h"
+#include "qos/meter.h"
+
+struct stream {
+    uint32_t index;           /* stable within this boot; slots in the table, never reused */
+    bool live;                /* the slot is in use */
+    char host[NAME_SIZE];     /* escaped */
+    char volume[NAME_SIZE];   /* escaped */
+    char tenant[NAME_SIZE];   /* "" : none */
+    char key[STREAM_KEY_SIZE];
+    const struct target_config *target;
+    uint64_t size;            /* of the volume, bytes */
+    uint32_t connections;     /* now */
+    uint64_t created_ns, last_io_ns;
+    struct meter meter;
+    struct gate_flow flow;    /* flow.owner is the stream */
+};
+
+/* Counters of a target as the gateway sees it. */
+struct target_stats {
+    uint64_t connections;      /* now */
+    uint64_t connects, connect_failures, disconnects; /* ever */
+    uint64_t inflight;         /* dispatched, not answered */
+    uint64_t errors;           /* replies with an error */
+    int last_error;            /* of the last failed connect, -errno; 0: none */
+};
+
+/* Where a control comes from; decides how long it lives. */
+enum rule_origin {
+    RULE_FILE,    /* [limit X] of gateway.conf: as long as the file says so */
+    RULE_AGREED,  /* what agreements say: kept on disk, goes on without a server */
+    RULE_PLANNED, /* what planning added: ends with its lease */
+};
+const char *rule_origin_name(enum rule_origin o); /* "file", "agreement", "planned" */
+
+/* One control as the server (or the file) states it. */
+struct control {
+    char id[2 * NAME_SIZE];    /* "agreement/oltp-gold", "throttle/host/vol", "file/X" */
+    enum rule_origin origin;
+    const char *const *members; /* stream keys that pay into it, borrowed; patterns for RULE_FILE only */
+    size_t member_count;
+    struct gate_limits limits;
+    char reason[256];          /* shown to people */
+};
+
+struct stream_table;
+
+/* @config is borrowed for life. Memory for max_streams streams is taken here. NULL: no memory. */
+struct stream_table *stream_table_new(const struct gateway_config *config, uint64_t now_ns);
+void stream_table_free(struct stream_table *t);
+
+/* The stream of @host (escaped) on @volume (escaped) of @target; created when new, covered by all
+ * rules that name it. Never NULL. Adds one connection; stream_disconnect takes it away. */
+struct stream *stream_connect(struct stream_table *t, const struct target_config *target, const char *host,
+                              const char *volume, const char *tenant, uint64_t size, uint64_t now_ns);
+void stream_disconnect(struct stream_table *t, struct stream *s, uint64_t now_ns);
+
+/* Live streams by position: 0 <= i < stream_count; NULL for a slot that is free. */
+size_t stream_slots(const struct stream_table *t);
+struct stream *stream_at(struct stream_table *t, size_t slot);
+struct stream *stream_find(struct stream_table *t, const char *key);
+
+struct gate *stream_gate(struct stream_table *t);
+struct target_stats *stream_target_stats(struct stream_table *t, uint32_t target_index);
+
+/* Replace all controls of origin AGREED and PLANNED (@full), or add, change and (limits with nothing in
+ * force) remove the named ones. All or nothing: 0, WEIR_E_FULL or WEIR_E_INVALID. */
+int stream_controls_apply(struct stream_table *t, const struct control *controls, size_t count, bool full,
+                          uint64_t now_ns);
+/* Drop every RULE_PLANNED control: its lease has ended. Returns how many. */
+size_t stream_controls_expire(struct stream_table *t, uint64_t now_ns);
+/* Walk the controls in force. */
+typedef void control_visit(void *arg, const struct control *c, const struct gate_rule *first_rule);
+void stream_controls_visit(struct stream_table *t, control_visit *visit, void *arg);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Rate bucket: whether an I/O may go now, and when to ask again.
+ *
+ * GCRA (virtual scheduling, ITU-T I.371 Annex A) in exact integer arithmetic: no fraction is ever
+ * dropped, from 1 to 10^9 units a second and I/Os up to 2^32 units. An I/O goes when no debt is left
+ * from those before it (whatever its own size, so that large ones never starve), and then pays in
+ * full. Credit saved while idle is bounded by 10 ms at the rate, or by one unit if that is more: a
+ * late wake-up loses nothing and an idle second is no burst. A declared burst is a second, explicit
+ * store of credit on top: `burst_rate` for at most `burst_ns`, refilled at the base rate. */
+#ifndef WEIR_QOS_BUCKET_H
+#define WEIR_QOS_BUCKET_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Rate as configured. rate 0 is "no limit" inside qos/ only; outside it is refused. */
+struct bucket_rate {
+    uint64_t rate;       /* units per second; 0: unlimited */
+    uint64_t burst_rate; /* 0, or > rate: the rate while burst credit lasts */
+    uint64_t burst_ns;   /* how long burst_rate can last from full credit */
+};
+
+/* Fields are the bucket's own business; embedded so that the hot path sees them. */
+struct bucket {
+    struct bucket_rate cfg;
+    uint64_t last_ns;
+    __int128 credit;       /* base credit in unit-nanoseconds (units x 1e9); negative: debt */
+    __int128 credit_max;
+    __int128 burst_credit; /* same unit; 0..burst_max */
+    __int128 burst_max;    /* (burst_rate - rate) x burst_ns */
+    __int128 pace;         /* credit of the second bucket that holds bursts to burst_rate */
+    __int128 pace_max;
+};
+
+void bucket_init(struct bucket *b, const struct bucket_rate *rate, uint64_t now_ns);
+
+/* Change the rate live: debts stay debts, credit is cut to its new bound, burst credit keeps its share. */
+void bucket_change(struct bucket *b, const struct bucket_rate *rate, uint64_t now_ns);
+
+/* 0 when an I/O may go now, else the nanoseconds until it may (if nothing else is taken). Takes
+ * nothing. @now_ns may repeat but not go back; going back is treated as standing still. */
+uint64_t bucket_wait_ns(struct bucket *b, uint64_t now_ns);
+
+/* Pay @units. Only after bucket_wait_ns said 0, or when max-hold forces an I/O through (then debt). */
+void bucket_take(struct bucket *b, uint64_t units, uint64_t now_ns);
+
+/* Burst credit left as parts per million of full; 1000000 when no burst is declared. */
+uint32_t bucket_burst_ppm(const struct bucket *b);
+/* Nanoseconds of burst_rate left, and nanoseconds of idling until full. */
+uint64_t bucket_burst_left_ns(const struct bucket *b);
+uint64_t bucket_burst_full_in_ns(const struct bucket *b);
+
+#endif

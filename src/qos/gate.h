@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The gate: holds each I/O until every limit that covers it lets it go.
+ *
+ * A *rule* is one set of limits (IOPS and bytes/s, each for read, write and total). A *flow* is a
+ * stream's place in the gate: the rules that cover it, and two queues, reads and writes, so that reads
+ * may pass held writes. An I/O goes when every bucket of every covering rule is out of debt; then it
+ * pays into all of them. One that must wait parks at the first rule that refused it; flows parked at a
+ * rule are served in the order they parked, one I/O a turn, so that no flow of a group starves. FLUSH
+ * enters the write queue behind the writes before it and pays nothing. An I/O that has waited
+ * max_hold_ns goes whatever the limits say, and is counted.
+ *
+ * Pure: no clock, no socket, no allocation after gate_new. Owner thread only. Bounds: GATE_MAX_COVER rules
+ * a flow. With no rule in force gate_submit costs a few counters and nothing else. */
+#ifndef WEIR_QOS_GATE_H
+#define WEIR_QOS_GATE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "qos/bucket.h"
+#include "qos/meter.h"
+
+enum gate_kind {
+    GATE_IOPS_READ,
+    GATE_IOPS_WRITE,
+    GATE_IOPS_TOTAL,
+    GATE_BYTES_READ,
+    GATE_BYTES_WRITE,
+    GATE_BYTES_TOTAL,
+    GATE_KIND_COUNT,
+};
+
+/* "iops-read", "iops-write", "iops", "bandwidth-read", "bandwidth-write", "bandwidth". */
+const char *gate_kind_name(enum gate_kind k);
+
+/* Limits as configured; rate 0 in a member: no limit of that kind. */
+struct gate_limits {
+    struct bucket_rate rate[GATE_KIND_COUNT];
+};
+
+/* At most so many rules may cover one flow (stream, volume, tenant, target; agreed and planned; file). */
+#define GATE_MAX_COVER 16u
+/* WRITE_ZEROES pays its length up to this cap, TRIM this many bytes. */
+#define GATE_WRITE_ZEROES_BYTES_MAX (1024u * 1024u)
+#define GATE_TRIM_BYTES 4096u
+
+struct gate;
+
+/* Embedded in its owner; fields are the gate's. */
+struct gate_rule {
+    struct gate *gate;
+    struct bucket bucket[GATE_KIND_COUNT];
+    uint8_t in_force;        /* bit mask of kinds with a rate */
+    struct list parked;      /* queues (struct gate_queue) waiting here, in order */
+    uint64_t wake_ns;        /* when the first parked may try again */
+    size_t wake_index;       /* in the gate's heap of rules; 0: not there */
+    uint64_t held_total;     /* I/Os that ever parked here */
+    void *owner;             /* for the owner: who this rule is */
+};
+
+struct gate_flow;
+
+struct gate_queue {
+    struct gate_flow *flow;
+    struct list ios;         /* struct gate_io, in order */
+    struct gate_rule *at;    /* where parked, or NULL */
+    enum gate_kind at_kind;
+    struct list park_link;
+    uint32_t length;
+    struct list hold_link;   /* gate's list by age of the head, for max-hold */
+};
+
+struct gate_flow {
+    struct gate_rule *cover[GATE_MAX_COVER];
+    uint32_t cover_count;
+    struct gate_queue queue[2]; /* IO_DIR_READ, IO_DIR_WRITE */
+    void *owner;
+};
+
+/* Embedded in the owner's request. */
+struct gate_io {
+    struct list link;
+    struct gate_flow *flow;
+    enum io_op op;
+    uint64_t bytes;
+    uint64_t arrived_ns;
+    uint64_t released_ns;    /* when it was let go; held = released - arrived */
+    bool queued;
+    bool was_held;
+    bool hit_max_hold;
+};
+
+/* @max_rules bounds rules that can be parked at. NULL: no memory. */
+struct gate *gate_new(size_t max_rules, uint64_t max_hold_ns);
+void gate_free(struct gate *g);
+void gate_set_max_hold(struct gate *g, uint64_t max_hold_ns);
+
+void gate_rule_init(struct gate *g, struct gate_rule *r, const struct gate_limits *l, uint64_t now_ns);
+/* Live change; parked I/Os are looked at again at the next gate_poll. */
+void gate_rule_change(struct gate_rule *r, const struct gate_limits *l, uint64_t now_ns);
+/* Nobody may be covered by it any more (asserted: nothing parked). */
+void gate_rule_fini(struct gate_rule *r);
+
+void gate_flow_init(struct gate *g, struct gate_flow *f);
+/* Replace the rules that cover @f; what it holds parks anew. 0 or WEIR_E_FULL (then nothing changed). */
+int gate_flow_cover(struct gate *g, struct gate_flow *f, struct gate_rule *const *rules, size_t count,
+                    uint64_t now_ns);
+/* True when nothing is held. */
+bool gate_flow_idle(const struct gate_flow *f);
+
+/* @io->op, bytes and arrived_ns set by the caller. True: it goes now (paid). False: held. FLUSH goes now
+ * when no write of the flow is held, BLOCK_STATUS and IO_OTHER always go. */
+bool gate_submit(struct gate *g, struct gate_flow *f, struct gate_io *io, uint64_t now_ns);
+
+/* The next held I/O that may go at @now_ns, paid and taken out of its queue, or NULL. */
+struct gate_io *gate_poll(struct gate *g, uint64_t now_ns);
+
+/* When gate_poll may next have something: UINT64_MAX when nothing is held. */
+uint64_t gate_next_ns(const struct gate *g);
+
+/* Take a held I/O out unpaid (its host vanished). */
+void gate_cancel(struct gate *g, struct gate_io *io, uint64_t now_ns);
+
+/* Why the head of a queue waits: the rule and the kind, or NULL when nothing waits. */
+const struct gate_rule *gate_queue_blocked_by(const struct gate_queue *q, enum gate_kind *ret_kind);
+/* Arrival time of the oldest I/O held in the flow, or UINT64_MAX. */
+uint64_t gate_flow_oldest_ns(const struct gate_flow *f);
+
+#endif

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a stream did: counters per operation and three histograms for reads and for writes. */
+#ifndef WEIR_QOS_METER_H
+#define WEIR_QOS_METER_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "qos/hist.h"
+
+/* The operations every block protocol has. */
+enum io_op {
+    IO_READ,
+    IO_WRITE,
+    IO_FLUSH,
+    IO_TRIM,
+    IO_WRITE_ZEROES,
+    IO_CACHE,
+    IO_BLOCK_STATUS,
+    IO_OTHER,
+    IO_OP_COUNT,
+};
+
+/* "read", "write", "flush", "trim", "write_zeroes", "cache", "block_status", "other". */
+const char *io_op_name(enum io_op op);
+
+/* Which direction an operation is charged to: READ, CACHE read; WRITE, TRIM, WRITE_ZEROES write. */
+enum io_direction { IO_DIR_READ, IO_DIR_WRITE, IO_DIR_NONE };
+enum io_direction io_op_direction(enum io_op op);
+
+/* Cumulative; in flight = arrivals - completions - dropped. */
+struct meter_op {
+    uint64_t arrivals;       /* requests that came from the host */
+    uint64_t completions;    /* answered by the target, with or without error */
+    uint64_t errors;         /* answered with an error */
+    uint64_t bytes;          /* of completions: length of READ, WRITE, ...; 0 where an op moves none */
+    uint64_t bytes_arrived;  /* of arrivals */
+    uint64_t held;           /* requests that had to wait for a limit */
+    uint64_t held_ns;        /* time those spent waiting */
+    uint64_t dropped;        /* arrived and never dispatched (host vanished), or target gone */
+};
+
+enum meter_hist { METER_HELD, METER_TARGET, METER_TOTAL, METER_HIST_COUNT };
+const char *meter_hist_name(enum meter_hist h); /* "held", "target", "total" */
+
+/* One a stream: 77 KiB. Histograms are kept for IO_DIR_READ and IO_DIR_WRITE. Owner thread only. */
+struct meter {
+    struct meter_op op[IO_OP_COUNT];
+    struct hist hist[2][METER_HIST_COUNT]; /* [direction][kind] */
+    uint64_t max_hold_hits; /* I/Os let go because they reached max-hold */
+};
+
+void meter_arrive(struct meter *m, enum io_op op, uint64_t bytes);
+/* The target answered: @held_ns waiting for limits, @target_ns from dispatch to the first byte of the last
+ * reply, @total_ns from arrival. */
+void meter_complete(struct meter *m, enum io_op op, uint64_t bytes, bool error, uint64_t held_ns,
+                    uint64_t target_ns, uint64_t total_ns);
+void meter_drop(struct meter *m, enum io_op op);
+uint64_t meter_inflight(const struct meter *m, enum io_op op);
+
+#endif

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Application server: HTTP, the API, server-sent events, metrics and the dashboard, on one thread. */
+#ifndef WEIR_SERVER_APP_APP_H
+#define WEIR_SERVER_APP_APP_H
+#include "server/threads.h"
+
+struct app;
+/* Opens the HTTP socket and makes <state_dir>/admin.token (0600) on the first start. 0 or an error code with words. */
+int app_open(const struct server_config *config, const struct threads *threads, struct app **ret,
+             char *ret_words, size_t size);
+void app_close(struct app *a);
+/* "http://127.0.0.1:7480" as really bound. */
+const char *app_address(const struct app *a);
+/* Thread body; @app. A handler that needs another thread asks by mailbox and is suspended. */
+void *app_main(void *app);
+
+#endif

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Storage resource manager: watches each target itself, beside the gateways' view.
+ *
+ * Learns targets from MSG_TARGET_SEEN; every probe period, on a connection of its own and within 5 s: reachable,
+ * size, block sizes, one bounded read's latency. Tells every SLA process (MSG_TARGET_HEALTH) and the store. */
+#ifndef WEIR_SERVER_RESOURCE_RESOURCE_H
+#define WEIR_SERVER_RESOURCE_RESOURCE_H
+#include "server/threads.h"
+
+/* At most so many targets are probed; more are counted and said once. */
+#define RESOURCE_MAX_TARGETS 256u
+
+/* Body of MSG_TARGET_SEEN (freed with free). */
+struct target_seen {
+    char gateway[128], target[128], uri[512];
+};
+
+struct resource_thread {
+    const struct server_config *config;
+    const struct threads *threads;
+};
+void *resource_main(void *resource_thread);
+
+#endif

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the SLA services tell a gateway: polls and controls, as plain data. */
+#ifndef WEIR_SERVER_SERVICES_CONTROLS_H
+#define WEIR_SERVER_SERVICES_CONTROLS_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/name.h"
+#include "qos/gate.h"
+
+struct poll_request {
+    uint64_t seq, acked;
+};
+
+struct control_item {
+    char id[2 * NAME_SIZE];   /* "agreement/NAME", "agreement/NAME/STREAM", "tenant/NAME", "throttle/STREAM" */
+    bool planned;
+    bool remove;
+    char (*member)[STREAM_KEY_SIZE];
+    size_t member_count;
+    struct gate_limits limits;
+    char reason[256];
+};
+
+/* Made by the services, owned by the message; freed with control_update_free. */
+struct control_update {
+    uint64_t epoch;
+    uint32_t lease_ms;
+    bool full;
+    struct control_item *item;
+    size_t item_count;
+};
+
+struct control_update *control_update_new(size_t items);
+/* Room for @n members in item @i; 0 or -ENOMEM. */
+int control_update_members(struct control_update *u, size_t i, size_t n);
+void control_update_free(void *update);
+
+#endif

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Entity service: the in-memory cache of gateways, targets, streams and agreements, filled by polling.
+ *
+ * Readable by views; written only inside services/. Bounds: services_config. */
+#ifndef WEIR_SERVER_SERVICES_ENTITY_H
+#define WEIR_SERVER_SERVICES_ENTITY_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "qos/hist.h"
+#include "qos/meter.h"
+#include "server/services/agreement.h"
+#include "server/services/record.h"
+#include "server/services/report.h"
+
+/* Life of a gateway; the state machine is drawn in entity.c. */
+#define GATEWAY_STATE_TABLE(X)      \
+    X(DISCOVERED, "discovered")     \
+    X(PENDING, "pending")           \
+    X(ADMITTED, "admitted")         \
+    X(LOST, "lost")                 \
+    X(RETIRED, "retired")
+enum gateway_state {
+#define X(name, label) GATEWAY_##name,
+    GATEWAY_STATE_TABLE(X)
+#undef X
+};
+const char *gateway_state_name(enum gateway_state s);
+
+/* Verdict on a stream in the last whole period (control.md section 4.2). */
+#define VERDICT_TABLE(X)          \
+    X(NONE, "none")               \
+    X(MET, "met")                 \
+    X(FAILING, "failing")         \
+    X(EXEMPT, "exempt")           \
+    X(EXCESS, "excess")           \
+    X(IDLE, "idle")
+enum verdict {
+#define X(name, label) VERDICT_##name,
+    VERDICT_TABLE(X)
+#undef X
+};
+const char *verdict_name(enum verdict v);
+
+struct entity_gateway {
+    struct list link;
+    struct gateway_hello hello;
+    char id_text[2 * GATEWAY_ID_SIZE + 1];
+    enum gateway_state state;
+    int64_t first_seen_us, last_seen_us;
+    uint64_t last_seen_ns;
+    uint64_t poll_seq, acked_seq;          /* last asked; last whole answer */
+    uint64_t poll_sent_ns, round_trip_ns;
+    uint64_t polls, polls_lost;
+    uint64_t epoch_desired, epoch_applied; /* controls */
+    int apply_status;
+    size_t stream_count;
+};
+
+struct entity_target {
+    struct list link;
+    char name[NAME_SIZE], uri[512];
+    struct entity_gateway *gateway;
+    uint64_t connections, connects, connect_failures, inflight, errors;
+    char last_error[128];
+    bool has_health;
+    struct target_health health;
+};
+
+/* Rates and latency of the last whole period. */
+struct entity_window {
+    uint64_t duration_ns;
+    uint64_t demand_iops;                  /* arrivals per second */
+    uint64_t read_iops, write_iops, iops;  /* completions per second */
+    uint64_t read_bytes_s, write_bytes_s;
+    uint64_t errors, held;
+    struct hist held_hist, target_hist, total_hist; /* reads and writes together */
+};
+
+/* The control a stream is under. Desired: decided here. Applied: acknowledged by its gateway. */
+struct entity_throttle {
+    bool active;
+    uint64_t iops, bytes_s;                /* UINT64_MAX: not limited in this unit */
+    uint64_t since_ns;
+    int64_t since_wall_us;
+    char victim[STREAM_KEY_SIZE], agreement[NAME_SIZE];
+    char reason[384];
+    uint64_t epoch;                        /* at which it was sent */
+};
+
+struct entity_stream {
+    struct list link;
+    struct entity_gateway *gateway;
+    struct entity_target *target;          /* may be NULL before the target was reported */
+    uint32_t index;
+    char host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE], target_name[NAME_SIZE];
+    char key[STREAM_KEY_SIZE];
+    uint64_t size;
+    uint32_t connections, held_now;
+    uint64_t oldest_held_ns, max_hold_hits;
+    char held_by[2 * NAME_SIZE];
+    bool has_burst;
+    uint32_t burst_ppm;
+    struct meter now;                      /* cumulative, as last reported */
+    struct entity_window window;
+    const struct agreement *agreement;     /* the most specific that selects it, or NULL */
+    const struct objective *objective;     /* the one that applies at this demand, or NULL */
+    uint64_t judged_latency_us;            /* at the objective's percentile, less what own limits held */
+    enum verdict verdict;
+    uint64_t verdict_since_ns;
+    uint32_t harm_ppm;                     /* as a bully: share of the load that hurts a victim now */
+    struct entity_throttle throttle;
+};
+
+/* An agreement and how it fares. */
+struct entity_agreement {
+    struct list link;
+    struct agreement agreement;
+    size_t streams;                        /* it selects now */
+    enum verdict verdict;
+    uint64_t windows, windows_met;         /* judged windows since start (compliance_window each) */
+    uint64_t iops, demand_iops;            /* of all its streams together */
+    uint64_t latency_us;                   /* worst judged latency among its streams */
+};
+
+struct entities {
+    struct list gateways, targets, streams, agreements;
+    size_t gateway_count, target_count, stream_count, agreement_count;
+    const struct tenant *tenants;
+    size_t tenant_count;
+    const struct policy *policies;
+    size_t policy_count;
+    bool enforcing, observe;
+    uint64_t polls_lost, stale_reports;
+};
+
+#endif

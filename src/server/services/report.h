@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a gateway says of itself, as plain data: hello and statistics, free of the wire's form. */
+#ifndef WEIR_SERVER_SERVICES_REPORT_H
+#define WEIR_SERVER_SERVICES_REPORT_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/name.h"
+#include "qos/meter.h"
+
+#define GATEWAY_ID_SIZE 16u
+
+struct gateway_hello {
+    uint64_t session;                 /* of this server's life, never repeated */
+    uint8_t id[GATEWAY_ID_SIZE], boot[GATEWAY_ID_SIZE];
+    char name[NAME_SIZE];             /* escaped */
+    char software[64];
+    char address[160];                /* of the peer */
+    char key_id[80];
+    uint16_t pair;                    /* which thread pair carries it */
+};
+
+struct report_bucket {
+    uint32_t index;
+    uint64_t count;                   /* the whole count, not a difference */
+};
+
+struct report_hist {
+    enum meter_hist kind;
+    enum io_direction direction;      /* READ or WRITE */
+    uint64_t sum_ns, max_ns;
+    struct report_bucket *bucket;
+    size_t bucket_count;
+};
+
+struct report_op {
+    enum io_op op;
+    struct meter_op counts;           /* cumulative */
+};
+
+struct report_stream {
+    uint32_t index;
+    bool has_info;
+    char host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE], target[NAME_SIZE]; /* with has_info */
+    uint64_t size;
+    struct report_op op[IO_OP_COUNT];
+    size_t op_count;
+    struct report_hist hist[2 * METER_HIST_COUNT];
+    size_t hist_count;
+    uint32_t connections, held_now;
+    uint64_t oldest_held_ns, max_hold_hits;
+    char held_by[2 * NAME_SIZE];
+    bool has_burst;
+    uint32_t burst_ppm;
+};
+
+struct report_target {
+    char name[NAME_SIZE], uri[512];
+    uint64_t connections, connects, connect_failures, inflight, errors;
+    char last_error[128];
+};
+
+/* One whole Statistics answer, or one frame of it (more). Freed with report_free (one block). */
+struct report {
+    uint64_t session;
+    uint8_t boot[GATEWAY_ID_SIZE];
+    uint64_t seq, base, mono_ns, epoch;
+    bool more;
+    struct report_stream *stream;
+    size_t stream_count;
+    struct report_target *target;
+    size_t target_count;
+};
+
+#endif

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One SLA process: entity service, performance analyzer and policy manager behind one pure face.
+ *
+ * Takes what gateways say and `now`; puts out polls, controls, samples, actions and events through a sink. No
+ * socket, clock, thread or database: the server's thread (server/sla.c) and the simulator drive the
+ * same code. One instance belongs to one thread. */
+#ifndef WEIR_SERVER_SERVICES_SERVICES_H
+#define WEIR_SERVER_SERVICES_SERVICES_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "server/services/agreement.h"
+#include "server/services/controls.h"
+#include "server/services/entity.h"
+#include "server/services/record.h"
+#include "server/services/report.h"
+
+/* Where results go. Functions must not call back into the services. Those that return int may say
+ * WEIR_E_FULL: the services keep what matters (controls) and count what does not (samples). */
+struct services_sink {
+    void *ctx;
+    int (*poll)(void *ctx, uint64_t session, uint16_t pair, const struct poll_request *p);
+    /* Takes @u on 0 only. */
+    int (*controls)(void *ctx, uint64_t session, uint16_t pair, struct control_update *u);
+    void (*session_end)(void *ctx, uint64_t session, uint16_t pair, const char *why);
+    void (*sample)(void *ctx, const struct sample_record *s);
+    void (*action)(void *ctx, const struct action_record *a);
+    void (*event)(void *ctx, const struct event_record *e);
+    void (*target_seen)(void *ctx, const char *gateway, const char *target, const char *uri);
+};
+
+struct services_config {
+    uint64_t period_ns;
+    uint64_t lease_ns;
+    bool observe;
+    uint32_t max_gateways, max_streams;
+    uint32_t process;     /* number of this SLA process, and how many there are */
+    uint32_t processes;
+    uint64_t first_epoch; /* epochs start here; above all of earlier lives (wall clock, us) */
+};
+
+struct services;
+
+struct services *services_new(const struct services_config *c, const struct services_sink *sink);
+void services_free(struct services *s);
+
+/* Gateways. A second session that claims a live identity: the newcomer is ended, both are reported. */
+void services_gateway_up(struct services *s, const struct gateway_hello *h, uint64_t now_ns, int64_t wall_us);
+void services_gateway_down(struct services *s, uint64_t session, const char *why, uint64_t now_ns, int64_t wall_us);
+void services_report(struct services *s, const struct report *r, uint64_t now_ns, int64_t wall_us);
+void services_ack(struct services *s, uint64_t session, uint64_t epoch, int status, uint64_t now_ns, int64_t wall_us);
+void services_surge(struct services *s, uint64_t session, uint32_t stream, uint64_t now_ns, int64_t wall_us);
+void services_target_health(struct services *s, const struct target_health *h, uint64_t now_ns);
+
+/* Documents: put replaces by name. 0, or WEIR_E_CONFLICT when two agreements of equal rank select the same
+ * stream (words name both; the newcomer is refused), WEIR_E_FULL. Takes effect at once. */
+int services_agreement_put(struct services *s, const struct agreement *a, uint64_t now_ns, int64_t wall_us,
+                           char *ret_words, size_t size);
+int services_tenant_put(struct services *s, const struct tenant *t, uint64_t now_ns, int64_t wall_us);
+int services_policy_put(struct services *s, const struct policy *p, uint64_t now_ns, int64_t wall_us);
+/* @kind "Agreement", "Tenant", "Policy". 0 or WEIR_E_NOT_FOUND. */
+int services_document_remove(struct services *s, const char *kind, const char *name, uint64_t now_ns, int64_t wall_us);
+/* The one switch: off lifts every planned throttle now and plans none until it is on. */
+void services_enforcement(struct services *s, bool on, uint64_t now_ns, int64_t wall_us);
+bool services_enforcing(const struct services *s);
+
+/* Do what is due; call at services_next_ns at the latest, and after each message. */
+void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us);
+uint64_t services_next_ns(const struct services *s);
+
+/* The entity cache, for views. Borrowed; valid until the next call that is not const. */
+const struct entities *services_entities(const struct services *s);
+
+#endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Database manager: the only place that touches the database; one writer thread and readers, by mailbox.
+ *
+ * Writers send MSG_STORE_APPEND (samples, events, actions; group commit; kept in bounded memory while the
+ * database is locked, full or gone, oldest samples dropped and counted first) and MSG_STORE_WRITE (documents,
+ * tokens, keys, gateways; answered only after the commit). MSG_STORE_QUERY goes to any reader.
+ * Behind it: SQLite, state.db (synchronous=FULL) and samples.db (NORMAL), both WAL. */
+#ifndef WEIR_SERVER_STORE_STORE_H
+#define WEIR_SERVER_STORE_STORE_H
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "server/services/record.h"
+#include "server/threads.h"
+
+/* Body of MSG_STORE_APPEND; one block, freed with store_batch_free. */
+struct store_batch {
+    struct sample_record *sample;
+    size_t sample_count;
+    struct action_record *action;
+    size_t action_count;
+    struct event_record *event;
+    size_t event_count;
+    struct target_health *health;
+    size_t health_count;
+};
+struct store_batch *store_batch_new(size_t samples, size_t actions, size_t events, size_t healths);
+void store_batch_free(void *batch);
+
+/* Body of MSG_STORE_WRITE. Every write adds its audit row in the same transaction. */
+enum store_verb {
+    STORE_DOCUMENT_PUT,     /* kind, name, json; version: expected (If-Match), 0: any, UINT64_MAX: must be new */
+    STORE_DOCUMENT_DELETE,  /* kind, name, version */
+    STORE_TOKEN_PUT,        /* name: id; json: {"role","hash","name","expires_us"} (API tokens, hashed) */
+    STORE_TOKEN_DELETE,     /* name: id */
+    STORE_ENROLMENT_PUT,    /* name: id; json: {"key" (hex), "expires_us"} */
+    STORE_ENROLMENT_USE,    /* name: id; json: {"gateway_id","key_id","key","gateway_name"}: takes the token and makes the
+                               credential in one transaction; WEIR_E_NOT_FOUND when used, expired or unknown */
+    STORE_CREDENTIAL_DELETE,/* name: key_id */
+    STORE_GATEWAY_PUT,      /* name: id hex; json: the gateway's record (state, names, first and last seen) */
+    STORE_GATEWAY_DELETE,
+    STORE_SETTING_PUT,      /* name; json: any ("enforcement": {"on": true}) */
+};
+struct store_write {
+    enum store_verb verb;
+    char kind[32];
+    char name[2 * NAME_SIZE];
+    uint64_t version;
+    json_t *json;           /* owned */
+    char actor[NAME_SIZE];  /* for the audit: token's name, or "gateway:..." */
+    int64_t wall_us;
+};
+/* Reply: status 0 with {"version": n, "created": bool}, or WEIR_E_CONFLICT ({"version": current}),
+ * WEIR_E_NOT_FOUND, WEIR_E_UNAVAILABLE ({"words": why}). */
+struct store_write *store_write_new(enum store_verb verb);
+void store_write_free(void *write);
+
+/* Body of MSG_STORE_QUERY. Reply: status 0 and a json_t, or an error code. */
+enum store_table {
+    STORE_DOCUMENTS,   /* kind ("" all), name ("" all): [{"kind","name","version","updated_us","document":{...}}] */
+    STORE_TOKENS,      /* [{"id","name","role","hash","created_us","expires_us"}] */
+    STORE_ENROLMENTS,  /* unused and not expired: [{"id","key","expires_us"}] */
+    STORE_CREDENTIALS, /* [{"key_id","key","gateway_id","gateway_name","created_us"}] */
+    STORE_GATEWAYS,    /* as put, by id */
+    STORE_SETTINGS,
+    STORE_SAMPLES,     /* name: stream key ("" all); from_us, to_us; step_ms picks the roll-up: rows oldest first */
+    STORE_ACTIONS,     /* newest first; before_id for paging */
+    STORE_EVENTS,      /* newest first */
+    STORE_AUDIT,       /* newest first */
+    STORE_TARGET_HISTORY, /* name: target: the resource manager's probes, oldest first */
+    STORE_STATUS,      /* sizes, rows, queue, drops, last error, schema versions */
+};
+struct store_query {
+    enum store_table table;
+    char kind[32];
+    char name[STREAM_KEY_SIZE];
+    int64_t from_us, to_us; /* 0: open */
+    uint32_t step_ms;
+    uint64_t before_id;
+    uint32_t limit;         /* default 100, at most 10,000 */
+    int64_t now_us;
+};
+struct store_query *store_query_new(enum store_table table);
+void store_query_free(void *query);
+
+/* Opened before the threads start; makes the folder (0700) and files (0600), migrates. 0 or an error code
+ * with words. */
+struct store;
+int store_open(const struct server_config *config, struct store **ret, char *ret_words, size_t size);
+void store_close(struct store *s);
+
+/* Thread bodies. */
+struct store_thread {
+    struct store *store;
+    const struct threads *threads;
+    size_t index; /* of a reader */
+};
+void *store_writer_main(void *store_thread);
+void *store_reader_main(void *store_thread);
+
+#endif

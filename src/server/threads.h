@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The thread map: who runs in the server, each with its mailbox. Made before any thread, never changed. */
+#ifndef WEIR_SERVER_THREADS_H
+#define WEIR_SERVER_THREADS_H
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "server/mailbox/mailbox.h"
+
+#define THREADS_MAX_PAIRS 16u
+#define THREADS_MAX_SERVICES 16u
+#define THREADS_MAX_READERS 8u
+
+struct threads {
+    struct mailbox_set *set;
+    struct mailbox *main, *acceptor, *app, *resource, *store_writer;
+    struct mailbox *inbound[THREADS_MAX_PAIRS], *outbound[THREADS_MAX_PAIRS];
+    struct mailbox *services[THREADS_MAX_SERVICES];
+    struct mailbox *store_reader[THREADS_MAX_READERS];
+    size_t pairs, services_count, readers;
+};
+
+/* Settings of the server, from server.conf and options; borrowed by every thread, never changed. */
+struct server_config {
+    char control_listen[8][160];   /* default "127.0.0.1:7400"; and unix:<state_dir>/control.sock */
+    size_t control_listen_count;
+    char http_listen[160];         /* default "127.0.0.1:7480" */
+    char state_dir[512];           /* default /var/lib/weir: state.db samples.db admin.token gateway.key */
+    uint32_t pairs;                /* default 1 */
+    uint32_t sla_processes;        /* default 2 */
+    uint32_t readers;              /* default 2 */
+    uint64_t period_ns;            /* default 1 s */
+    uint64_t lease_ns;             /* of planned controls; default 10 s */
+    uint64_t probe_period_ns;      /* of the resource manager; default 10 s */
+    uint32_t max_gateways;         /* default 10,000 */
+    bool observe;                  /* start in observe mode: analyse, enforce nothing */
+    uint32_t log_level;
+    uint64_t keep_1s_ns, keep_10s_ns, keep_1min_ns, keep_1h_ns; /* ages of samples: 2 h, 24 h, 14 d, 400 d */
+};
+
+void server_config_init(struct server_config *c);
+
+struct text;
+/* As gateway_config_load: every error is appended, "file:line: ...". */
+int server_config_load(struct server_config *c, const char *path, struct text *errors);
+int server_config_check(struct server_config *c, struct text *errors);
+
+/* Each thread is one function of this shape; @arg is its own setup made by main. It runs until MSG_STOP,
+ * answers that, and returns. */
+typedef void *thread_main(void *arg);
+
+#endif
