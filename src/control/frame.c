@@ -1,1 +1,349 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Frames: a 4-byte big-endian length, then one packed protobuf Frame.
+ *
+ * Problem. Both ends must take bytes from a peer that may be hostile without a malloc per field, without
+ * unbounded memory, and without each consumer checking lengths and ranges again.
+ *
+ * Model. frame_peek looks at the length alone, before anything is buffered for it. frame_unpack lets
+ * protobuf-c work in a bump arena and then walks the result once (the frame_valid_* functions, one a message).
+ *
+ * Invariants:
+ *  1. No frame makes us take memory: the arena's block is all there is, a frame that does not fit is refused.
+ *  2. What frame_unpack returns has a body, enums inside their tables, byte fields of their exact size, strings
+ *     of at most FRAME_STRING_MAX bytes, arrays that belong together of one length, no repeated key
+ *     (operation, histogram, kind of rate) and numbers inside the ranges of docs/protocol.md.
+ *  3. free is nothing: the arena is reset as a whole, so the result may be kept exactly until then.
+ *  4. The schema has no recursive message: depth is bounded by it. */
+#include "control/frame.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/err.h"
+#include "control/auth.h"
+
+#define ARENA_ALIGN 16u
+
+static void *arena_alloc(void *arena, size_t size)
+{
+    struct frame_arena *a = arena;
+    size_t left = a->size - a->used;
+    if (size > left) {
+        a->refused = true;
+        return NULL;
+    }
+    void *p = a->block + a->used;
+    size_t padded = (size + ARENA_ALIGN - 1) & ~(size_t)(ARENA_ALIGN - 1);
+    a->used += padded < left ? padded : left;
+    return p;
+}
+
+static void arena_free(void *arena, void *p)
+{
+    (void)arena;
+    (void)p;
+}
+
+int frame_arena_init(struct frame_arena *a, size_t size)
+{
+    weir_assert(size > 0);
+    uint8_t *block = malloc(size);
+    if (block == NULL)
+        return -ENOMEM;
+    *a = (struct frame_arena){
+        .block = block,
+        .size = size,
+        .allocator = {.alloc = arena_alloc, .free = arena_free, .allocator_data = a},
+    };
+    return 0;
+}
+
+void frame_arena_fini(struct frame_arena *a)
+{
+    free(a->block);
+    *a = (struct frame_arena){0};
+}
+
+void frame_arena_reset(struct frame_arena *a)
+{
+    a->used = 0;
+    a->refused = false;
+}
+
+static uint32_t load_be32(const void *bytes)
+{
+    const uint8_t *p = bytes;
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+int64_t frame_peek(const void *bytes, size_t n)
+{
+    if (n < FRAME_HEADER_SIZE)
+        return 0;
+    uint32_t length = load_be32(bytes);
+    if (length == 0)
+        return WEIR_E_PROTO;
+    if (length > FRAME_MAX)
+        return WEIR_E_TOO_LARGE;
+    return n - FRAME_HEADER_SIZE < length ? 0 : (int64_t)length + FRAME_HEADER_SIZE;
+}
+
+static bool valid_string(const char *s)
+{
+    return s != NULL && strnlen(s, FRAME_STRING_MAX + 1u) <= FRAME_STRING_MAX;
+}
+
+static bool valid_bytes(const ProtobufCBinaryData *b, size_t size)
+{
+    return b->len == size && b->data != NULL;
+}
+
+static bool valid_hello(const Weir__Control__Hello *h)
+{
+    return h->version_min >= 1 && h->version_min <= h->version_max &&
+           valid_bytes(&h->gateway_id, AUTH_ID_SIZE) && valid_bytes(&h->boot_id, AUTH_ID_SIZE) &&
+           valid_bytes(&h->nonce, AUTH_NONCE_SIZE) && valid_string(h->name) && h->name[0] != '\0' &&
+           valid_string(h->software) && valid_string(h->key_id) &&
+           strlen(h->key_id) < AUTH_KEY_ID_SIZE;
+}
+
+static bool valid_challenge(const Weir__Control__Challenge *c)
+{
+    return c->version >= 1 && valid_bytes(&c->nonce, AUTH_NONCE_SIZE) &&
+           valid_bytes(&c->proof, AUTH_PROOF_SIZE) && valid_string(c->server_name);
+}
+
+static bool valid_welcome(const Weir__Control__Welcome *w)
+{
+    return w->session != 0 && w->heartbeat_ms >= FRAME_HEARTBEAT_MS_MIN &&
+           w->heartbeat_ms <= FRAME_HEARTBEAT_MS_MAX && valid_string(w->new_key_id) &&
+           strlen(w->new_key_id) < AUTH_KEY_ID_SIZE;
+}
+
+static bool valid_ops(const Weir__Control__StreamStats *s)
+{
+    uint32_t seen = 0;
+    for (size_t i = 0; i < s->n_ops; i++) {
+        int op = (int)s->ops[i]->op;
+        if (op < WEIR__CONTROL__OP__READ || op > WEIR__CONTROL__OP__OTHER)
+            return false;
+        if ((seen & 1u << op) != 0)
+            return false;
+        seen |= 1u << op;
+    }
+    return true;
+}
+
+static bool valid_hist(const Weir__Control__HistStats *h)
+{
+    int kind = (int)h->kind;
+    if (kind < WEIR__CONTROL__HIST_KIND__HELD || kind > WEIR__CONTROL__HIST_KIND__TOTAL)
+        return false;
+    if (h->n_index != h->n_count)
+        return false;
+    for (size_t i = 0; i < h->n_index; i++) {
+        if (h->index[i] >= FRAME_HIST_BUCKETS)
+            return false;
+        if (i > 0 && h->index[i] <= h->index[i - 1])
+            return false;
+    }
+    return true;
+}
+
+static bool valid_hists(const Weir__Control__StreamStats *s)
+{
+    uint32_t seen = 0;
+    for (size_t i = 0; i < s->n_hists; i++) {
+        if (!valid_hist(s->hists[i]))
+            return false;
+        uint32_t bit = 1u << ((uint32_t)s->hists[i]->kind * 2 + (s->hists[i]->write ? 1 : 0));
+        if ((seen & bit) != 0)
+            return false;
+        seen |= bit;
+    }
+    return true;
+}
+
+static bool valid_stream(const Weir__Control__StreamStats *s)
+{
+    const Weir__Control__StreamInfo *i = s->info;
+    if (i != NULL && (!valid_string(i->host) || !valid_string(i->volume) ||
+                      !valid_string(i->tenant) || !valid_string(i->target)))
+        return false;
+    return valid_ops(s) && valid_hists(s) && valid_string(s->held_by) && s->burst_ppm <= 1000001;
+}
+
+static bool valid_statistics(const Weir__Control__Statistics *s)
+{
+    if (s->seq == 0 || s->base_seq >= s->seq || !valid_bytes(&s->boot_id, AUTH_ID_SIZE))
+        return false;
+    for (size_t i = 0; i < s->n_streams; i++) {
+        if (!valid_stream(s->streams[i]))
+            return false;
+    }
+    for (size_t i = 0; i < s->n_targets; i++) {
+        const Weir__Control__TargetStats *t = s->targets[i];
+        if (!valid_string(t->name) || !valid_string(t->uri) || !valid_string(t->last_error))
+            return false;
+    }
+    return true;
+}
+
+static bool valid_rates(const Weir__Control__Control *c)
+{
+    uint32_t seen = 0;
+    for (size_t i = 0; i < c->n_rates; i++) {
+        const Weir__Control__Rate *r = c->rates[i];
+        if (r->kind >= FRAME_RATE_KINDS || (seen & 1u << r->kind) != 0)
+            return false;
+        seen |= 1u << r->kind;
+        if (r->rate == 0 || r->rate > FRAME_RATE_MAX || r->burst_rate > FRAME_RATE_MAX)
+            return false;
+        if (r->burst_rate != 0 && (r->burst_rate <= r->rate || r->burst_ms == 0))
+            return false;
+        if (r->burst_ms > FRAME_BURST_MS_MAX)
+            return false;
+    }
+    return true;
+}
+
+static bool valid_set_controls(const Weir__Control__SetControls *s)
+{
+    if (s->epoch == 0 || s->lease_ms > FRAME_LEASE_MS_MAX)
+        return false;
+    for (size_t i = 0; i < s->n_controls; i++) {
+        const Weir__Control__Control *c = s->controls[i];
+        if (!valid_string(c->id) || c->id[0] == '\0' || !valid_string(c->reason) || !valid_rates(c))
+            return false;
+        for (size_t m = 0; m < c->n_members; m++) {
+            if (!valid_string(c->members[m]))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* Invariant 2, one case a message. */
+static bool frame_valid(const Weir__Control__Frame *f)
+{
+    switch (f->body_case) {
+    case WEIR__CONTROL__FRAME__BODY__NOT_SET:
+        return false;
+    case WEIR__CONTROL__FRAME__BODY_HELLO:
+        return valid_hello(f->hello);
+    case WEIR__CONTROL__FRAME__BODY_CHALLENGE:
+        return valid_challenge(f->challenge);
+    case WEIR__CONTROL__FRAME__BODY_PROOF:
+        return valid_bytes(&f->proof->proof, AUTH_PROOF_SIZE);
+    case WEIR__CONTROL__FRAME__BODY_WELCOME:
+        return valid_welcome(f->welcome);
+    case WEIR__CONTROL__FRAME__BODY_POLL:
+        return f->poll->seq != 0 && f->poll->acked < f->poll->seq;
+    case WEIR__CONTROL__FRAME__BODY_STATISTICS:
+        return valid_statistics(f->statistics);
+    case WEIR__CONTROL__FRAME__BODY_SET_CONTROLS:
+        return valid_set_controls(f->set_controls);
+    case WEIR__CONTROL__FRAME__BODY_CONTROLS_ACK:
+        return f->controls_ack->status <= 0 && valid_string(f->controls_ack->words);
+    case WEIR__CONTROL__FRAME__BODY_SURGE:
+        return valid_string(f->surge->why);
+    case WEIR__CONTROL__FRAME__BODY_HEARTBEAT:
+        return true;
+    case WEIR__CONTROL__FRAME__BODY_ERROR:
+        return valid_string(f->error->code) && valid_string(f->error->words);
+    case WEIR__CONTROL__FRAME__BODY_BYE:
+        return valid_string(f->bye->why);
+    case _WEIR__CONTROL__FRAME__BODY__CASE_IS_INT_SIZE:
+        return false;
+    }
+    return false;
+}
+
+int frame_unpack(struct frame_arena *a, const void *bytes, size_t n, const Weir__Control__Frame **ret)
+{
+    int64_t whole = frame_peek(bytes, n);
+    if (whole < 0)
+        return (int)whole;
+    if (whole == 0 || (size_t)whole != n)
+        return WEIR_E_PROTO;
+    const uint8_t *p = (const uint8_t *)bytes + FRAME_HEADER_SIZE;
+    Weir__Control__Frame *f =
+        weir__control__frame__unpack(&a->allocator, n - FRAME_HEADER_SIZE, p);
+    if (f == NULL)
+        return a->refused ? WEIR_E_TOO_LARGE : WEIR_E_PROTO;
+    if (!frame_valid(f))
+        return WEIR_E_PROTO;
+    *ret = f;
+    return 0;
+}
+
+struct text_sink {
+    ProtobufCBuffer base;
+    struct text *out;
+};
+
+static void sink_append(ProtobufCBuffer *b, size_t n, const uint8_t *bytes)
+{
+    struct text_sink *s = (struct text_sink *)(void *)b;
+    text_append(s->out, bytes, n);
+}
+
+int frame_append(struct text *out, const Weir__Control__Frame *frame)
+{
+    weir_assert(frame->body_case != WEIR__CONTROL__FRAME__BODY__NOT_SET);
+    size_t size = weir__control__frame__get_packed_size(frame);
+    weir_assert(size > 0);
+    if (size > FRAME_MAX || out->max - out->len < size + FRAME_HEADER_SIZE)
+        return WEIR_E_TOO_LARGE;
+    weir_assert(!out->failed);
+    size_t before = out->len;
+    const uint8_t header[FRAME_HEADER_SIZE] = {(uint8_t)(size >> 24), (uint8_t)(size >> 16),
+                                               (uint8_t)(size >> 8), (uint8_t)size};
+    struct text_sink sink = {.base = {.append = sink_append}, .out = out};
+    text_append(out, header, sizeof(header));
+    weir__control__frame__pack_to_buffer(frame, &sink.base);
+    if (out->failed) {
+        out->failed = false;
+        out->len = before;
+        return -ENOMEM;
+    }
+    weir_assert(out->len - before == size + FRAME_HEADER_SIZE);
+    return 0;
+}
+
+const char *frame_body_name(Weir__Control__Frame__BodyCase body)
+{
+    switch (body) {
+    case WEIR__CONTROL__FRAME__BODY__NOT_SET:
+        return "none";
+    case WEIR__CONTROL__FRAME__BODY_HELLO:
+        return "hello";
+    case WEIR__CONTROL__FRAME__BODY_CHALLENGE:
+        return "challenge";
+    case WEIR__CONTROL__FRAME__BODY_PROOF:
+        return "proof";
+    case WEIR__CONTROL__FRAME__BODY_WELCOME:
+        return "welcome";
+    case WEIR__CONTROL__FRAME__BODY_POLL:
+        return "poll";
+    case WEIR__CONTROL__FRAME__BODY_STATISTICS:
+        return "statistics";
+    case WEIR__CONTROL__FRAME__BODY_SET_CONTROLS:
+        return "set-controls";
+    case WEIR__CONTROL__FRAME__BODY_CONTROLS_ACK:
+        return "controls-ack";
+    case WEIR__CONTROL__FRAME__BODY_SURGE:
+        return "surge";
+    case WEIR__CONTROL__FRAME__BODY_HEARTBEAT:
+        return "heartbeat";
+    case WEIR__CONTROL__FRAME__BODY_ERROR:
+        return "error";
+    case WEIR__CONTROL__FRAME__BODY_BYE:
+        return "bye";
+    case _WEIR__CONTROL__FRAME__BODY__CASE_IS_INT_SIZE:
+        return "none";
+    }
+    return "none";
+}
