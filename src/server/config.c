@@ -1,1 +1,231 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* server.conf: one table of keys is the one truth for reading, checking and the list in an error. */
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/addr.h"
+#include "base/clock.h"
+#include "base/conf.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "base/units.h"
+#include "server/threads.h"
+
+#define DAY_NS (86400 * NS_PER_S)
+
+void server_config_init(struct server_config *c)
+{
+    *c = (struct server_config){
+        .control_listen = {"127.0.0.1:7400"},
+        .control_listen_count = 1,
+        .http_listen = "127.0.0.1:7480",
+        .state_dir = "/var/lib/weir",
+        .pairs = 1,
+        .sla_processes = 2,
+        .readers = 2,
+        .period_ns = NS_PER_S,
+        .lease_ns = 10 * NS_PER_S,
+        .probe_period_ns = 10 * NS_PER_S,
+        .max_gateways = 10000,
+        .log_level = LOG_LEVEL_INFO,
+        .keep_1s_ns = DAY_NS / 12,
+        .keep_10s_ns = DAY_NS,
+        .keep_1min_ns = 14 * DAY_NS,
+        .keep_1h_ns = 400 * DAY_NS,
+    };
+}
+
+enum value_type { VALUE_TEXT, VALUE_LISTEN, VALUE_COUNT, VALUE_DURATION, VALUE_BOOL, VALUE_LEVEL };
+
+struct key {
+    const char *section, *key;
+    enum value_type type;
+    size_t offset, size;
+    uint64_t min, max; /* of counts; of durations in ns */
+};
+
+#define FIELD(member) offsetof(struct server_config, member), sizeof(((struct server_config *)0)->member)
+
+static const struct key keys[] = {
+    {"server", "state-dir", VALUE_TEXT, FIELD(state_dir), 0, 0},
+    {"server", "log-level", VALUE_LEVEL, FIELD(log_level), 0, 0},
+    {"server", "pairs", VALUE_COUNT, FIELD(pairs), 1, THREADS_MAX_PAIRS},
+    {"server", "sla-processes", VALUE_COUNT, FIELD(sla_processes), 1, THREADS_MAX_SERVICES},
+    {"server", "store-readers", VALUE_COUNT, FIELD(readers), 2, THREADS_MAX_READERS},
+    {"server", "max-gateways", VALUE_COUNT, FIELD(max_gateways), 1, 100000},
+    {"server", "period", VALUE_DURATION, FIELD(period_ns), 100 * NS_PER_MS, 60 * NS_PER_S},
+    {"server", "lease", VALUE_DURATION, FIELD(lease_ns), NS_PER_S, 600 * NS_PER_S},
+    {"server", "observe", VALUE_BOOL, FIELD(observe), 0, 0},
+    {"control", "listen", VALUE_LISTEN, FIELD(control_listen), 0, 0},
+    {"http", "listen", VALUE_TEXT, FIELD(http_listen), 0, 0},
+    {"resource", "probe-period", VALUE_DURATION, FIELD(probe_period_ns), NS_PER_S, 3600 * NS_PER_S},
+    {"history", "keep-1s", VALUE_DURATION, FIELD(keep_1s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
+    {"history", "keep-10s", VALUE_DURATION, FIELD(keep_10s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
+    {"history", "keep-1min", VALUE_DURATION, FIELD(keep_1min_ns), 60 * NS_PER_S, 4000 * DAY_NS},
+    {"history", "keep-1h", VALUE_DURATION, FIELD(keep_1h_ns), 60 * NS_PER_S, 4000 * DAY_NS},
+};
+
+#define KEY_COUNT (sizeof(keys) / sizeof(keys[0]))
+
+static int read_count(const char *value, uint64_t min, uint64_t max, uint32_t *ret)
+{
+    char *end = NULL;
+    if (value[0] < '0' || value[0] > '9')
+        return WEIR_E_INVALID;
+    errno = 0;
+    unsigned long long n = strtoull(value, &end, 10);
+    if (errno != 0 || *end != '\0' || n < min || n > max)
+        return WEIR_E_INVALID;
+    *ret = (uint32_t)n;
+    return 0;
+}
+
+/* Each reader writes its field and returns 0, or leaves it and names what was expected. */
+static int read_value(struct server_config *c, const struct key *k, const char *value,
+                      char *expected, size_t size)
+{
+    char *field = (char *)c + k->offset;
+    const char *words = "a value";
+    int r = WEIR_E_INVALID;
+    switch (k->type) {
+    case VALUE_TEXT:
+        r = value[0] == '\0' ? WEIR_E_INVALID : text_copy(field, k->size, value);
+        words = "text that is not empty and not too long";
+        break;
+    case VALUE_LISTEN:
+        words = "an address such as 127.0.0.1:7400 (at most 8 of them)";
+        if (c->control_listen_count < sizeof(c->control_listen) / sizeof(c->control_listen[0]))
+            r = text_copy(c->control_listen[c->control_listen_count], sizeof(c->control_listen[0]), value);
+        if (r == 0)
+            c->control_listen_count++;
+        break;
+    case VALUE_COUNT:
+        r = read_count(value, k->min, k->max, (uint32_t *)(void *)field);
+        snprintf(expected, size, "a whole number from %llu to %llu", (unsigned long long)k->min,
+                 (unsigned long long)k->max);
+        return r;
+    case VALUE_DURATION: {
+        uint64_t ns;
+        char low[32], high[32];
+        r = units_parse_duration_ns(value, &ns, &words);
+        if (r == 0 && (ns < k->min || ns > k->max))
+            r = WEIR_E_INVALID;
+        if (r == 0)
+            memcpy(field, &ns, sizeof(ns));
+        snprintf(expected, size, "a duration from %s to %s",
+                 units_format_duration_ns(k->min, low, sizeof(low)),
+                 units_format_duration_ns(k->max, high, sizeof(high)));
+        return r;
+    }
+    case VALUE_BOOL: {
+        int on;
+        r = units_parse_bool(value, &on, &words);
+        if (r == 0)
+            *(bool *)(void *)field = on != 0;
+        break;
+    }
+    case VALUE_LEVEL: {
+        enum log_level level;
+        words = "error, warning, info or debug";
+        r = log_level_parse(value, &level);
+        if (r == 0)
+            *(uint32_t *)(void *)field = level;
+        break;
+    }
+    }
+    snprintf(expected, size, "%s", words);
+    return r;
+}
+
+static const struct key *key_find(const struct conf_entry *e)
+{
+    for (size_t i = 0; i < KEY_COUNT; i++)
+        if (strcmp(keys[i].section, e->kind) == 0 && strcmp(keys[i].key, e->key) == 0)
+            return &keys[i];
+    return NULL;
+}
+
+static void list_known(const char *section, char *out, size_t size)
+{
+    size_t at = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < KEY_COUNT; i++) {
+        bool here = strcmp(keys[i].section, section) == 0;
+        int n = here ? snprintf(out + at, size - at, "%s%s", at > 0 ? ", " : "", keys[i].key) : 0;
+        if (n > 0 && (size_t)n < size - at)
+            at += (size_t)n;
+    }
+    if (at == 0)
+        snprintf(out, size, "no key in [%s]; sections are server, control, http, resource, history", section);
+}
+
+int server_config_load(struct server_config *c, const char *path, struct text *errors)
+{
+    struct conf *conf;
+    int r = conf_load(path, &conf, errors);
+    if (r < 0)
+        return r;
+    bool listens_named = false;
+    for (size_t i = 0; i < conf_count(conf); i++) {
+        const struct conf_entry *e = conf_at(conf, i);
+        const struct key *k = e->name[0] == '\0' ? key_find(e) : NULL;
+        char words[512];
+        if (k == NULL) {
+            list_known(e->kind, words, sizeof(words));
+            conf_unknown(errors, e, words);
+            r = WEIR_E_PARSE;
+            continue;
+        }
+        if (k->type == VALUE_LISTEN && !listens_named) {
+            c->control_listen_count = 0; /* the first one named replaces the default */
+            listens_named = true;
+        }
+        if (read_value(c, k, e->value, words, sizeof(words)) < 0) {
+            conf_error(errors, e, words);
+            r = WEIR_E_PARSE;
+        }
+    }
+    conf_free(conf);
+    return r;
+}
+
+static int check_local(const char *what, const char *address, uint16_t port, struct text *errors)
+{
+    struct addr a;
+    const char *expected;
+    if (addr_parse(address, port, &a, &expected) < 0) {
+        text_printf(errors, "%s: found \"%s\", expected %s\n", what, address, expected);
+        return WEIR_E_INVALID;
+    }
+    if (addr_is_local(&a))
+        return 0;
+    text_printf(errors,
+                "%s: found \"%s\", expected a loopback address or a Unix socket: off loopback this "
+                "traffic needs TLS, which this version does not speak\n",
+                what, address);
+    return WEIR_E_INVALID;
+}
+
+int server_config_check(struct server_config *c, struct text *errors)
+{
+    int r = 0;
+    for (size_t i = 0; i < c->control_listen_count; i++)
+        if (check_local("[control] listen", c->control_listen[i], 7400, errors) < 0)
+            r = WEIR_E_INVALID;
+    if (check_local("[http] listen", c->http_listen, 7480, errors) < 0)
+        r = WEIR_E_INVALID;
+    if (c->lease_ns < 3 * c->period_ns) {
+        text_printf(errors, "[server] lease: found less than three periods, expected more: a throttle "
+                            "would end between two renewals\n");
+        r = WEIR_E_INVALID;
+    }
+    if (c->state_dir[0] != '/') {
+        text_printf(errors, "[server] state-dir: found \"%s\", expected an absolute path\n", c->state_dir);
+        r = WEIR_E_INVALID;
+    }
+    return r;
+}

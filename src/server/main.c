@@ -1,5 +1,452 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-int main(void)
+/* weir-server: options, the thread map, start and orderly end.
+ *
+ * Order of start: store (migrated, so that everything after may ask it), monitor and HTTP sockets (so that
+ * a port in use is said before anything runs), then the threads. Order of end: those that bring work
+ * in first, the store's writer last, so that what was decided is written down. Each stage gets
+ * MSG_STOP and answers it; a thread that does not answer in 10 s is named, and the process ends all the same:
+ * all that was confirmed is on disk already. */
+#include <errno.h>
+#include <getopt.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "config.h"
+#include "server/app/app.h"
+#include "server/monitor/monitor.h"
+#include "server/msg.h"
+#include "server/resource/resource.h"
+#include "server/sla.h"
+#include "server/store/store.h"
+#include "server/threads.h"
+
+#if HAVE_SYSTEMD
+#include <systemd/sd-daemon.h>
+#endif
+
+#define STOP_TIMEOUT_NS (10 * NS_PER_S)
+/* A thread that spends longer than this on one message is named in the log, once a minute. */
+#define STUCK_NS (5 * NS_PER_S)
+#define THREADS_MAX (5 + 2 * THREADS_MAX_PAIRS + THREADS_MAX_SERVICES + THREADS_MAX_READERS)
+
+struct running {
+    pthread_t thread;
+    struct mailbox *box;
+    bool stopped;
+};
+
+struct server {
+    struct server_config config;
+    struct threads threads;
+    struct store *store;
+    struct monitor *monitor;
+    struct app *app;
+    struct store_thread writer, reader[THREADS_MAX_READERS];
+    struct monitor_thread acceptor, pair[THREADS_MAX_PAIRS];
+    struct sla_thread sla[THREADS_MAX_SERVICES];
+    struct resource_thread resource;
+    struct running running[THREADS_MAX];
+    size_t running_count;
+    uint64_t stuck_said_ns;
+};
+
+struct options {
+    const char *config_path;
+    bool check_only;
+};
+
+static void usage(FILE *out)
 {
+    fputs("Usage: weir-server [options]\n"
+          "The SLA server: keeps agreements, polls gateways, throttles bullies.\n\n"
+          "  -c, --config FILE      settings (default /etc/weir/server.conf when it exists)\n"
+          "      --check-config     read and check the settings, then end\n"
+          "      --state-dir DIR    databases, keys and tokens (default /var/lib/weir)\n"
+          "      --listen ADDRESS   for gateways (default 127.0.0.1:7400; may be repeated)\n"
+          "      --http ADDRESS     for people (default 127.0.0.1:7480)\n"
+          "      --observe          analyse and record, enforce nothing\n"
+          "      --log-level LEVEL  error, warning, info or debug\n"
+          "      --print-routes     list the routes of the API, then end\n"
+          "      --version, --help\n",
+          out);
+}
+
+enum { OPT_CHECK = 256, OPT_STATE, OPT_LISTEN, OPT_HTTP, OPT_OBSERVE, OPT_LEVEL, OPT_ROUTES, OPT_VERSION, OPT_HELP };
+
+static const struct option long_options[] = {
+    {"config", required_argument, NULL, 'c'},
+    {"check-config", no_argument, NULL, OPT_CHECK},
+    {"state-dir", required_argument, NULL, OPT_STATE},
+    {"listen", required_argument, NULL, OPT_LISTEN},
+    {"http", required_argument, NULL, OPT_HTTP},
+    {"observe", no_argument, NULL, OPT_OBSERVE},
+    {"log-level", required_argument, NULL, OPT_LEVEL},
+    {"print-routes", no_argument, NULL, OPT_ROUTES},
+    {"version", no_argument, NULL, OPT_VERSION},
+    {"help", no_argument, NULL, OPT_HELP},
+    {NULL, 0, NULL, 0},
+};
+
+static int option_text(char *field, size_t size, const char *name, struct text *errors)
+{
+    if (text_copy(field, size, optarg) == 0)
+        return 0;
+    text_printf(errors, "--%s: longer than %zu bytes\n", name, size - 1);
+    return WEIR_E_INVALID;
+}
+
+/* One option onto the configuration. 0, an error (said in @errors), or 1: done, exit well. */
+static int apply_option(struct server_config *c, int option, size_t *listens, struct text *errors)
+{
+    enum log_level level;
+    switch (option) {
+    case OPT_STATE:
+        return option_text(c->state_dir, sizeof(c->state_dir), "state-dir", errors);
+    case OPT_LISTEN:
+        if (*listens >= sizeof(c->control_listen) / sizeof(c->control_listen[0])) {
+            text_append_str(errors, "--listen: at most 8\n");
+            return WEIR_E_INVALID;
+        }
+        c->control_listen_count = *listens + 1;
+        return option_text(c->control_listen[(*listens)++], sizeof(c->control_listen[0]), "listen", errors);
+    case OPT_HTTP:
+        return option_text(c->http_listen, sizeof(c->http_listen), "http", errors);
+    case OPT_OBSERVE:
+        c->observe = true;
+        return 0;
+    case OPT_LEVEL:
+        if (log_level_parse(optarg, &level) == 0) {
+            c->log_level = level;
+            return 0;
+        }
+        text_printf(errors, "--log-level: found \"%s\", expected error, warning, info or debug\n", optarg);
+        return WEIR_E_INVALID;
+    case OPT_ROUTES:
+        app_print_routes(stdout);
+        return 1;
+    case OPT_VERSION:
+        puts("weir-server " WEIR_VERSION);
+        return 1;
+    case OPT_HELP:
+        usage(stdout);
+        return 1;
+    default: /* 'c' and --check-config were read in the first pass */
+        return 0;
+    }
+}
+
+/* The file first, then the options over it. */
+static int read_settings(int argc, char **argv, struct server_config *c, struct options *o,
+                         struct text *errors)
+{
+    int option;
+    while ((option = getopt_long(argc, argv, "c:", long_options, NULL)) != -1) {
+        if (option == '?')
+            return WEIR_E_INVALID;
+        if (option == 'c')
+            o->config_path = optarg;
+        if (option == OPT_CHECK)
+            o->check_only = true;
+    }
+    if (optind < argc) {
+        text_printf(errors, "\"%s\": no such argument; see weir-server --help\n", argv[optind]);
+        return WEIR_E_INVALID;
+    }
+    int r = 0;
+    if (o->config_path == NULL && access("/etc/weir/server.conf", R_OK) == 0)
+        o->config_path = "/etc/weir/server.conf";
+    if (o->config_path != NULL)
+        r = server_config_load(c, o->config_path, errors);
+    if (r < 0 && errors->len == 0)
+        text_printf(errors, "%s: %s\n", o->config_path, weir_strerror(r));
+    size_t listens = 0;
+    optind = 1;
+    while ((option = getopt_long(argc, argv, "c:", long_options, NULL)) != -1) {
+        int s = apply_option(c, option, &listens, errors);
+        if (s != 0)
+            return s;
+    }
+    return r < 0 ? r : server_config_check(c, errors);
+}
+
+/* Capacities: a mailbox holds a burst of one period from everyone who writes to it; the memory is
+ * capacity x 104 bytes each, all of it together below 20 MiB at the defaults. */
+static struct mailbox *box(struct server *s, const char *name, size_t index, bool numbered,
+                           size_t capacity, size_t tickets)
+{
+    char full[32];
+    if (numbered)
+        snprintf(full, sizeof(full), "%s[%zu]", name, index);
+    else
+        snprintf(full, sizeof(full), "%s", name);
+    return mailbox_new(s->threads.set, full, capacity, tickets);
+}
+
+static int make_mailboxes(struct server *s)
+{
+    struct threads *t = &s->threads;
+    t->pairs = s->config.pairs;
+    t->services_count = s->config.sla_processes;
+    t->readers = s->config.readers;
+    t->set = mailbox_set_new(THREADS_MAX + 1);
+    if (t->set == NULL)
+        return -ENOMEM;
+    bool ok = (t->main = box(s, "main", 0, false, 256, 128)) != NULL;
+    ok = ok && (t->acceptor = box(s, "acceptor", 0, false, 2048, 1024)) != NULL;
+    ok = ok && (t->app = box(s, "app", 0, false, 8192, 2048)) != NULL;
+    ok = ok && (t->resource = box(s, "resource", 0, false, 1024, 64)) != NULL;
+    ok = ok && (t->store_writer = box(s, "store.writer", 0, false, 8192, 64)) != NULL;
+    for (size_t i = 0; ok && i < t->pairs; i++) {
+        ok = (t->inbound[i] = box(s, "inbound", i, true, 4096, 64)) != NULL;
+        ok = ok && (t->outbound[i] = box(s, "outbound", i, true, 32768, 64)) != NULL;
+    }
+    for (size_t i = 0; ok && i < t->services_count; i++)
+        ok = (t->services[i] = box(s, "services", i, true, 32768, 256)) != NULL;
+    for (size_t i = 0; ok && i < t->readers; i++)
+        ok = (t->store_reader[i] = box(s, "store.reader", i, true, 1024, 64)) != NULL;
+    return ok ? 0 : -ENOMEM;
+}
+
+static int start(struct server *s, struct mailbox *box, thread_main *body, void *arg)
+{
+    struct running *r = &s->running[s->running_count];
+    r->box = box;
+    struct mailbox_stats st;
+    mailbox_stats(s->threads.set, mailbox_id(box), &st);
+    int e = pthread_create(&r->thread, NULL, body, arg);
+    if (e != 0)
+        return -e;
+    st.name[15] = '\0'; /* what the kernel shows */
+    pthread_setname_np(r->thread, st.name);
+    s->running_count++;
     return 0;
+}
+
+/* In the order in which they are stopped again. */
+static int start_threads(struct server *s)
+{
+    struct threads *t = &s->threads;
+    s->acceptor = (struct monitor_thread){.monitor = s->monitor};
+    int r = start(s, t->acceptor, monitor_acceptor_main, &s->acceptor);
+    for (size_t i = 0; r == 0 && i < t->pairs; i++) {
+        s->pair[i] = (struct monitor_thread){.monitor = s->monitor, .pair = i};
+        r = start(s, t->inbound[i], monitor_inbound_main, &s->pair[i]);
+    }
+    s->resource = (struct resource_thread){.config = &s->config, .threads = t};
+    r = r < 0 ? r : start(s, t->resource, resource_main, &s->resource);
+    for (size_t i = 0; r == 0 && i < t->services_count; i++) {
+        s->sla[i] = (struct sla_thread){.config = &s->config, .threads = t, .index = i};
+        r = start(s, t->services[i], sla_main, &s->sla[i]);
+    }
+    for (size_t i = 0; r == 0 && i < t->pairs; i++)
+        r = start(s, t->outbound[i], monitor_outbound_main, &s->pair[i]);
+    r = r < 0 ? r : start(s, t->app, app_main, s->app);
+    for (size_t i = 0; r == 0 && i < t->readers; i++) {
+        s->reader[i] = (struct store_thread){.store = s->store, .threads = t, .index = i};
+        r = start(s, t->store_reader[i], store_reader_main, &s->reader[i]);
+    }
+    s->writer = (struct store_thread){.store = s->store, .threads = t};
+    return r < 0 ? r : start(s, t->store_writer, store_writer_main, &s->writer);
+}
+
+static bool wait_stopped(struct server *s, struct running *r, uint64_t ticket)
+{
+    uint64_t deadline = clock_mono_ns() + STOP_TIMEOUT_NS;
+    struct mailbox *me = s->threads.main;
+    while (clock_mono_ns() < deadline) {
+        struct msg m;
+        while (mailbox_take(me, &m)) {
+            bool mine = m.is_reply && m.ticket == ticket;
+            msg_release(&m);
+            if (mine) {
+                pthread_join(r->thread, NULL);
+                return true;
+            }
+        }
+        if (!mailbox_drained(me)) {
+            struct pollfd p = {.fd = mailbox_fd(me), .events = POLLIN};
+            poll(&p, 1, 100);
+        }
+    }
+    return false;
+}
+
+/* One after the other: each may still post to those that end after it. */
+static bool stop_threads(struct server *s)
+{
+    bool all = true;
+    for (size_t i = 0; i < s->running_count; i++) {
+        struct running *r = &s->running[i];
+        struct msg m = {.kind = MSG_STOP};
+        uint64_t ticket = 0;
+        uint64_t deadline = clock_mono_ns() + STOP_TIMEOUT_NS;
+        while (mailbox_ask(s->threads.main, r->box, &m, STOP_TIMEOUT_NS, clock_mono_ns(), &ticket) < 0 &&
+               clock_mono_ns() < deadline)
+            usleep(1000); /* main has nothing else to do at the end */
+        if (ticket != 0 && wait_stopped(s, r, ticket)) {
+            r->stopped = true;
+            continue;
+        }
+        struct mailbox_stats st;
+        mailbox_stats(s->threads.set, mailbox_id(r->box), &st);
+        log_error("thread %s did not end within 10 s", st.name);
+        all = false;
+    }
+    return all;
+}
+
+static void watch_threads(struct server *s, uint64_t now_ns)
+{
+    if (now_ns - s->stuck_said_ns < 60 * NS_PER_S && s->stuck_said_ns != 0)
+        return;
+    for (size_t i = 0; i < mailbox_set_count(s->threads.set); i++) {
+        struct mailbox_stats st;
+        mailbox_stats(s->threads.set, i, &st);
+        if (st.busy_since_ns == 0 || st.busy_since_ns + STUCK_NS > now_ns)
+            continue;
+        log_warning("thread %s has been busy with one message for %llu s; %zu wait", st.name,
+                    (unsigned long long)((now_ns - st.busy_since_ns) / NS_PER_S), st.depth);
+        s->stuck_said_ns = now_ns;
+    }
+}
+
+static void tell_systemd(const char *state)
+{
+#if HAVE_SYSTEMD
+    sd_notify(0, state);
+#else
+    (void)state;
+#endif
+}
+
+/* Until SIGTERM or SIGINT. */
+static void serve(struct server *s, int signals)
+{
+    for (;;) {
+        struct pollfd p = {.fd = signals, .events = POLLIN};
+        int n = poll(&p, 1, 1000);
+        watch_threads(s, clock_mono_ns());
+        tell_systemd("WATCHDOG=1");
+        struct signalfd_siginfo info;
+        if (n != 1 || read(signals, &info, sizeof(info)) != sizeof(info))
+            continue;
+        if (info.ssi_signo == SIGHUP) {
+            log_info("SIGHUP: settings are read at start only; documents change through the API");
+            continue;
+        }
+        log_info("signal %u: ending", info.ssi_signo);
+        return;
+    }
+}
+
+static int block_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    return signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+static void raise_descriptors(void)
+{
+    struct rlimit l;
+    if (getrlimit(RLIMIT_NOFILE, &l) == 0) {
+        l.rlim_cur = l.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &l);
+    }
+}
+
+static int open_parts(struct server *s)
+{
+    char words[512] = "";
+    int r = make_mailboxes(s);
+    if (r == 0)
+        r = store_open(&s->config, &s->store, words, sizeof(words));
+    if (r == 0)
+        r = monitor_open(&s->config, &s->threads, &s->monitor, words, sizeof(words));
+    if (r == 0)
+        r = app_open(&s->config, &s->threads, &s->app, words, sizeof(words));
+    if (r < 0)
+        log_error("cannot start: %s", words[0] != '\0' ? words : weir_strerror(r));
+    return r;
+}
+
+static void close_parts(struct server *s)
+{
+    if (s->app != NULL)
+        app_close(s->app);
+    if (s->monitor != NULL)
+        monitor_close(s->monitor);
+    if (s->store != NULL)
+        store_close(s->store);
+    mailbox_set_free(s->threads.set);
+}
+
+static int run(struct server *s)
+{
+    int signals = block_signals();
+    raise_descriptors();
+    if (signals < 0 || open_parts(s) < 0) {
+        close_parts(s);
+        return EXIT_FAILURE;
+    }
+    int r = start_threads(s);
+    if (r < 0) {
+        log_error("cannot start a thread: %s", weir_strerror(r));
+    } else {
+        printf("weir-server: control on %s\n", monitor_address(s->monitor));
+        printf("weir-server: http on %s\n", app_address(s->app));
+        fflush(stdout);
+        tell_systemd("READY=1");
+        serve(s, signals);
+        tell_systemd("STOPPING=1");
+    }
+    bool clean = stop_threads(s);
+    if (!clean)
+        _exit(EXIT_FAILURE); /* a thread still uses what would be freed */
+    close_parts(s);
+    close(signals);
+    return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+    struct server *s = calloc(1, sizeof(*s));
+    struct text errors;
+    struct options o = {0};
+    if (s == NULL)
+        return EXIT_FAILURE;
+    text_init(&errors, 1 << 20);
+    server_config_init(&s->config);
+    int r = read_settings(argc, argv, &s->config, &o, &errors);
+    int code = r == 1 ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (r < 0) {
+        fprintf(stderr, "%s", errors.len > 0 ? errors.data : "");
+        fprintf(stderr, "weir-server: not started: the settings are wrong\n");
+        code = 2;
+    } else if (r == 0 && o.check_only) {
+        puts("weir-server: the settings are right");
+        code = EXIT_SUCCESS;
+    } else if (r == 0) {
+        log_init("weir-server", (enum log_level)s->config.log_level);
+        code = run(s);
+    }
+    text_fini(&errors);
+    free(s);
+    return code;
 }
