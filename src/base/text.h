@@ -26,6 +26,13 @@ void text_consume(struct text *t, size_t n);
 /* Copy @src into @dst of @size bytes, always terminated. 0, or WEIR_E_TOO_LARGE (then dst is ""). */
 int text_copy(char *dst, size_t size, const char *src);
 
+/* Copy @n bytes of outside text into @out (always terminated), safe to show: control characters,
+ * bytes that are not UTF-8 and characters that hide or reorder text become \xNN. What does not fit is
+ * cut between characters. Returns the length. Pure. */
+size_t text_escape(char *out, size_t size, const char *s, size_t n);
+/* The same for the whole of @s, at the end of @t. */
+void text_append_escaped(struct text *t, const char *s);
+
 /* Read a whole file of at most @max bytes into a fresh NUL-terminated buffer that the caller frees.
  * 0, -errno, or WEIR_E_TOO_LARGE. */
 int text_read_file(const char *path, size_t max, char **ret_data, size_t *ret_len);
