@@ -15,7 +15,8 @@
 #include "server/services/record.h"
 #include "server/threads.h"
 
-/* Body of MSG_STORE_APPEND; one block, freed with store_batch_free. */
+/* Body of MSG_STORE_APPEND; one block, freed with store_batch_free. store_batch_new zeroes the arrays and sets the counts
+ * to their sizes; a sender that fills fewer lowers the counts before it posts. NULL: no memory. */
 struct store_batch {
     struct sample_record *sample;
     size_t sample_count;
@@ -57,20 +58,27 @@ struct store_write {
 struct store_write *store_write_new(enum store_verb verb);
 void store_write_free(void *write);
 
-/* Body of MSG_STORE_QUERY. Reply: status 0 and a json_t, or an error code. */
+/* Body of MSG_STORE_QUERY. Reply: status 0 and a json_t array (STORE_STATUS: an object), or an error code
+ * (WEIR_E_UNAVAILABLE, WEIR_E_TIMEOUT: longer than 2 s). Samples, actions, events, audit and target history come in the
+ * API's shapes (docs/guide/api.md), "at" as RFC 3339 text. */
 enum store_table {
     STORE_DOCUMENTS,   /* kind ("" all), name ("" all): [{"kind","name","version","updated_us","document":{...}}] */
     STORE_TOKENS,      /* [{"id","name","role","hash","created_us","expires_us"}] */
     STORE_ENROLMENTS,  /* unused and not expired: [{"id","key","expires_us"}] */
     STORE_CREDENTIALS, /* [{"key_id","key","gateway_id","gateway_name","created_us"}] */
-    STORE_GATEWAYS,    /* as put, by id */
-    STORE_SETTINGS,
-    STORE_SAMPLES,     /* name: stream key ("" all); from_us, to_us; step_ms picks the roll-up: rows oldest first */
-    STORE_ACTIONS,     /* newest first; before_id for paging */
-    STORE_EVENTS,      /* newest first */
-    STORE_AUDIT,       /* newest first */
-    STORE_TARGET_HISTORY, /* name: target: the resource manager's probes, oldest first */
-    STORE_STATUS,      /* sizes, rows, queue, drops, last error, schema versions */
+    STORE_GATEWAYS,    /* [{"id","updated_us","gateway": as put}] */
+    STORE_SETTINGS,    /* name ("" all): [{"name","updated_us","value": as put}] */
+    STORE_SAMPLES,     /* name: stream key ("" all); from_us, to_us; rows oldest first; with from_us 0 the newest `limit`
+                          of them. step_ms picks the roll-up: below 10 s, below 1 min, below 1 h, 1 h. Sample, and
+                          "intervalMs" */
+    STORE_ACTIONS,     /* Action, newest first; "id" of the last as before_id gives the next page. name: of the victim
+                          or bully ("" all) */
+    STORE_EVENTS,      /* Event, newest first, paged the same way; name: subject ("" all) */
+    STORE_AUDIT,       /* [{"id","at","actor","verb","kind","name","version","detail"}], newest first, paged the same */
+    STORE_TARGET_HISTORY, /* name: target: [{"at","target","uri","reachable","size","blockMin","blockPreferred","blockMax",
+                          "latencyUs","connectUs","error"}], oldest first; limits as for samples */
+    STORE_STATUS,      /* {"backend","available","schema":{},"bytes":{},"rows":{},"queue":{},"dropped":{},"commits",
+                          "lastCommit","lastError","lastErrorAt"} */
 };
 struct store_query {
     enum store_table table;
@@ -79,8 +87,8 @@ struct store_query {
     int64_t from_us, to_us; /* 0: open */
     uint32_t step_ms;
     uint64_t before_id;
-    uint32_t limit;         /* default 100, at most 10,000 */
-    int64_t now_us;
+    uint32_t limit;         /* at most 10,000; 0: 100 for samples, actions, events, audit, target history, else all */
+    int64_t now_us;         /* for expiry of enrolments; 0: the reader's own clock */
 };
 struct store_query *store_query_new(enum store_table table);
 void store_query_free(void *query);
