@@ -5,7 +5,8 @@
  * forwarded and its answer relayed, one option at a time; unknown ones are answered ERR_UNSUP here;
  * STARTTLS is answered here and never forwarded. Export names are checked against the volumes that the
  * listener offers and renamed to the target's; LIST shows only what is offered. Bounds: an option
- * carries at most 64 KiB, a host may send 64 options, a target's single option reply 64 KiB. */
+ * carries at most 64 KiB, a host may send 1,024 options (`qemu-nbd --list` asks three an export), a
+ * target's single option reply carries 64 KiB, its whole answer to one option 16,384 replies and 16 MiB. */
 #ifndef WEIR_GATEWAY_NEGOTIATE_H
 #define WEIR_GATEWAY_NEGOTIATE_H
 #include <stdbool.h>
