@@ -1,1 +1,516 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The stream table.
+ *
+ * Problem: know each stream again when its host reconnects, with its counters, its limits and its debts, in memory
+ * that is bounded at start, whoever connects; and have each stream covered by exactly the limits and controls that
+ * name it, also by controls that came before the stream did.
+ *
+ * Model: max_streams slots, found by a chained hash of "host/volume" (and the target, since two targets may have
+ * an export of one name), plus one slot a target for its default stream. A slot without connections waits in
+ * `idle`, longest idle first, until its host returns or a newcomer needs it. Rules live in the rule book (rule.c);
+ * here is decided whom they cover.
+ *
+ *        newcomer                    last connection gone
+ *   FREE ---------> LIVE, connected ----------------------> LIVE, idle ---> reused for a newcomer, under a
+ *                        ^                                     |            new index
+ *                        +------------- host returns ----------+
+ *
+ * Invariants:
+ *   1. A live slot, the default ones aside, is in the hash exactly once, and in `idle` exactly when it has no
+ *      connection.
+ *   2. flow.cover holds the file limits that match, in the order of the file, then the controls that name the key,
+ *      each once: at most STREAM_FILE_LIMITS_MAX + STREAM_CONTROLS_MAX == GATE_MAX_COVER.
+ *   3. A stream has one rule_own for each limit per stream that covers it, as long as it lives in the slot.
+ *   4. No two streams of one boot have the same index.
+ *
+ * Memory at start: (max_streams + targets) x (a meter of 77 KiB + about 1 KiB) + the gate's heap + the rule
+ * book's pools. Controls take memory when they are applied, never an I/O. */
+#include "gateway/stream.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/err.h"
+#include "gateway/rule.h"
+
+static_assert(STREAM_FILE_LIMITS_MAX + STREAM_CONTROLS_MAX == GATE_MAX_COVER, "invariant 2");
+
+struct slot {
+    struct stream stream; /* first: a stream is its slot */
+    bool is_default;
+    uint64_t key_hash;
+    struct slot *hash_next;
+    struct list idle_link;
+    struct rule_own *own[STREAM_FILE_LIMITS_MAX];
+    uint32_t own_count;
+    struct gate_rule *next[GATE_MAX_COVER]; /* cover being put together */
+    uint32_t next_count;
+};
+
+struct stream_table {
+    const struct gateway_config *config;
+    struct gate *gate;
+    struct rule_book book;
+    struct slot *slots; /* max_streams, then one a target */
+    size_t slot_count, max_streams;
+    size_t used;        /* slots [0, used) have been live */
+    uint32_t next_index;
+    struct slot **hash;
+    size_t hash_mask;
+    struct list idle;
+    struct target_stats target[CONFIG_MAX_TARGETS];
+};
+
+const char *rule_origin_name(enum rule_origin o)
+{
+    switch (o) {
+    case RULE_FILE:
+        return "file";
+    case RULE_AGREED:
+        return "agreement";
+    case RULE_PLANNED:
+        return "planned";
+    }
+    weir_assert(!"an origin out of its enum");
+    return "";
+}
+
+static struct slot *slot_of(struct stream *s)
+{
+    return container_of(s, struct slot, stream);
+}
+
+/* ---- cover ------------------------------------------------------------------------------------------- */
+
+static struct rule_own *slot_own_of(const struct slot *s, const struct rule_group *g)
+{
+    for (uint32_t i = 0; i < s->own_count; i++)
+        if (s->own[i]->group == g)
+            return s->own[i];
+    return NULL;
+}
+
+/* The file limits that match, as the beginning of the cover. Keeps the rules of limits per stream that still
+ * match, makes those that are new; those that match no longer are left in @ret_left for after the cover. */
+static void slot_cover_file(struct stream_table *t, struct slot *s, struct rule_own **ret_left,
+                            uint32_t *ret_left_count, uint64_t now_ns)
+{
+    struct rule_own *own[STREAM_FILE_LIMITS_MAX];
+    uint32_t own_count = 0;
+    s->next_count = 0;
+    s->stream.limits_left_out = 0;
+    list_for_each (l, &t->book.groups) {
+        struct rule_group *g = container_of(l, struct rule_group, link);
+        if (g->limit == NULL)
+            break;
+        if (g->change == RULE_DEAD || !rule_group_matches(g, &s->stream))
+            continue;
+        if (s->next_count == STREAM_FILE_LIMITS_MAX) {
+            s->stream.limits_left_out++;
+            continue;
+        }
+        if (!g->limit->per_stream) {
+            s->next[s->next_count++] = &g->rule;
+            continue;
+        }
+        struct rule_own *o = slot_own_of(s, g);
+        if (o == NULL)
+            o = rule_own_new(&t->book, g, now_ns);
+        weir_assert(o != NULL); /* the pool holds old and new ones of every slot */
+        own[own_count++] = o;
+        s->next[s->next_count++] = &o->rule;
+    }
+    *ret_left_count = 0;
+    for (uint32_t i = 0; i < s->own_count; i++) {
+        bool kept = false;
+        for (uint32_t j = 0; j < own_count; j++)
+            kept = kept || own[j] == s->own[i];
+        if (!kept)
+            ret_left[(*ret_left_count)++] = s->own[i];
+    }
+    memcpy(s->own, own, own_count * sizeof own[0]);
+    s->own_count = own_count;
+}
+
+static void slot_cover_add(struct slot *s, struct gate_rule *r)
+{
+    for (uint32_t i = 0; i < s->next_count; i++)
+        if (s->next[i] == r)
+            return;
+    weir_assert(s->next_count < GATE_MAX_COVER);
+    s->next[s->next_count++] = r;
+}
+
+static void slot_cover_commit(struct stream_table *t, struct slot *s, uint64_t now_ns)
+{
+    struct gate_flow *f = &s->stream.flow;
+    if (f->cover_count == s->next_count &&
+        memcmp(f->cover, s->next, s->next_count * sizeof s->next[0]) == 0)
+        return;
+    int r = gate_flow_cover(t->gate, f, s->next, s->next_count, now_ns);
+    weir_assert(r == 0);
+}
+
+static bool group_names(const struct rule_group *g, uint64_t hash, const char *key)
+{
+    for (size_t i = 0; i < g->control.member_count; i++)
+        if (g->member_hash[i] == hash && strcmp(g->members[i], key) == 0)
+            return true;
+    return false;
+}
+
+/* Cover one stream, new or renamed, by everything that names it. */
+static void slot_cover(struct stream_table *t, struct slot *s, uint64_t now_ns)
+{
+    struct rule_own *left[STREAM_FILE_LIMITS_MAX];
+    uint32_t left_count;
+    slot_cover_file(t, s, left, &left_count, now_ns);
+    list_for_each (l, &t->book.groups) {
+        struct rule_group *g = container_of(l, struct rule_group, link);
+        if (g->limit == NULL && group_names(g, s->key_hash, s->stream.key))
+            slot_cover_add(s, &g->rule);
+    }
+    slot_cover_commit(t, s, now_ns);
+    for (uint32_t i = 0; i < left_count; i++)
+        rule_own_free(&t->book, left[i]);
+}
+
+static void slot_uncover(struct stream_table *t, struct slot *s, uint64_t now_ns)
+{
+    s->next_count = 0;
+    slot_cover_commit(t, s, now_ns);
+    for (uint32_t i = 0; i < s->own_count; i++)
+        rule_own_free(&t->book, s->own[i]);
+    s->own_count = 0;
+}
+
+/* Add the controls to every cover that is being put together: one look-up for each member. */
+static void table_cover_controls(struct stream_table *t)
+{
+    list_for_each (l, &t->book.groups) {
+        struct rule_group *g = container_of(l, struct rule_group, link);
+        if (g->limit != NULL || g->change == RULE_DEAD)
+            continue;
+        for (size_t i = 0; i < g->control.member_count; i++) {
+            struct slot *s = t->hash[g->member_hash[i] & t->hash_mask];
+            for (; s != NULL; s = s->hash_next)
+                if (s->key_hash == g->member_hash[i] && strcmp(s->stream.key, g->members[i]) == 0)
+                    slot_cover_add(s, &g->rule);
+        }
+    }
+}
+
+/* The file's part of a cover as it stands: everything before the first rule of a control. */
+static void slot_cover_keep_file(struct slot *s)
+{
+    const struct gate_flow *f = &s->stream.flow;
+    s->next_count = 0;
+    for (uint32_t i = 0; i < f->cover_count; i++) {
+        const struct rule_group *g = f->cover[i]->owner;
+        if (g->limit != NULL)
+            s->next[s->next_count++] = f->cover[i];
+    }
+}
+
+/* After a commit of the book: cover every stream anew, then let the dead go. */
+static void table_cover_all(struct stream_table *t, bool limits_changed, uint64_t now_ns)
+{
+    for (size_t i = 0; i < t->slot_count; i++) {
+        if (!t->slots[i].stream.live)
+            continue;
+        if (limits_changed)
+            slot_cover(t, &t->slots[i], now_ns);
+        else
+            slot_cover_keep_file(&t->slots[i]);
+    }
+    if (!limits_changed) {
+        table_cover_controls(t);
+        for (size_t i = 0; i < t->slot_count; i++)
+            if (t->slots[i].stream.live)
+                slot_cover_commit(t, &t->slots[i], now_ns);
+    }
+    rule_book_sweep(&t->book);
+}
+
+/* ---- life -------------------------------------------------------------------------------------------- */
+
+struct stream_table *stream_table_new(const struct gateway_config *config, uint64_t now_ns)
+{
+    weir_assert(config->target_count <= CONFIG_MAX_TARGETS);
+    struct stream_table *t = calloc(1, sizeof *t);
+    if (t == NULL)
+        return NULL;
+    size_t max = config->max_streams, spare = config->target_count;
+    t->config = config;
+    t->max_streams = max;
+    t->slot_count = max + spare;
+    list_init(&t->idle);
+    size_t buckets = 64;
+    while (buckets < 2 * t->slot_count)
+        buckets *= 2;
+    t->hash_mask = buckets - 1;
+    t->hash = calloc(buckets, sizeof(struct slot *));
+    t->slots = calloc(t->slot_count + 1, sizeof t->slots[0]);
+    t->gate = gate_new(rule_book_rules_max(max, spare), config->max_hold_ns);
+    if (t->hash == NULL || t->slots == NULL || t->gate == NULL ||
+        !rule_book_init(&t->book, t->gate, max, spare) ||
+        stream_limits_reload(t, config->limits, config->limit_count, now_ns) != 0) {
+        stream_table_free(t);
+        return NULL;
+    }
+    return t;
+}
+
+void stream_table_free(struct stream_table *t)
+{
+    if (t == NULL)
+        return;
+    for (size_t i = 0; t->slots != NULL && i < t->slot_count; i++) {
+        if (!t->slots[i].stream.live)
+            continue;
+        weir_assert(gate_flow_idle(&t->slots[i].stream.flow));
+        slot_uncover(t, &t->slots[i], 0);
+    }
+    rule_book_fini(&t->book);
+    gate_free(t->gate);
+    free(t->slots);
+    free(t->hash);
+    free(t);
+}
+
+/* ---- slots ------------------------------------------------------------------------------------------- */
+
+static void slot_hash_in(struct stream_table *t, struct slot *s)
+{
+    struct slot **bucket = &t->hash[s->key_hash & t->hash_mask];
+    s->hash_next = *bucket;
+    *bucket = s;
+}
+
+static void slot_hash_out(struct stream_table *t, struct slot *s)
+{
+    struct slot **at = &t->hash[s->key_hash & t->hash_mask];
+    while (*at != s)
+        at = &(*at)->hash_next;
+    *at = s->hash_next;
+}
+
+static struct slot *slot_find(struct stream_table *t, const char *key, const struct target_config *target)
+{
+    uint64_t hash = rule_hash(key);
+    struct slot *s = t->hash[hash & t->hash_mask];
+    for (; s != NULL; s = s->hash_next)
+        if (s->key_hash == hash && (target == NULL || s->stream.target == target) &&
+            strcmp(s->stream.key, key) == 0)
+            return s;
+    return NULL;
+}
+
+/* A slot for a newcomer: a fresh one, else the longest idle that holds nothing; NULL: all are busy. */
+static struct slot *slot_take(struct stream_table *t, uint64_t now_ns)
+{
+    if (t->used < t->max_streams)
+        return &t->slots[t->used++];
+    list_for_each (l, &t->idle) {
+        struct slot *s = container_of(l, struct slot, idle_link);
+        weir_assert(s->stream.connections == 0);
+        if (!gate_flow_idle(&s->stream.flow))
+            continue;
+        list_remove(&s->idle_link);
+        slot_hash_out(t, s);
+        slot_uncover(t, s, now_ns);
+        return s;
+    }
+    return NULL;
+}
+
+static void name_copy(char dst[NAME_SIZE], const char *src)
+{
+    size_t n = strnlen(src, NAME_SIZE);
+    weir_assert(n < NAME_SIZE);
+    memcpy(dst, src, n + 1);
+}
+
+static void slot_begin(struct stream_table *t, struct slot *s, const struct target_config *target,
+                       const char *host, const char *volume, const char *tenant, uint64_t now_ns)
+{
+    memset(s, 0, sizeof *s);
+    list_init(&s->idle_link);
+    struct stream *st = &s->stream;
+    st->index = t->next_index++;
+    st->live = true;
+    st->target = target;
+    st->created_ns = st->last_io_ns = now_ns;
+    name_copy(st->host, host);
+    name_copy(st->volume, volume);
+    name_copy(st->tenant, tenant);
+    name_stream_key(host, volume, st->key);
+    s->key_hash = rule_hash(st->key);
+    slot_hash_in(t, s);
+    gate_flow_init(t->gate, &st->flow);
+    st->flow.owner = st;
+    slot_cover(t, s, now_ns);
+}
+
+/* The stream that newcomers share when every slot is busy. */
+static struct slot *slot_default(struct stream_table *t, const struct target_config *target, uint64_t now_ns)
+{
+    weir_assert(target->index < t->config->target_count);
+    struct slot *s = &t->slots[t->max_streams + target->index];
+    if (s->stream.live)
+        return s;
+    slot_begin(t, s, target, "*", "*", target->tenant, now_ns);
+    s->is_default = true;
+    return s;
+}
+
+struct stream *stream_connect(struct stream_table *t, const struct target_config *target, const char *host,
+                              const char *volume, const char *tenant, uint64_t size, uint64_t now_ns)
+{
+    char key[STREAM_KEY_SIZE];
+    name_stream_key(host, volume, key);
+    struct slot *s = slot_find(t, key, target);
+    if (s == NULL) {
+        s = slot_take(t, now_ns);
+        if (s != NULL)
+            slot_begin(t, s, target, host, volume, tenant, now_ns);
+        else
+            s = slot_default(t, target, now_ns);
+    }
+    struct stream *st = &s->stream;
+    list_remove(&s->idle_link);
+    st->connections++;
+    if (s->is_default)
+        return st;
+    st->size = size;
+    if (strcmp(st->tenant, tenant) != 0) {
+        name_copy(st->tenant, tenant);
+        slot_cover(t, s, now_ns);
+    }
+    return st;
+}
+
+void stream_disconnect(struct stream_table *t, struct stream *s, uint64_t now_ns)
+{
+    (void)now_ns;
+    weir_assert(s->live);
+    weir_assert(s->connections > 0);
+    s->connections--;
+    if (s->connections == 0 && !slot_of(s)->is_default)
+        list_push_back(&t->idle, &slot_of(s)->idle_link);
+}
+
+size_t stream_slots(const struct stream_table *t)
+{
+    return t->slot_count;
+}
+
+struct stream *stream_at(struct stream_table *t, size_t slot)
+{
+    weir_assert(slot < t->slot_count);
+    return t->slots[slot].stream.live ? &t->slots[slot].stream : NULL;
+}
+
+struct stream *stream_find(struct stream_table *t, const char *key)
+{
+    struct slot *s = slot_find(t, key, NULL);
+    return s != NULL ? &s->stream : NULL;
+}
+
+struct gate *stream_gate(struct stream_table *t)
+{
+    return t->gate;
+}
+
+struct target_stats *stream_target_stats(struct stream_table *t, uint32_t target_index)
+{
+    weir_assert(target_index < t->config->target_count);
+    return &t->target[target_index];
+}
+
+/* ---- controls ---------------------------------------------------------------------------------------- */
+
+int stream_controls_apply(struct stream_table *t, const struct control *controls, size_t count, bool full,
+                          uint64_t now_ns)
+{
+    int r = rule_book_stage_controls(&t->book, controls, count, full);
+    if (r != 0)
+        return r;
+    rule_book_commit(&t->book, now_ns);
+    table_cover_all(t, false, now_ns);
+    return 0;
+}
+
+size_t stream_controls_expire(struct stream_table *t, uint64_t now_ns)
+{
+    size_t count = rule_book_stage_expiry(&t->book);
+    if (count == 0)
+        return 0;
+    rule_book_commit(&t->book, now_ns);
+    table_cover_all(t, false, now_ns);
+    return count;
+}
+
+int stream_limits_reload(struct stream_table *t, const struct limit_config *limits, size_t count,
+                         uint64_t now_ns)
+{
+    int r = rule_book_stage_limits(&t->book, limits, count);
+    if (r != 0)
+        return r;
+    rule_book_commit(&t->book, now_ns);
+    table_cover_all(t, true, now_ns);
+    return 0;
+}
+
+void stream_refresh(struct stream_table *t, uint64_t now_ns)
+{
+    list_for_each (l, &t->book.groups) {
+        struct rule_group *g = container_of(l, struct rule_group, link);
+        gate_rule_refill(&g->rule, now_ns);
+        list_for_each (o, &g->owns)
+            gate_rule_refill(&container_of(o, struct rule_own, link)->rule, now_ns);
+    }
+}
+
+const struct control *stream_rule_control(const struct gate_rule *rule)
+{
+    const struct rule_group *g = rule->owner;
+    weir_assert(g != NULL);
+    return &g->control;
+}
+
+bool stream_burst_ppm(const struct stream *s, uint32_t *ret_ppm)
+{
+    bool found = false;
+    uint32_t least = 1000000;
+    for (uint32_t i = 0; i < s->flow.cover_count; i++) {
+        for (uint32_t k = 0; k < GATE_KIND_COUNT; k++) {
+            const struct bucket *b = &s->flow.cover[i]->bucket[k];
+            if (b->cfg.burst_rate == 0)
+                continue;
+            found = true;
+            uint32_t ppm = bucket_burst_ppm(b);
+            if (ppm < least)
+                least = ppm;
+        }
+    }
+    if (found)
+        *ret_ppm = least;
+    return found;
+}
+
+void stream_controls_visit(struct stream_table *t, control_visit *visit, void *arg)
+{
+    list_for_each (l, &t->book.groups) {
+        struct rule_group *g = container_of(l, struct rule_group, link);
+        const struct gate_rule *first = &g->rule;
+        if (g->limit != NULL && g->limit->per_stream) {
+            first = NULL;
+            if (!list_empty(&g->owns))
+                first = &container_of(g->owns.next, struct rule_own, link)->rule;
+        }
+        visit(arg, &g->control, first);
+    }
+}

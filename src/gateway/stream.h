@@ -17,8 +17,15 @@
 #include "qos/gate.h"
 #include "qos/meter.h"
 
+/* So many [limit X] and so many controls may cover one stream; together GATE_MAX_COVER. */
+#define STREAM_FILE_LIMITS_MAX 8u
+#define STREAM_CONTROLS_MAX 8u
+/* Controls in force: so many for each stream of max_streams; members of all of them together. */
+#define STREAM_CONTROLS_PER_STREAM 4u
+#define STREAM_MEMBERS_PER_STREAM 16u
+
 struct stream {
-    uint32_t index;           /* stable within this boot; slots in the table, never reused */
+    uint32_t index;           /* stable within this boot, never given to another stream */
     bool live;                /* the slot is in use */
     char host[NAME_SIZE];     /* escaped */
     char volume[NAME_SIZE];   /* escaped */
@@ -30,6 +37,7 @@ struct stream {
     uint64_t created_ns, last_io_ns;
     struct meter meter;
     struct gate_flow flow;    /* flow.owner is the stream */
+    uint32_t limits_left_out; /* [limit X] that match but are beyond STREAM_FILE_LIMITS_MAX */
 };
 
 /* Counters of a target as the gateway sees it. */
@@ -85,7 +93,17 @@ int stream_controls_apply(struct stream_table *t, const struct control *controls
                           uint64_t now_ns);
 /* Drop every RULE_PLANNED control: its lease has ended. Returns how many. */
 size_t stream_controls_expire(struct stream_table *t, uint64_t now_ns);
-/* Walk the controls in force. */
+/* Replace the limits of the file (those that keep their name keep their credit and debts). All or nothing: 0,
+ * WEIR_E_FULL or WEIR_E_INVALID. @limits is copied. */
+int stream_limits_reload(struct stream_table *t, const struct limit_config *limits, size_t count,
+                         uint64_t now_ns);
+/* Bring burst credit that people see up to @now_ns; call before a visit or stream_burst_ppm. */
+void stream_refresh(struct stream_table *t, uint64_t now_ns);
+/* The control that a rule of this table belongs to (of gate_queue_blocked_by, say). */
+const struct control *stream_rule_control(const struct gate_rule *rule);
+/* Least burst credit among the rules that cover @s, in parts per million; false: none declares a burst. */
+bool stream_burst_ppm(const struct stream *s, uint32_t *ret_ppm);
+/* Walk the controls in force. @first_rule is NULL for a limit per stream that no stream matches. */
 typedef void control_visit(void *arg, const struct control *c, const struct gate_rule *first_rule);
 void stream_controls_visit(struct stream_table *t, control_visit *visit, void *arg);
 

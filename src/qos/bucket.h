@@ -13,6 +13,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Bounds of what is reckoned with; larger figures are held to these. */
+#define BUCKET_RATE_MAX UINT64_C(1000000000000)         /* 10^12 units a second */
+#define BUCKET_BURST_NS_MAX UINT64_C(2592000000000000)  /* 30 days */
+#define BUCKET_UNITS_MAX (UINT64_C(1) << 40)            /* of one I/O */
+/* Credit that idleness may save: what a wake-up that late would otherwise lose. */
+#define BUCKET_SLACK_NS UINT64_C(10000000)
+/* I/Os forced through by max-hold deepen a debt to so long a repayment at most (or to their own cost). */
+#define BUCKET_DEBT_NS_MAX UINT64_C(60000000000)
+
 /* Rate as configured. rate 0 is "no limit" inside qos/ only; outside it is refused. */
 struct bucket_rate {
     uint64_t rate;       /* units per second; 0: unlimited */
@@ -32,6 +41,7 @@ struct bucket {
     __int128 pace_max;
 };
 
+/* Starts with no base credit (so that the first second begins without a clump) and full burst credit. */
 void bucket_init(struct bucket *b, const struct bucket_rate *rate, uint64_t now_ns);
 
 /* Change the rate live: debts stay debts, credit is cut to its new bound, burst credit keeps its share. */
@@ -41,10 +51,14 @@ void bucket_change(struct bucket *b, const struct bucket_rate *rate, uint64_t no
  * nothing. @now_ns may repeat but not go back; going back is treated as standing still. */
 uint64_t bucket_wait_ns(struct bucket *b, uint64_t now_ns);
 
+/* Bring credit up to @now_ns, for those who look at it while nothing flows. */
+void bucket_refill(struct bucket *b, uint64_t now_ns);
+
 /* Pay @units. Only after bucket_wait_ns said 0, or when max-hold forces an I/O through (then debt). */
 void bucket_take(struct bucket *b, uint64_t units, uint64_t now_ns);
 
-/* Burst credit left as parts per million of full; 1000000 when no burst is declared. */
+/* As of the last look at the bucket (bucket_refill brings it up to date):
+ * burst credit left as parts per million of full; 1000000 when no burst is declared. */
 uint32_t bucket_burst_ppm(const struct bucket *b);
 /* Nanoseconds of burst_rate left, and nanoseconds of idling until full. */
 uint64_t bucket_burst_left_ns(const struct bucket *b);

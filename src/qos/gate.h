@@ -4,10 +4,10 @@
  * A *rule* is one set of limits (IOPS and bytes/s, each for read, write and total). A *flow* is a
  * stream's place in the gate: the rules that cover it, and two queues, reads and writes, so that reads
  * may pass held writes. An I/O goes when every bucket of every covering rule is out of debt; then it
- * pays into all of them. One that must wait parks at the first rule that refused it; flows parked at a
- * rule are served in the order they parked, one I/O a turn, so that no flow of a group starves. FLUSH
- * enters the write queue behind the writes before it and pays nothing. An I/O that has waited
- * max_hold_ns goes whatever the limits say, and is counted.
+ * pays into all of them. One that must wait parks at the first bucket that refused it; queues parked at a
+ * bucket are served in the order they parked, one I/O a turn, so that no flow of a group starves, and no
+ * newcomer goes before them. FLUSH enters the write queue behind the writes before it and pays nothing. An
+ * I/O that has waited max_hold_ns in the gate goes whatever the limits say, pays, and is counted.
  *
  * Pure: no clock, no socket, no allocation after gate_new. Owner thread only. Bounds: GATE_MAX_COVER rules
  * a flow. With no rule in force gate_submit costs a few counters and nothing else. */
@@ -47,16 +47,21 @@ struct gate_limits {
 
 struct gate;
 
+/* Where queues wait for one bucket of a rule. */
+struct gate_place {
+    struct list parked; /* struct gate_queue, in the order they parked */
+    uint64_t wake_ns;   /* when the first may try again */
+    size_t heap_index;  /* in the gate's heap of places; 0: nothing parked */
+};
+
 /* Embedded in its owner; fields are the gate's. */
 struct gate_rule {
     struct gate *gate;
     struct bucket bucket[GATE_KIND_COUNT];
-    uint8_t in_force;        /* bit mask of kinds with a rate */
-    struct list parked;      /* queues (struct gate_queue) waiting here, in order */
-    uint64_t wake_ns;        /* when the first parked may try again */
-    size_t wake_index;       /* in the gate's heap of rules; 0: not there */
-    uint64_t held_total;     /* I/Os that ever parked here */
-    void *owner;             /* for the owner: who this rule is */
+    struct gate_place place[GATE_KIND_COUNT];
+    uint8_t in_force;    /* bit mask of kinds with a rate */
+    uint64_t held_total; /* I/Os that ever parked here */
+    void *owner;         /* for the owner: who this rule is */
 };
 
 struct gate_flow;
@@ -64,11 +69,10 @@ struct gate_flow;
 struct gate_queue {
     struct gate_flow *flow;
     struct list ios;         /* struct gate_io, in order */
-    struct gate_rule *at;    /* where parked, or NULL */
+    struct gate_rule *at;    /* where parked, or NULL: nothing held, or to be looked at in gate_poll */
     enum gate_kind at_kind;
-    struct list park_link;
+    struct list park_link;   /* in the place where it is parked, or in the gate's list of ready queues */
     uint32_t length;
-    struct list hold_link;   /* gate's list by age of the head, for max-hold */
 };
 
 struct gate_flow {
@@ -81,10 +85,13 @@ struct gate_flow {
 /* Embedded in the owner's request. */
 struct gate_io {
     struct list link;
+    struct list age_link;    /* the gate's: all held I/Os, longest held first */
     struct gate_flow *flow;
     enum io_op op;
+    uint16_t parked_at;      /* covering rules that counted it, as a bit mask */
     uint64_t bytes;
     uint64_t arrived_ns;
+    uint64_t submitted_ns;   /* when it came to the gate: max-hold counts from here */
     uint64_t released_ns;    /* when it was let go; held = released - arrived */
     bool queued;
     bool was_held;
@@ -103,7 +110,7 @@ void gate_rule_change(struct gate_rule *r, const struct gate_limits *l, uint64_t
 void gate_rule_fini(struct gate_rule *r);
 
 void gate_flow_init(struct gate *g, struct gate_flow *f);
-/* Replace the rules that cover @f; what it holds parks anew. 0 or WEIR_E_FULL (then nothing changed). */
+/* Replace the rules that cover @f (one named twice counts once); what it holds parks anew. 0 or WEIR_E_FULL (then nothing changed). */
 int gate_flow_cover(struct gate *g, struct gate_flow *f, struct gate_rule *const *rules, size_t count,
                     uint64_t now_ns);
 /* True when nothing is held. */
@@ -119,8 +126,11 @@ struct gate_io *gate_poll(struct gate *g, uint64_t now_ns);
 /* When gate_poll may next have something: UINT64_MAX when nothing is held. */
 uint64_t gate_next_ns(const struct gate *g);
 
-/* Take a held I/O out unpaid (its host vanished). */
+/* Take a held I/O out unpaid (its host vanished). It must be held (asserted). */
 void gate_cancel(struct gate *g, struct gate_io *io, uint64_t now_ns);
+
+/* Bring the visible credit of @r up to @now_ns. */
+void gate_rule_refill(struct gate_rule *r, uint64_t now_ns);
 
 /* Why the head of a queue waits: the rule and the kind, or NULL when nothing waits. */
 const struct gate_rule *gate_queue_blocked_by(const struct gate_queue *q, enum gate_kind *ret_kind);
