@@ -179,6 +179,8 @@ static bool valid_statistics(const Weir__Control__Statistics *s)
 {
     if (s->seq == 0 || s->base_seq >= s->seq || !valid_bytes(&s->boot_id, AUTH_ID_SIZE))
         return false;
+    if (s->n_streams > FRAME_STREAMS_MAX || s->n_targets > FRAME_TARGETS_MAX)
+        return false;
     for (size_t i = 0; i < s->n_streams; i++) {
         if (!valid_stream(s->streams[i]))
             return false;
@@ -211,11 +213,13 @@ static bool valid_rates(const Weir__Control__Control *c)
 
 static bool valid_set_controls(const Weir__Control__SetControls *s)
 {
-    if (s->epoch == 0 || s->lease_ms > FRAME_LEASE_MS_MAX)
+    if (s->epoch == 0 || s->lease_ms > FRAME_LEASE_MS_MAX || s->n_controls > FRAME_CONTROLS_MAX)
         return false;
     for (size_t i = 0; i < s->n_controls; i++) {
         const Weir__Control__Control *c = s->controls[i];
         if (!valid_string(c->id) || c->id[0] == '\0' || !valid_string(c->reason) || !valid_rates(c))
+            return false;
+        if (c->n_members > FRAME_MEMBERS_MAX)
             return false;
         for (size_t m = 0; m < c->n_members; m++) {
             if (!valid_string(c->members[m]))

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The link's parts beside the session itself: statistics, controls, surge. Used by link*.c only. */
+#ifndef WEIR_GATEWAY_LINK_PARTS_H
+#define WEIR_GATEWAY_LINK_PARTS_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "control/frame.h"
+#include "gateway/link.h"
+
+/* Slots that the stream table can have: max_streams, and a default stream for each target. */
+size_t link_max_slots(const struct gateway_config *config);
+
+/* ---- statistics (link_stats.c): what answers polls, from whole readings of the streams' meters. */
+struct link_stats;
+struct link_stats *link_stats_new(struct link *l);
+void link_stats_free(struct link_stats *s);
+/* A poll came: answer it, bounded per round; the newest of those that wait is answered next. */
+void link_stats_poll(struct link_stats *s, const Weir__Control__Poll *p);
+/* What was to be sent has gone: go on if packing paused for it. */
+void link_stats_drained(struct link_stats *s);
+/* The session ended: what was sent in part is void. */
+void link_stats_abort(struct link_stats *s);
+
+/* ---- controls (link_controls.c): epochs, lease, the copy on disk. */
+struct link_controls;
+struct link_controls *link_controls_new(struct link *l);
+void link_controls_free(struct link_controls *c);
+/* Apply what an earlier life left in <state_dir>/controls. A damaged file is set aside and said. */
+void link_controls_load(struct link_controls *c);
+/* A new session: the first full set is taken whatever its epoch. */
+void link_controls_session(struct link_controls *c);
+/* @raw: the frame as it came, @n bytes; @s is it unpacked. Applies, and sends the acknowledgement. */
+void link_controls_set(struct link_controls *c, const Weir__Control__SetControls *s, const void *raw, size_t n);
+uint64_t link_controls_epoch(const struct link_controls *c);
+/* Of planned controls; 0: none runs. */
+uint64_t link_controls_lease_left(const struct link_controls *c, uint64_t now_ns);
+
+/* ---- surge (link_surge.c): the early warning between two polls. */
+struct link_surge;
+struct link_surge *link_surge_new(struct link *l);
+void link_surge_free(struct link_surge *s);
+void link_surge_start(struct link_surge *s);
+void link_surge_stop(struct link_surge *s);
+
+#endif
