@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Addresses. NBD URIs: "The NBD URI format", https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md;
- * percent-encoding: RFC 3986 section 2.1. What the specification allows and Weir does not do (TLS,
- * user names, unknown query keys) is refused with words rather than passed over. */
+/* Addresses. NBD URIs: "The NBD URI format",
+ * https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md; percent-encoding: RFC 3986
+ * section 2.1. What the specification allows and Weir does not do (TLS, user names, unknown query
+ * keys) is refused with words rather than passed over. */
 #include "base/addr.h"
 
 #include <arpa/inet.h>
@@ -244,7 +245,7 @@ int addr_parse_nbd_uri(const char *uri, struct addr *ret, char *export_name, siz
         strlen(name) >= size)
         return refuse(ret_expected, "an export name of at most 4096 bytes with %XX escapes");
     *ret = a;
-    strcpy(export_name, name);
+    memcpy(export_name, name, strlen(name) + 1);
     return 0;
 }
 
@@ -276,8 +277,9 @@ static bool is_stale_socket(const struct addr *a)
 static int bind_unix(int fd, const struct addr *a, unsigned mode)
 {
     const struct sockaddr_un *un = (const struct sockaddr_un *)&a->ss;
-    /* The mode of the descriptor becomes that of the file (less the umask), so that there is no moment
-     * in which the file is wider open than asked for. chmod gives back what the umask took. */
+    /* The mode of the descriptor becomes that of the file (less the umask), so that there is no
+     * moment in which the file is wider open than asked for. chmod gives back what the umask took.
+     * */
     if (fchmod(fd, (mode_t)mode) < 0)
         return -errno;
     if (bind(fd, (const struct sockaddr *)un, a->len) < 0) {

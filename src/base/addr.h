@@ -17,8 +17,10 @@ struct addr {
 };
 
 /* Parse; a missing port becomes @default_port (0: a port is required). Host names are resolved with
- * getaddrinfo (blocks: start-up only). 0, or WEIR_E_INVALID with *@ret_expected pointing at words. */
-int addr_parse(const char *text, uint16_t default_port, struct addr *ret, const char **ret_expected);
+ * getaddrinfo (blocks: start-up only). 0, or WEIR_E_INVALID with *@ret_expected pointing at words.
+ * */
+int addr_parse(const char *text, uint16_t default_port, struct addr *ret,
+               const char **ret_expected);
 
 /* "nbd://host[:port][/export]" or "nbd+unix:///[export]?socket=/path" (NBD URI specification). The
  * export name is percent-decoded into @export_name (size bytes). */

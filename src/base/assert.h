@@ -10,4 +10,7 @@ _Noreturn void weir_assert_failed(const char *file, int line, const char *condit
 #define weir_assert(cond) \
     ((cond) ? (void)0 : weir_assert_failed(__FILE__, __LINE__, #cond))
 
+/* A place that no path of ours leads to. */
+#define weir_unreachable(words) weir_assert_failed(__FILE__, __LINE__, words)
+
 #endif

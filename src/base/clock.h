@@ -15,7 +15,8 @@ uint64_t clock_mono_ns(void);
 /* Wall clock: microseconds since 1970-01-01 UTC. Any thread. */
 int64_t clock_wall_us(void);
 
-/* "2026-11-23T06:37:06.123Z" (RFC 3339, milliseconds, UTC) into @text of at least 32 bytes. Pure. */
+/* "2026-11-23T06:37:06.123Z" (RFC 3339, milliseconds, UTC) into @text of at least 32 bytes. Pure.
+ * */
 void clock_format_wall(int64_t wall_us, char *text, size_t size);
 
 #endif

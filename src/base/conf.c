@@ -9,8 +9,8 @@
  * become part of the value unseen).
  *
  * Drop-ins follow the main file in order of name. A section may be opened again in another file but
- * not twice in one, where it is a slip of the hand. Every error is found and named; the result is only
- * given when there is none. */
+ * not twice in one, where it is a slip of the hand. Every error is found and named; the result is
+ * only given when there is none. */
 #include "base/conf.h"
 
 #include <dirent.h>
@@ -27,6 +27,7 @@
 #define FILE_BYTES_MAX (1024u * 1024u)
 #define DROP_INS_MAX 64u
 #define ENTRIES_MAX 100000u
+#define SECTIONS_MAX 20000u /* bounds the search for a second of the same name, too */
 
 struct conf_file {
     char *path;
@@ -38,6 +39,8 @@ struct conf {
     size_t file_count;
     struct conf_entry *entries;
     size_t count, cap;
+    struct conf_entry *sections;
+    size_t section_count, section_cap;
 };
 
 /* Where the reader stands. */
@@ -48,9 +51,7 @@ struct place {
     int line;
     const char *kind, *name;
     bool failed;
-    /* Headers seen in this file, to refuse a second of the same. */
-    struct conf_entry *headers;
-    size_t header_count, header_cap;
+    size_t first_section; /* of this file, in conf->sections */
 };
 
 static void complain(struct place *p, const char *words, const char *found)
@@ -121,8 +122,9 @@ static void read_header(struct place *p, char *s)
     }
     p->kind = s;
     p->name = name;
-    for (size_t i = 0; i < p->header_count; i++) {
-        const struct conf_entry *h = &p->headers[i];
+    struct conf *c = p->conf;
+    for (size_t i = p->first_section; i < c->section_count; i++) {
+        const struct conf_entry *h = &c->sections[i];
         if (strcmp(h->kind, s) == 0 && strcmp(h->name, name) == 0) {
             text_printf(p->errors, "%s:%d: section [%s%s", p->file, p->line, s, *name ? " " : "");
             text_append_escaped(p->errors, name);
@@ -131,12 +133,14 @@ static void read_header(struct place *p, char *s)
             return;
         }
     }
-    struct conf_entry header = {.file = p->file, .line = p->line, .kind = s, .name = name};
-    /* The bound on entries bounds headers too, and so the search above. */
-    if (p->header_count >= ENTRIES_MAX / 10)
-        complain(p, "more sections than a file may have (10000)", NULL);
-    else if (!push(&p->headers, &p->header_count, &p->header_cap, &header))
+    struct conf_entry header = {
+        .file = p->file, .line = p->line, .kind = s, .name = name, .key = "", .value = ""};
+    if (c->section_count >= SECTIONS_MAX) {
+        if (!p->failed)
+            complain(p, "more sections than a configuration may have (20000)", NULL);
+    } else if (!push(&c->sections, &c->section_count, &c->section_cap, &header)) {
         complain(p, "out of memory", NULL);
+    }
 }
 
 static void read_line(struct place *p, char *s)
@@ -211,9 +215,9 @@ static int read_file(struct conf *c, char *path, struct text *errors)
     }
     weir_assert(c->file_count < 1 + DROP_INS_MAX);
     c->files[c->file_count++] = (struct conf_file){.path = path, .data = data};
-    struct place p = {.conf = c, .errors = errors, .file = path, .kind = "", .name = ""};
+    struct place p = {.conf = c, .errors = errors, .file = path, .kind = "", .name = "",
+                      .first_section = c->section_count};
     read_lines(&p, data, len);
-    free(p.headers);
     return p.failed ? WEIR_E_PARSE : 0;
 }
 
@@ -291,7 +295,19 @@ void conf_free(struct conf *c)
         free(c->files[i].data);
     }
     free(c->entries);
+    free(c->sections);
     free(c);
+}
+
+size_t conf_section_count(const struct conf *c)
+{
+    return c->section_count;
+}
+
+const struct conf_entry *conf_section_at(const struct conf *c, size_t i)
+{
+    weir_assert(i < c->section_count);
+    return &c->sections[i];
 }
 
 size_t conf_count(const struct conf *c)

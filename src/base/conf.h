@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Daemon files: INI with "[kind name]" sections, drop-in directories, and errors that name their place. */
+/* Daemon files: INI with "[kind name]" sections, drop-in directories, and errors that name their
+ * place. */
 #ifndef WEIR_BASE_CONF_H
 #define WEIR_BASE_CONF_H
 #include <stddef.h>
@@ -24,6 +25,10 @@ struct conf;
  * 0, -errno when a file cannot be read, WEIR_E_PARSE. Caller frees *@ret_conf with conf_free. */
 int conf_load(const char *path, struct conf **ret_conf, struct text *errors);
 void conf_free(struct conf *c);
+
+/* Sections as opened, file after file, with key and value "": also those without any key. */
+size_t conf_section_count(const struct conf *c);
+const struct conf_entry *conf_section_at(const struct conf *c, size_t i);
 
 size_t conf_count(const struct conf *c);
 const struct conf_entry *conf_at(const struct conf *c, size_t i);

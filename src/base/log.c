@@ -2,10 +2,10 @@
 /* Logging.
  *
  * Problem: a storm of events must not fill a disk or stall a thread behind a slow terminal reader.
- * Model: one 64-bit atomic holds the second and the number of lines in it; a line beyond the bound is
- * only counted. The first line of a later second that finds lines left out says how many.
- * Invariants: (1) at most LINES_PER_SECOND lines and one notice a second; (2) every line is one write(2)
- * of at most LINE_MAX_BYTES; (3) no control character of outside text reaches the file.
+ * Model: one 64-bit atomic holds the second and the number of lines in it; a line beyond the bound
+ * is only counted. The first line of a later second that finds lines left out says how many.
+ * Invariants: (1) at most LINES_PER_SECOND lines and one notice a second; (2) every line is one
+ * write(2) of at most LINE_MAX_BYTES; (3) no control character of outside text reaches the file.
  *
  * The one place in Weir with mutable state at file scope: standard error is one per process too. */
 #include "base/log.h"

@@ -12,9 +12,9 @@ void log_init(const char *program, enum log_level max);
 /* Parse "error", "warning", "info", "debug". 0 or WEIR_E_INVALID. */
 int log_level_parse(const char *text, enum log_level *ret_level);
 
-/* Write one line. At most 200 lines a second; those above are counted, and the count is printed when
- * the second is over. Control characters in the text are escaped. Any thread; one write(2) a line.
- * Libraries never log: the owner of an error logs it once. */
+/* Write one line. At most 200 lines a second; those above are counted, and the count is printed
+ * when the second is over. Control characters in the text are escaped. Any thread; one write(2) a
+ * line. Libraries never log: the owner of an error logs it once. */
 void log_write(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #define log_error(...) log_write(LOG_LEVEL_ERROR, __VA_ARGS__)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names from outside.
  *
- * Problem: hosts choose export names of up to 4096 arbitrary bytes, and these become parts of stream
- * keys, labels, log lines and pages. Two different names must stay two (else one host could hide in
- * another's stream), and no name may carry a meaning of its own to any place that shows it.
+ * Problem: hosts choose export names of up to 4096 arbitrary bytes, and these become parts of
+ * stream keys, labels, log lines and pages. Two different names must stay two (else one host could
+ * hide in another's stream), and no name may carry a meaning of its own to any place that shows it.
  *
  * Model: %XX escaping, which can be undone, for whatever fits. What does not fit keeps a prefix and
  * gets "~" and a hash of all its bytes. A short name that looks like such a result is hashed as
@@ -11,8 +11,8 @@
  *
  * Invariants: (1) the result is NUL-terminated, not empty, below NAME_SIZE, of plain characters and
  * whole %XX triples; (2) equal bytes give equal results; (3) two names that are escaped in full are
- * equal only when their bytes are ("default" and the empty name aside); (4) shortened ones are equal
- * only when their hash is. */
+ * equal only when their bytes are ("default" and the empty name aside); (4) shortened ones are
+ * equal only when their hash is. */
 #include "base/name.h"
 
 #include <sodium.h>
@@ -75,7 +75,7 @@ void name_escape(const void *bytes, size_t n, char out[NAME_SIZE])
     }
     out[len] = '\0';
     if (n == 0)
-        strcpy(out, "default");
+        memcpy(out, "default", sizeof("default"));
     if (i == n && !looks_shortened(out, len))
         return;
 

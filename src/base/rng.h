@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Random numbers: a small seeded generator for decisions that must replay, and the system's for secrets. */
+/* Random numbers: a small seeded generator for decisions that must replay, and the system's for
+ * secrets. */
 #ifndef WEIR_BASE_RNG_H
 #define WEIR_BASE_RNG_H
 #include <stddef.h>
@@ -17,7 +18,8 @@ uint64_t rng_below(struct rng *r, uint64_t bound);
 /* Uniform in [0, 1). */
 double rng_unit(struct rng *r);
 
-/* Fill @out from the system's source (getrandom). For keys, tokens, boot ids and seeds. Any thread. */
+/* Fill @out from the system's source (getrandom). For keys, tokens, boot ids and seeds. Any thread.
+ * */
 void rng_system(void *out, size_t size);
 
 #endif

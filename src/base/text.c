@@ -125,8 +125,8 @@ int text_copy(char *dst, size_t size, const char *src)
     return 0;
 }
 
-/* Length of the well-formed UTF-8 character at @s (RFC 3629, table 3-7 of the Unicode standard), or 0;
- * its code point goes to @ret. */
+/* Length of the well-formed UTF-8 character at @s (RFC 3629, table 3-7 of the Unicode standard), or
+ * 0; its code point goes to @ret. */
 static size_t utf8_char(const unsigned char *s, size_t n, uint32_t *ret)
 {
     size_t len = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3

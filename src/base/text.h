@@ -23,12 +23,13 @@ void text_printf(struct text *t, const char *format, ...) __attribute__((format(
 /* Drop @n bytes at the front (n <= len). */
 void text_consume(struct text *t, size_t n);
 
-/* Copy @src into @dst of @size bytes, always terminated. 0, or WEIR_E_TOO_LARGE (then dst is ""). */
+/* Copy @src into @dst of @size bytes, always terminated. 0, or WEIR_E_TOO_LARGE (then dst is "").
+ * */
 int text_copy(char *dst, size_t size, const char *src);
 
 /* Copy @n bytes of outside text into @out (always terminated), safe to show: control characters,
- * bytes that are not UTF-8 and characters that hide or reorder text become \xNN. What does not fit is
- * cut between characters. Returns the length. Pure. */
+ * bytes that are not UTF-8 and characters that hide or reorder text become \xNN. What does not fit
+ * is cut between characters. Returns the length. Pure. */
 size_t text_escape(char *out, size_t size, const char *s, size_t n);
 /* The same for the whole of @s, at the end of @t. */
 void text_append_escaped(struct text *t, const char *s);

@@ -3,8 +3,8 @@
  *
  * Model: a quantity is a decimal number (at most 19 digits in front of the point, 9 behind it), an
  * optional space, and a unit out of a table. The product is exact in 128 bits and rounded to the
- * nearest whole canonical unit; what rounds to nothing, or does not fit 64 bits, is refused. Units are
- * case-sensitive: "M" and "m" differ by nine orders of magnitude, so nothing is guessed. */
+ * nearest whole canonical unit; what rounds to nothing, or does not fit 64 bits, is refused. Units
+ * are case-sensitive: "M" and "m" differ by nine orders of magnitude, so nothing is guessed. */
 #include "base/units.h"
 
 #include <stdbool.h>
@@ -129,8 +129,8 @@ static const struct unit *unit_named(const struct unit *table, const char *s, si
     return NULL;
 }
 
-/* The whole of @text: a number and a unit of @table, then @suffix ("/s") when it is not NULL and a unit
- * is given. Without unit the scale is @bare (0: refused). */
+/* The whole of @text: a number and a unit of @table, then @suffix ("/s") when it is not NULL and a
+ * unit is given. Without unit the scale is @bare (0: refused). */
 static bool parse_quantity(const char *text, const struct unit *table, const char *suffix,
                            uint64_t bare, uint64_t *ret)
 {
@@ -178,8 +178,8 @@ int units_parse_bandwidth(const char *text, uint64_t *ret, const char **ret_expe
         return 0;
     }
     if (!parse_quantity(text, size_units, "/s", 1, &v) || v < 1)
-        return refuse(ret_expected, "bytes per second above 0, such as 400MiB/s, 50MB/s or 1048576, "
-                                    "or \"unlimited\"");
+        return refuse(ret_expected, "bytes per second above 0, such as 400MiB/s, 50MB/s or "
+                                    "1048576, or \"unlimited\"");
     *ret = v;
     return 0;
 }
@@ -188,8 +188,8 @@ int units_parse_size(const char *text, uint64_t *ret, const char **ret_expected)
 {
     uint64_t v;
     if (!parse_quantity(text, size_units, NULL, 1, &v))
-        return refuse(ret_expected, "a size such as 4KiB, 10MB or 512 (KiB MiB GiB TiB are binary, kB MB "
-                                    "GB TB decimal)");
+        return refuse(ret_expected, "a size such as 4KiB, 10MB or 512 (KiB MiB GiB TiB are binary, "
+                                    "kB MB GB TB decimal)");
     *ret = v;
     return 0;
 }
@@ -252,8 +252,8 @@ int units_parse_duration_ns(const char *text, uint64_t *ret, const char **ret_ex
     bool ok = text[0] == 'P' ? parse_iso_duration(text, &v)
                              : parse_quantity(text, duration_units, NULL, 0, &v);
     if (!ok || v == 0)
-        return refuse(ret_expected, "a duration above 0 with its unit, such as 250ms, 10s, 5m, 2h, 30d "
-                                    "or PT10S");
+        return refuse(ret_expected, "a duration above 0 with its unit, such as 250ms, 10s, 5m, 2h, "
+                                    "30d or PT10S");
     *ret = v;
     return 0;
 }

@@ -9,8 +9,8 @@
 #define UNITS_UNLIMITED UINT64_MAX
 
 /* Each parser takes the whole of @text, or returns WEIR_E_INVALID and points *@ret_expected (may be
- * NULL) at static words for what was expected. Binary: KiB MiB GiB TiB; decimal: kB MB GB TB; a bare
- * K, M or G is refused. Zero is refused where it would mean "none". Pure, any thread. */
+ * NULL) at static words for what was expected. Binary: KiB MiB GiB TiB; decimal: kB MB GB TB; a
+ * bare K, M or G is refused. Zero is refused where it would mean "none". Pure, any thread. */
 
 /* "4000", "4k" is refused, "4000/s", "unlimited" -> I/Os per second, 1..1e9. */
 int units_parse_iops(const char *text, uint64_t *ret, const char **ret_expected);

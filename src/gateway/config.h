@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the gateway was told to do: listeners, targets, volumes, limits, server; from a file or options. */
+/* What the gateway was told to do: listeners, targets, volumes, limits, server; from a file or
+ * options. */
 #ifndef WEIR_GATEWAY_CONFIG_H
 #define WEIR_GATEWAY_CONFIG_H
 #include <stdbool.h>
@@ -20,7 +21,7 @@
 struct target_config;
 
 struct volume_config {
-    char name[NAME_SIZE];           /* what hosts ask for, and the volume's name everywhere in Weir */
+    char name[NAME_SIZE];           /* what hosts ask for, and its name all over Weir */
     char export_name[4097];         /* what the target is asked for; same as name unless set */
     char tenant[NAME_SIZE];         /* "" : none */
     struct target_config *target;
@@ -30,7 +31,8 @@ struct target_config {
     char name[NAME_SIZE];
     char uri[512];                  /* nbd://host:port/export, as written */
     struct addr addr;
-    char export_name[4097];         /* of the URI; asked for when a host asks for "" and no volume is configured */
+    char export_name[4097];         /* of the URI; asked for when a host asks for "" and no volume
+                                     * is configured */
     char tenant[NAME_SIZE];         /* for streams whose volume names none; "" : none */
     struct volume_config **volumes; /* those on this target; none: any export name passes */
     size_t volume_count;
@@ -47,8 +49,10 @@ struct listener_config {
 /* [limit X]: a limit from the gateway's own file, in force with or without a server. */
 struct limit_config {
     char name[NAME_SIZE];
-    char host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE], target[NAME_SIZE]; /* patterns; "": any */
-    bool per_stream;                /* each matching stream has its own; else all share one */
+    /* Patterns; "": any. */
+    char host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE], target[NAME_SIZE];
+    bool per_stream;                /* each matching stream has its own; else (default)
+                                     * all share one */
     struct gate_limits limits;
 };
 
@@ -64,7 +68,8 @@ struct gateway_config {
     size_t limit_count;
     struct addr servers[CONFIG_MAX_SERVERS];
     size_t server_count;
-    char state_dir[512];            /* identity, credential, last controls; default /var/lib/weir-gateway */
+    char state_dir[512];            /* identity, credential, last controls; default
+                                     * /var/lib/weir-gateway */
     char socket_path[512];          /* local socket, 0600; default <state_dir>/gateway.sock */
     char key_file[512];             /* local key of the server, or "" */
     char token[256];                /* enrolment token, or "" */
@@ -80,8 +85,8 @@ struct gateway_config {
 void gateway_config_init(struct gateway_config *c);
 void gateway_config_fini(struct gateway_config *c);
 
-/* Read gateway.conf (and its drop-ins) into @c, initialised before. Every error found is appended to
- * @errors as "file:line: ...". 0, or WEIR_E_PARSE / -errno. */
+/* Read gateway.conf (and its drop-ins) into @c, initialised before. Every error found is appended
+ * to @errors as "file:line: ...". 0, or WEIR_E_PARSE / -errno. */
 int gateway_config_load(struct gateway_config *c, const char *path, struct text *errors);
 
 /* After file and options: cross-checks (a listener names a target, names are unique, off-loopback
