@@ -1,5 +1,596 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-int main(void)
+/* weir-gateway: options, file and environment to a running gateway; signals; the service manager.
+ *
+ * Life: options -> file -> checks -> state directory -> descriptors' limit -> reactor, streams, relay,
+ * link, local socket -> "listening on" lines, READY -> rounds until SIGTERM or SIGINT -> STOPPING, all
+ * closed in the opposite order. SIGHUP reads the file again and checks it; see gateway_reload.
+ *
+ * What may fail: everything before READY, each with one line that says what to do. After READY only
+ * epoll itself can end the program. */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/reactor.h"
+#include "base/text.h"
+#include "base/units.h"
+#include "config.h"
+#include "gateway/config.h"
+#include "gateway/link.h"
+#include "gateway/local.h"
+#include "gateway/relay.h"
+#include "gateway/stream.h"
+
+#if HAVE_SYSTEMD
+#include <systemd/sd-daemon.h>
+#endif
+
+#define DEFAULT_STATE_DIR "/var/lib/weir-gateway"
+#define DEFAULT_SERVER_PORT 7400u
+#define DEFAULT_NBD_PORT 10809u
+/* The link's and the local socket's sources and timers, and some to spare. */
+#define REACTOR_SPARE 128u
+/* Timers of a held I/O should fire when they are due, not 50 us later (the kernel's default slack). */
+#define TIMER_SLACK_NS 1000ul
+#define ERRORS_MAX (256u * 1024u)
+
+struct options {
+    const char *listen[CONFIG_MAX_LISTENERS];
+    size_t listen_count;
+    const char *target, *name, *state_dir, *socket_path, *key_file, *token, *config, *log_level;
+    const char *servers[CONFIG_MAX_SERVERS];
+    size_t server_count;
+    const char *max_hold;
+    bool check;
+};
+
+struct gateway {
+    struct options options;
+    struct gateway_config *config;
+    struct reactor *reactor;
+    struct stream_table *streams;
+    struct relay *relay;
+    struct link *link;
+    struct local *local;
+    struct reactor_source signals;
+    struct reactor_timer watchdog;
+    uint64_t watchdog_ns;
+};
+
+static void usage(FILE *out)
 {
+    fputs("usage: weir-gateway --listen ADDR --target URI [options]\n"
+          "       weir-gateway --config FILE [options]\n"
+          "\n"
+          "Relay NBD between hosts and a target, meter each stream, and hold it to its limits.\n"
+          "\n"
+          "  --listen ADDR      where hosts connect: 127.0.0.1:10810, [::1]:10810, unix:/run/x.sock\n"
+          "                     (repeatable; port 0 takes a free one)\n"
+          "  --target URI       where the storage is: nbd://HOST[:PORT][/EXPORT] or\n"
+          "                     nbd+unix:///[EXPORT]?socket=PATH\n"
+          "  --config FILE      listeners, targets, volumes and limits from a file\n"
+          "  --check-config     read everything, say what is wrong, start nothing\n"
+          "  --server ADDR      the SLA server's control address, HOST[:7400] or unix:PATH\n"
+          "                     (repeatable)\n"
+          "  --key-file FILE    the local key of that server\n"
+          "  --token TOKEN      enrolment token, for the first contact with a server\n"
+          "  --name NAME        this gateway's name (default: the machine's)\n"
+          "  --state-dir DIR    identity and last agreed controls (default: " DEFAULT_STATE_DIR ")\n"
+          "  --socket PATH      local socket for `weir top --gateway`\n"
+          "                     (default: STATE-DIR/gateway.sock)\n"
+          "  --max-hold TIME    longest that one I/O is held, such as 10s or 500ms\n"
+          "  --log-level LEVEL  error, warning, info or debug\n"
+          "  --version          print the version\n"
+          "  --help             print this\n",
+          out);
+}
+
+enum {
+    OPT_LISTEN = 256,
+    OPT_TARGET,
+    OPT_SERVER,
+    OPT_NAME,
+    OPT_STATE_DIR,
+    OPT_SOCKET,
+    OPT_KEY_FILE,
+    OPT_TOKEN,
+    OPT_CONFIG,
+    OPT_CHECK_CONFIG,
+    OPT_LOG_LEVEL,
+    OPT_MAX_HOLD,
+    OPT_VERSION,
+};
+
+static const struct option long_options[] = {
+    {"listen", required_argument, NULL, OPT_LISTEN},
+    {"target", required_argument, NULL, OPT_TARGET},
+    {"server", required_argument, NULL, OPT_SERVER},
+    {"name", required_argument, NULL, OPT_NAME},
+    {"state-dir", required_argument, NULL, OPT_STATE_DIR},
+    {"socket", required_argument, NULL, OPT_SOCKET},
+    {"key-file", required_argument, NULL, OPT_KEY_FILE},
+    {"token", required_argument, NULL, OPT_TOKEN},
+    {"config", required_argument, NULL, OPT_CONFIG},
+    {"check-config", no_argument, NULL, OPT_CHECK_CONFIG},
+    {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+    {"max-hold", required_argument, NULL, OPT_MAX_HOLD},
+    {"version", no_argument, NULL, OPT_VERSION},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+static int option_append(const char **list, size_t *count, size_t max, const char *what)
+{
+    if (*count == max) {
+        fprintf(stderr, "weir-gateway: at most %zu times %s\n", max, what);
+        return WEIR_E_FULL;
+    }
+    list[(*count)++] = optarg;
     return 0;
+}
+
+/* One option. 0: go on, 1: printed what was asked for, negative: wrong. */
+static int option_take(struct options *o, int opt)
+{
+    switch (opt) {
+    case OPT_LISTEN:
+        return option_append(o->listen, &o->listen_count, CONFIG_MAX_LISTENERS, "--listen");
+    case OPT_SERVER:
+        return option_append(o->servers, &o->server_count, CONFIG_MAX_SERVERS, "--server");
+    case OPT_TARGET:
+        o->target = optarg;
+        return 0;
+    case OPT_NAME:
+        o->name = optarg;
+        return 0;
+    case OPT_STATE_DIR:
+        o->state_dir = optarg;
+        return 0;
+    case OPT_SOCKET:
+        o->socket_path = optarg;
+        return 0;
+    case OPT_KEY_FILE:
+        o->key_file = optarg;
+        return 0;
+    case OPT_TOKEN:
+        o->token = optarg;
+        return 0;
+    case OPT_CONFIG:
+        o->config = optarg;
+        return 0;
+    case OPT_CHECK_CONFIG:
+        o->check = true;
+        return 0;
+    case OPT_LOG_LEVEL:
+        o->log_level = optarg;
+        return 0;
+    case OPT_MAX_HOLD:
+        o->max_hold = optarg;
+        return 0;
+    case OPT_VERSION:
+        puts("weir-gateway " WEIR_VERSION);
+        return 1;
+    case 'h':
+        usage(stdout);
+        return 1;
+    default:
+        fputs("Try 'weir-gateway --help'.\n", stderr);
+        return WEIR_E_INVALID;
+    }
+}
+
+static int options_parse(struct options *o, int argc, char **argv)
+{
+    for (int opt; (opt = getopt_long(argc, argv, "h", long_options, NULL)) != -1;) {
+        int ret = option_take(o, opt);
+        if (ret != 0)
+            return ret;
+    }
+    if (optind < argc) {
+        fprintf(stderr, "weir-gateway: unexpected argument \"%s\". Try 'weir-gateway --help'.\n",
+                argv[optind]);
+        return WEIR_E_INVALID;
+    }
+    return 0;
+}
+
+/* --- configuration --- */
+
+static void wrong(struct text *errors, const char *option, const char *found, const char *expected)
+{
+    text_printf(errors, "%s: found \"%s\", expected %s\n", option, found, expected);
+}
+
+static void config_copy(struct text *errors, const char *option, char *to, size_t size,
+                        const char *from)
+{
+    if (from && text_copy(to, size, from) < 0)
+        text_printf(errors, "%s: at most %zu characters\n", option, size - 1);
+}
+
+/* One target and its listeners, all called "default", from options alone. */
+static void config_from_options(struct gateway_config *c, const struct options *o,
+                                struct text *errors)
+{
+    const char *expected = "";
+    if (!o->target || o->listen_count == 0) {
+        text_printf(errors,
+                    "%s. Say where hosts connect and where the storage is, as in\n"
+                    "  weir-gateway --listen 127.0.0.1:10810 --target nbd://127.0.0.1:10809\n"
+                    "or give a file with --config FILE\n",
+                    !o->target && o->listen_count == 0 ? "neither a file nor --listen and --target"
+                    : o->target                        ? "--target without --listen"
+                                                       : "--listen without --target");
+        return;
+    }
+    struct target_config *t = &c->targets[0];
+    c->target_count = 1;
+    t->index = 0;
+    config_copy(errors, "--target", t->name, sizeof(t->name), "default");
+    config_copy(errors, "--target", t->uri, sizeof(t->uri), o->target);
+    if (addr_parse_nbd_uri(o->target, &t->addr, t->export_name, sizeof(t->export_name),
+                           &expected) < 0)
+        wrong(errors, "--target", o->target, expected);
+    for (size_t i = 0; i < o->listen_count; i++) {
+        struct listener_config *l = &c->listeners[c->listener_count++];
+        l->target = t;
+        l->unix_mode = 0660;
+        if (i == 0)
+            config_copy(errors, "--listen", l->name, sizeof(l->name), "default");
+        else
+            snprintf(l->name, sizeof(l->name), "default-%zu", i + 1);
+        if (addr_parse(o->listen[i], DEFAULT_NBD_PORT, &l->addr, &expected) < 0)
+            wrong(errors, "--listen", o->listen[i], expected);
+    }
+}
+
+/* What options say beside or over the file. */
+static void config_override(struct gateway_config *c, const struct options *o, struct text *errors)
+{
+    const char *expected = "";
+    if (o->server_count > 0)
+        c->server_count = 0;
+    for (size_t i = 0; i < o->server_count; i++) {
+        if (addr_parse(o->servers[i], DEFAULT_SERVER_PORT, &c->servers[c->server_count++],
+                       &expected) < 0)
+            wrong(errors, "--server", o->servers[i], expected);
+    }
+    config_copy(errors, "--name", c->name, sizeof(c->name), o->name);
+    config_copy(errors, "--state-dir", c->state_dir, sizeof(c->state_dir), o->state_dir);
+    config_copy(errors, "--socket", c->socket_path, sizeof(c->socket_path), o->socket_path);
+    config_copy(errors, "--key-file", c->key_file, sizeof(c->key_file), o->key_file);
+    config_copy(errors, "--token", c->token, sizeof(c->token), o->token);
+    if (o->max_hold && units_parse_duration_ns(o->max_hold, &c->max_hold_ns, &expected) < 0)
+        wrong(errors, "--max-hold", o->max_hold, expected);
+    enum log_level level;
+    if (o->log_level) {
+        if (log_level_parse(o->log_level, &level) < 0)
+            wrong(errors, "--log-level", o->log_level, "error, warning, info or debug");
+        else
+            c->log_level = level;
+    }
+}
+
+/* Read and check everything. Errors are in @errors; empty: all is well. */
+static void config_read(struct gateway_config *c, const struct options *o, struct text *errors)
+{
+    gateway_config_init(c);
+    if (!o->config) {
+        config_from_options(c, o, errors);
+    } else if (o->target || o->listen_count > 0) {
+        text_append_str(errors, "--listen and --target do not go with --config: say them in the "
+                                "file as [listener NAME] and [target NAME]\n");
+    } else {
+        int ret = gateway_config_load(c, o->config, errors);
+        if (ret < 0 && errors->len == 0)
+            text_printf(errors, "%s: %s\n", o->config, weir_strerror(ret));
+    }
+    if (errors->len == 0)
+        config_override(c, o, errors);
+    if (errors->len == 0) {
+        int ret = gateway_config_check(c, errors);
+        if (ret < 0 && errors->len == 0)
+            text_printf(errors, "%s\n", weir_strerror(ret));
+    }
+}
+
+static struct gateway_config *config_new(const struct options *o, struct text *errors)
+{
+    struct gateway_config *c = calloc(1, sizeof(*c));
+    if (!c) {
+        text_append_str(errors, "out of memory\n");
+        return NULL;
+    }
+    config_read(c, o, errors);
+    if (errors->len == 0)
+        return c;
+    gateway_config_fini(c);
+    free(c);
+    return NULL;
+}
+
+static void config_free(struct gateway_config *c)
+{
+    if (!c)
+        return;
+    gateway_config_fini(c);
+    free(c);
+}
+
+/* --- state directory --- */
+
+/* Make @path (0700) if need be; whether it is ours and can be written. */
+static bool dir_usable(const char *path, bool must_be_private)
+{
+    struct stat st;
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return false;
+    if (lstat(path, &st) < 0 || access(path, W_OK | X_OK) < 0)
+        return false;
+    /* In a folder that everybody can write, a stranger may have been here first. */
+    return !must_be_private ||
+           (S_ISDIR(st.st_mode) && st.st_uid == geteuid() && (st.st_mode & 0077) == 0);
+}
+
+/* A place of the user's own: @ret_path, made if need be. */
+static bool dir_of_user(bool lasting, char *ret_path, size_t size)
+{
+    const char *base = getenv(lasting ? "XDG_STATE_HOME" : "XDG_RUNTIME_DIR");
+    const char *home = getenv("HOME");
+    int n;
+    if (base && base[0] == '/') {
+        n = snprintf(ret_path, size, "%s/weir-gateway", base);
+        if (n > 0 && (size_t)n < size && dir_usable(ret_path, false))
+            return true;
+    }
+    if (lasting) {
+        if (!home || home[0] != '/')
+            return false;
+        n = snprintf(ret_path, size, "%s/.local/state/weir-gateway", home);
+        return n > 0 && (size_t)n < size && dir_usable(ret_path, false);
+    }
+    n = snprintf(ret_path, size, "/tmp/weir-gateway-%u", (unsigned)geteuid());
+    return n > 0 && (size_t)n < size && dir_usable(ret_path, true);
+}
+
+/* Settle where state and the local socket go. 0, or -1 after saying why not. */
+static int state_dir_settle(struct gateway_config *c, const struct options *o)
+{
+    bool is_default = !o->state_dir && strcmp(c->state_dir, DEFAULT_STATE_DIR) == 0;
+    if (!dir_usable(c->state_dir, false)) {
+        int error = errno;
+        char other[sizeof(c->state_dir)];
+        if (!is_default || !dir_of_user(c->server_count > 0, other, sizeof(other))) {
+            fprintf(stderr,
+                    "weir-gateway: state directory %s: %s. Choose one that this user can write "
+                    "with --state-dir DIR\n",
+                    c->state_dir, weir_strerror(-error));
+            return -1;
+        }
+        log_info("%s cannot be written; %s is used instead", c->state_dir, other);
+        memcpy(c->state_dir, other, sizeof(other));
+    }
+    if (c->socket_path[0])
+        return 0;
+    int n = snprintf(c->socket_path, sizeof(c->socket_path), "%s/gateway.sock", c->state_dir);
+    if (n < 0 || (size_t)n >= sizeof(c->socket_path)) {
+        fputs("weir-gateway: the state directory's path is too long; give --socket PATH\n", stderr);
+        return -1;
+    }
+    return 0;
+}
+
+/* --- signals and the service manager --- */
+
+static void notify(const char *state)
+{
+#if HAVE_SYSTEMD
+    (void)sd_notify(0, state);
+#else
+    (void)state;
+#endif
+}
+
+static void gateway_watchdog_fire(struct reactor_timer *t, uint64_t now_ns)
+{
+    struct gateway *g = container_of(t, struct gateway, watchdog);
+    notify("WATCHDOG=1");
+    reactor_timer_set(g->reactor, t, now_ns + g->watchdog_ns);
+}
+
+static void gateway_watchdog_start(struct gateway *g)
+{
+#if HAVE_SYSTEMD
+    uint64_t us = 0;
+    if (sd_watchdog_enabled(0, &us) <= 0)
+        return;
+    g->watchdog_ns = us * NS_PER_US / 2;
+    g->watchdog.fire = gateway_watchdog_fire;
+    reactor_timer_set(g->reactor, &g->watchdog, reactor_now_fresh(g->reactor) + g->watchdog_ns);
+#else
+    (void)g;
+    (void)gateway_watchdog_fire;
+#endif
+}
+
+static void gateway_reload(struct gateway *g)
+{
+    (void)g;
+    log_info("SIGHUP");
+}
+
+static void gateway_signal(struct reactor_source *s, uint32_t epoll_events)
+{
+    struct gateway *g = container_of(s, struct gateway, signals);
+    struct signalfd_siginfo info;
+    (void)epoll_events;
+    while (read(s->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo == SIGHUP) {
+            gateway_reload(g);
+        } else {
+            log_info("%s: ending", info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+            notify("STOPPING=1");
+            reactor_stop(g->reactor);
+        }
+    }
+}
+
+static int gateway_signals_start(struct gateway *g)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    signal(SIGPIPE, SIG_IGN);
+    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+        return -errno;
+    int fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    g->signals.fd = fd;
+    g->signals.ready = gateway_signal;
+    return reactor_add(g->reactor, &g->signals, EPOLLIN);
+}
+
+/* --- start and end --- */
+
+static void descriptors_raise(const struct gateway_config *c)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+    uint64_t need = 2 * (uint64_t)c->max_connections + REACTOR_SPARE;
+    if (limit.rlim_cur < need)
+        log_warning("max-connections %u may need %llu descriptors, the system allows %llu",
+                    c->max_connections, (unsigned long long)need,
+                    (unsigned long long)limit.rlim_cur);
+}
+
+static int gateway_start(struct gateway *g)
+{
+    const struct gateway_config *c = g->config;
+    const char *where = "";
+    size_t sources = 2 * (size_t)c->max_connections + CONFIG_MAX_LISTENERS + REACTOR_SPARE;
+    g->reactor = reactor_new(sources, (size_t)c->max_connections + CONFIG_MAX_LISTENERS +
+                                          REACTOR_SPARE);
+    int ret = g->reactor ? gateway_signals_start(g) : -ENOMEM;
+    if (ret < 0) {
+        log_error("cannot start: %s", weir_strerror(ret));
+        return ret;
+    }
+    g->streams = stream_table_new(c, reactor_now_fresh(g->reactor));
+    if (!g->streams) {
+        log_error("not enough memory for %u streams; lower max-streams", c->max_streams);
+        return -ENOMEM;
+    }
+    ret = relay_new(g->reactor, c, g->streams, &g->relay, &where);
+    if (ret < 0) {
+        log_error("listener %s: %s", where, weir_strerror(ret));
+        return ret;
+    }
+    ret = link_new(g->reactor, c, g->streams, g->relay, &g->link, &where);
+    if (ret < 0) {
+        log_error("link to the server: %s: %s", where, weir_strerror(ret));
+        return ret;
+    }
+    ret = local_new(g->reactor, c, g->streams, g->relay, g->link, &g->local);
+    if (ret < 0)
+        log_error("local socket %s: %s. Give another with --socket PATH", c->socket_path,
+                  weir_strerror(ret));
+    return ret;
+}
+
+static int gateway_announce(struct gateway *g)
+{
+    for (size_t i = 0; i < g->config->listener_count; i++) {
+        char text[ADDR_TEXT_SIZE];
+        int ret = relay_listener_text(g->relay, i, text, sizeof(text));
+        if (ret < 0)
+            return ret;
+        printf("weir-gateway: listening on %s for target %s\n", text,
+               g->config->listeners[i].target->name);
+    }
+    fflush(stdout);
+    notify("READY=1");
+    gateway_watchdog_start(g);
+    return 0;
+}
+
+static void gateway_end(struct gateway *g)
+{
+    if (g->local)
+        local_free(g->local);
+    if (g->link)
+        link_free(g->link);
+    relay_free(g->relay);
+    if (g->streams)
+        stream_table_free(g->streams);
+    if (g->reactor) {
+        if (g->signals.slot) {
+            reactor_remove(g->reactor, &g->signals);
+            close(g->signals.fd);
+        }
+        reactor_timer_clear(g->reactor, &g->watchdog);
+        reactor_free(g->reactor);
+    }
+    config_free(g->config);
+}
+
+static int gateway_run(struct gateway *g)
+{
+    log_init("weir-gateway", (enum log_level)g->config->log_level);
+    if (state_dir_settle(g->config, &g->options) < 0)
+        return -ENOENT;
+    descriptors_raise(g->config);
+    (void)prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0);
+    int ret = gateway_start(g);
+    if (ret == 0)
+        ret = gateway_announce(g);
+    if (ret < 0)
+        return ret;
+    ret = reactor_run(g->reactor);
+    if (ret < 0)
+        log_error("waiting for events: %s", weir_strerror(ret));
+    return ret;
+}
+
+int main(int argc, char **argv)
+{
+    struct gateway g = {.signals.fd = -1};
+    int ret = options_parse(&g.options, argc, argv);
+    if (ret != 0)
+        return ret < 0 ? 2 : 0;
+    log_init("weir-gateway", LOG_LEVEL_INFO);
+    struct text errors;
+    text_init(&errors, ERRORS_MAX);
+    g.config = config_new(&g.options, &errors);
+    if (!g.config)
+        fprintf(stderr, "weir-gateway: %s", errors.data);
+    text_fini(&errors);
+    if (!g.config)
+        return 2;
+    if (g.options.check) {
+        puts("weir-gateway: the configuration is sound");
+        config_free(g.config);
+        return 0;
+    }
+    ret = gateway_run(&g);
+    gateway_end(&g);
+    return ret < 0 ? 1 : 0;
 }

@@ -1,0 +1,528 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The life of a connection.
+ *
+ *   accept -> CONNECTING --> NEGOTIATING --> TRANSMITTING --> DRAINING
+ *                 |               |               |              |
+ *                 +---------------+------> CLOSED <--------------+
+ *
+ * CONNECTING    the target's socket is not connected yet; the host's bytes wait in the kernel.
+ * NEGOTIATING   negotiate.h relays the handshake; its end is transmission, ABORT or a fault.
+ * TRANSMITTING  requests and replies pass (relay_host.c, relay_target.c).
+ * DRAINING      the host's last request is known: it sent DISC, it closed, or the target did. What
+ *               is due still goes out: after DISC held requests and then DISC itself, always the
+ *               replies of what was dispatched.
+ * CLOSED        both sockets are closed and the memory is back in the pool.
+ *
+ * One timer: until TRANSMITTING it bounds connect and negotiation, in DRAINING the silence of the
+ * target. Every close has a reason from RELAY_CLOSE_TABLE, counted once and logged once.
+ *
+ * A host that closes without DISC: what was not dispatched is dropped (it was never answered); the
+ * target is told by a half-close once it has what was dispatched, as it would be without us. A host
+ * that sent DISC and went away keeps its held requests, since DISC promises them (NBD protocol,
+ * NBD_CMD_DISC: "the server MUST handle all outstanding requests"); replies then go nowhere. */
+#include "gateway/relay_conn.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+
+#define STATE_BIT(s) (1u << (s))
+
+static const unsigned relay_state_next[RELAY_STATE_COUNT] = {
+    [RELAY_CONNECTING] = STATE_BIT(RELAY_NEGOTIATING) | STATE_BIT(RELAY_CLOSED),
+    [RELAY_NEGOTIATING] = STATE_BIT(RELAY_TRANSMITTING) | STATE_BIT(RELAY_CLOSED),
+    [RELAY_TRANSMITTING] = STATE_BIT(RELAY_DRAINING) | STATE_BIT(RELAY_CLOSED),
+    [RELAY_DRAINING] = STATE_BIT(RELAY_CLOSED),
+    [RELAY_CLOSED] = 0,
+};
+
+static const char *const relay_state_names[RELAY_STATE_COUNT] = {
+#define X(name) #name,
+    RELAY_STATE_TABLE(X)
+#undef X
+};
+
+static void relay_conn_set_state(struct relay_conn *c, enum relay_state to)
+{
+    weir_assert((unsigned)to < RELAY_STATE_COUNT);
+    weir_assert(relay_state_next[c->state] & STATE_BIT(to));
+    log_debug("connection %llu: %s -> %s", (unsigned long long)c->id, relay_state_names[c->state],
+              relay_state_names[to]);
+    c->state = to;
+}
+
+/* --- sides --- */
+
+static void relay_side_ready(struct reactor_source *source, uint32_t events)
+{
+    struct relay_side *s = container_of(source, struct relay_side, source);
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        s->hangup = true;
+    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        s->readable = true;
+    if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+        s->writable = true;
+    reactor_defer(s->conn->relay->reactor, &s->conn->work);
+}
+
+static int relay_side_open(struct relay_conn *c, struct relay_side *s, int fd)
+{
+    s->source.fd = fd;
+    s->source.ready = relay_side_ready;
+    s->conn = c;
+    s->open = true;
+    return reactor_add(c->relay->reactor, &s->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP);
+}
+
+static void relay_side_close(struct relay_conn *c, struct relay_side *s)
+{
+    if (!s->open)
+        return;
+    reactor_remove(c->relay->reactor, &s->source);
+    close(s->source.fd);
+    s->open = false;
+}
+
+size_t relay_side_read(struct relay_side *s, void *to, size_t room)
+{
+    weir_assert(room > 0);
+    if (!s->readable || s->eof)
+        return 0;
+    ssize_t n;
+    do
+        n = recv(s->source.fd, to, room, 0);
+    while (n < 0 && errno == EINTR);
+    if (n > 0) {
+        /* Less than asked for: the socket was empty, and epoll will tell of more. Its end however
+         * may have been told already, and must then be read. */
+        if ((size_t)n < room && !s->hangup)
+            s->readable = false;
+        return (size_t)n;
+    }
+    s->readable = false;
+    if (n < 0 && errno == EAGAIN)
+        return 0;
+    if (n < 0)
+        s->error = -errno;
+    s->eof = true;
+    return 0;
+}
+
+size_t relay_side_send(struct relay_side *s, const struct iovec *iov, int count)
+{
+    if (!s->writable || s->dead)
+        return 0;
+    struct msghdr msg = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)count};
+    ssize_t n;
+    do
+        n = sendmsg(s->source.fd, &msg, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n >= 0)
+        return (size_t)n;
+    s->writable = false;
+    if (errno != EAGAIN) {
+        s->dead = true;
+        s->hangup = s->readable = true;
+    }
+    return 0;
+}
+
+/* --- the end --- */
+
+static bool relay_close_is_failure(enum relay_close why)
+{
+    switch (why) {
+    case RELAY_CLOSE_HOST_DISCONNECTED:
+    case RELAY_CLOSE_HOST_VANISHED:
+    case RELAY_CLOSE_SHUTDOWN:
+        return false;
+    case RELAY_CLOSE_HOST_RESET:
+    case RELAY_CLOSE_HOST_PROTOCOL:
+    case RELAY_CLOSE_HOST_TIMEOUT:
+    case RELAY_CLOSE_TARGET_UNREACHABLE:
+    case RELAY_CLOSE_TARGET_CLOSED:
+    case RELAY_CLOSE_TARGET_RESET:
+    case RELAY_CLOSE_TARGET_PROTOCOL:
+    case RELAY_CLOSE_CONNECTION_LIMIT:
+    case RELAY_CLOSE_HOST_CONNECTION_LIMIT:
+    case RELAY_CLOSE_NO_MEMORY:
+    case RELAY_CLOSE_COUNT:
+        return true;
+    }
+    return true;
+}
+
+static void relay_talk_fini(struct relay_talk *t)
+{
+    negotiate_free(t->negotiation);
+    t->negotiation = NULL;
+    text_fini(&t->from_host);
+    text_fini(&t->to_host);
+    text_fini(&t->from_target);
+    text_fini(&t->to_target);
+}
+
+void relay_conn_close(struct relay_conn *c, enum relay_close why, const char *detail)
+{
+    struct relay *r = c->relay;
+    log_write(relay_close_is_failure(why) ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG,
+              "connection %llu of host %s to target %s, volume %s: closed while %s: %s%s%s",
+              (unsigned long long)c->id, c->host_name, c->listener->target->name,
+              c->stream ? c->stream->volume : "-", relay_state_names[c->state],
+              relay_close_label(why), detail ? ": " : "", detail ? detail : "");
+    if (c->stream) {
+        relay_slots_drop(c);
+        stream_disconnect(r->streams, c->stream, reactor_now(r->reactor));
+        c->stream = NULL;
+    }
+    if (c->counted) {
+        weir_assert(c->stats->connections > 0);
+        c->stats->connections--;
+        c->stats->disconnects++;
+    }
+    relay_talk_fini(&c->talk);
+    relay_side_close(c, &c->host);
+    relay_side_close(c, &c->target);
+    reactor_timer_clear(r->reactor, &c->timer);
+    reactor_work_cancel(&c->work);
+    relay_conn_set_state(c, RELAY_CLOSED);
+    r->counts.closed[why]++;
+    relay_conn_put(r, c);
+    relay_gate_rearm(r);
+}
+
+void relay_conn_drain(struct relay_conn *c, enum relay_close why)
+{
+    struct reactor *reactor = c->relay->reactor;
+    relay_conn_set_state(c, RELAY_DRAINING);
+    c->ending = why;
+    c->target_heard_ns = reactor_now(reactor);
+    reactor_timer_set(reactor, &c->timer, c->target_heard_ns + RELAY_DRAIN_NS);
+}
+
+static void relay_conn_timeout(struct reactor_timer *t, uint64_t now_ns)
+{
+    struct relay_conn *c = container_of(t, struct relay_conn, timer);
+    switch (c->state) {
+    case RELAY_CONNECTING:
+        c->stats->connect_failures++;
+        c->stats->last_error = -ETIMEDOUT;
+        relay_conn_close(c, RELAY_CLOSE_TARGET_UNREACHABLE, "connecting took too long");
+        return;
+    case RELAY_NEGOTIATING:
+        relay_conn_close(c, RELAY_CLOSE_HOST_TIMEOUT, NULL);
+        return;
+    case RELAY_DRAINING:
+        if (c->undispatched > 0)
+            c->target_heard_ns = now_ns;
+        if (now_ns - c->target_heard_ns >= RELAY_DRAIN_NS)
+            relay_conn_close(c, c->ending, "the target did not end the connection");
+        else
+            reactor_timer_set(c->relay->reactor, t, c->target_heard_ns + RELAY_DRAIN_NS);
+        return;
+    case RELAY_TRANSMITTING:
+    case RELAY_CLOSED:
+    case RELAY_STATE_COUNT:
+        break;
+    }
+    weir_assert(!"a timer fired that this state does not have");
+}
+
+/* --- transmission --- */
+
+/* The target has ended. Held requests have nowhere to go; replies are still passed on. */
+static void relay_conn_target_gone(struct relay_conn *c)
+{
+    enum relay_close why = c->target.error ? RELAY_CLOSE_TARGET_RESET : RELAY_CLOSE_TARGET_CLOSED;
+    bool draining = c->state == RELAY_DRAINING;
+    if (c->reply_start == c->reply_parsed || c->host.dead) {
+        relay_conn_close(c, draining ? c->ending : why,
+                         c->target.error && !draining ? weir_strerror(c->target.error) : NULL);
+        return;
+    }
+    relay_host_forget(c);
+    if (!draining)
+        relay_conn_drain(c, why);
+}
+
+/* See whether the connection's end has come. False: @c is gone. */
+static bool relay_conn_settle(struct relay_conn *c)
+{
+    if (c->target.dead)
+        relay_out_discard(&c->out);
+    if (c->target.eof) {
+        relay_conn_target_gone(c);
+        return false;
+    }
+    if (c->state == RELAY_TRANSMITTING) {
+        if (c->host.dead) {
+            relay_conn_close(c, RELAY_CLOSE_HOST_RESET, NULL);
+            return false;
+        }
+        return true;
+    }
+    weir_assert(c->state == RELAY_DRAINING);
+    if (c->ending != RELAY_CLOSE_HOST_VANISHED)
+        return true;
+    if (c->host.dead || (c->out.pending == 0 && c->outstanding == 0)) {
+        relay_conn_close(c, c->ending, NULL);
+        return false;
+    }
+    if (c->out.pending == 0 && !c->target_shut) {
+        c->target_shut = true;
+        (void)shutdown(c->target.source.fd, SHUT_WR);
+    }
+    return true;
+}
+
+static void relay_conn_pump(struct relay_conn *c)
+{
+    struct relay *r = c->relay;
+    bool progress = true;
+    for (int turn = 0; turn < RELAY_TURN && progress; turn++) {
+        uint64_t now = reactor_now_fresh(r->reactor);
+        progress = false;
+        if (!relay_target_pump(c, now, &progress) || !relay_host_pump(c, now, &progress))
+            return;
+    }
+    if (!relay_conn_settle(c))
+        return;
+    relay_gate_rearm(r);
+    if (progress)
+        reactor_defer(r->reactor, &c->work);
+}
+
+/* --- negotiation --- */
+
+/* Negotiation is over and all said: from here on bytes are requests and replies. */
+static void relay_conn_transmit(struct relay_conn *c)
+{
+    struct relay *r = c->relay;
+    struct relay_talk *t = &c->talk;
+    const struct negotiate_result *result = negotiate_result(t->negotiation);
+    const struct target_config *target = c->listener->target;
+    char volume[NAME_SIZE];
+    const char *tenant = target->tenant;
+    if (result->volume) {
+        name_escape(result->volume->name, strlen(result->volume->name), volume);
+        if (result->volume->tenant[0])
+            tenant = result->volume->tenant;
+    } else {
+        const char *name = result->export_name[0] ? result->export_name : target->export_name;
+        name_escape(name, strlen(name), volume);
+    }
+    c->mode = result->mode;
+    c->extended = c->mode == NBD_MODE_EXTENDED;
+    c->stream = stream_connect(r->streams, target, c->host_name, volume, tenant, result->size,
+                               reactor_now(r->reactor));
+    relay_input_init(&c->input);
+    relay_out_init(&c->out, &c->input, c->hold, c->header, c->runs);
+    weir_assert(t->from_host.len <= sizeof(c->input.data));
+    weir_assert(t->from_target.len <= sizeof(c->reply));
+    if (t->from_host.len > 0)
+        memcpy(c->input.data, t->from_host.data, t->from_host.len);
+    c->input.end = t->from_host.len;
+    if (t->from_target.len > 0)
+        memcpy(c->reply, t->from_target.data, t->from_target.len);
+    c->reply_end = t->from_target.len;
+    relay_talk_fini(t);
+    reactor_timer_clear(r->reactor, &c->timer);
+    relay_conn_set_state(c, RELAY_TRANSMITTING);
+    relay_conn_pump(c);
+}
+
+/* Read into @to, unless @answers wait to be sent: a peer that does not read is not read from. */
+static bool relay_talk_read(struct relay_side *s, struct text *to, const struct text *answers,
+                            uint8_t *scratch)
+{
+    if (to->len >= RELAY_NEGOTIATE_IN_MAX || answers->len >= RELAY_NEGOTIATE_IN_MAX)
+        return false;
+    size_t n = relay_side_read(s, scratch, RELAY_NEGOTIATE_IN_MAX - to->len);
+    if (n > 0)
+        text_append(to, scratch, n);
+    return n > 0;
+}
+
+static bool relay_talk_send(struct relay_side *s, struct text *from)
+{
+    if (from->len == 0)
+        return false;
+    const struct iovec iov = {.iov_base = from->data, .iov_len = from->len};
+    size_t n = relay_side_send(s, &iov, 1);
+    text_consume(from, n);
+    return n > 0;
+}
+
+/* Let the negotiation see what came. False: @c is gone. */
+static bool relay_talk_step(struct relay_conn *c)
+{
+    struct relay_talk *t = &c->talk;
+    if (t->done || t->ended)
+        return true;
+    enum negotiate_state state = negotiate_step(t->negotiation, &t->from_host, &t->to_target,
+                                                &t->from_target, &t->to_host);
+    if (t->from_host.failed || t->to_target.failed || t->from_target.failed || t->to_host.failed) {
+        relay_conn_close(c, RELAY_CLOSE_NO_MEMORY, NULL);
+        return false;
+    }
+    switch (state) {
+    case NEGOTIATE_RUNNING:
+        return true;
+    case NEGOTIATE_DONE:
+        t->done = true;
+        return true;
+    case NEGOTIATE_ENDED:
+        t->ended = true;
+        return true;
+    case NEGOTIATE_FAILED:
+        (void)relay_talk_send(&c->host, &t->to_host);
+        relay_conn_close(c,
+                         negotiate_host_at_fault(t->negotiation) ? RELAY_CLOSE_HOST_PROTOCOL
+                                                                 : RELAY_CLOSE_TARGET_PROTOCOL,
+                         negotiate_reason(t->negotiation));
+        return false;
+    }
+    return true;
+}
+
+/* What follows from the ends of the two sides, once all that came was seen. */
+static void relay_talk_settle(struct relay_conn *c)
+{
+    struct relay_talk *t = &c->talk;
+    bool host_told = t->to_host.len == 0 || c->host.dead;
+    bool target_told = t->to_target.len == 0 || c->target.dead;
+    if (t->ended) {
+        if (host_told && target_told)
+            relay_conn_close(c, RELAY_CLOSE_HOST_DISCONNECTED, negotiate_reason(t->negotiation));
+    } else if (t->done && t->to_host.len == 0 && t->to_target.len == 0) {
+        relay_conn_transmit(c);
+    } else if (c->host.eof || c->host.dead) {
+        relay_conn_close(c, c->host.error ? RELAY_CLOSE_HOST_RESET : RELAY_CLOSE_HOST_VANISHED,
+                         NULL);
+    } else if (c->target.eof && host_told) {
+        relay_conn_close(c, c->target.error ? RELAY_CLOSE_TARGET_RESET : RELAY_CLOSE_TARGET_CLOSED,
+                         NULL);
+    }
+}
+
+static void relay_conn_negotiate(struct relay_conn *c)
+{
+    struct relay_talk *t = &c->talk;
+    bool progress = true;
+    /* Each turn reads or sends something, and both are bounded until transmission. */
+    for (int turn = 0; turn < RELAY_TURN && progress; turn++) {
+        progress = false;
+        if (!t->done && !t->ended) {
+            progress |= relay_talk_read(&c->host, &t->from_host, &t->to_host, c->input.data);
+            progress |= relay_talk_read(&c->target, &t->from_target, &t->to_host, c->reply);
+        }
+        if (!relay_talk_step(c))
+            return;
+        progress |= relay_talk_send(&c->target, &t->to_target);
+        progress |= relay_talk_send(&c->host, &t->to_host);
+    }
+    if (progress)
+        reactor_defer(c->relay->reactor, &c->work);
+    else
+        relay_talk_settle(c);
+}
+
+/* --- the beginning --- */
+
+static void relay_conn_unreachable(struct relay_conn *c, int error)
+{
+    c->stats->connect_failures++;
+    c->stats->last_error = error;
+    relay_conn_close(c, RELAY_CLOSE_TARGET_UNREACHABLE, weir_strerror(error));
+}
+
+static void relay_conn_connected(struct relay_conn *c)
+{
+    if (!c->target.writable && !c->target.hangup)
+        return;
+    int err = addr_connect_result(c->target.source.fd);
+    if (err < 0) {
+        relay_conn_unreachable(c, err);
+        return;
+    }
+    c->stats->connects++;
+    c->stats->connections++;
+    c->stats->last_error = 0;
+    c->counted = true;
+    struct relay_talk *t = &c->talk;
+    text_init(&t->from_host, RELAY_NEGOTIATE_IN_MAX);
+    text_init(&t->from_target, RELAY_NEGOTIATE_IN_MAX);
+    text_init(&t->to_host, RELAY_NEGOTIATE_OUT_MAX);
+    text_init(&t->to_target, RELAY_NEGOTIATE_OUT_MAX);
+    t->negotiation = negotiate_new(c->listener->target);
+    if (!t->negotiation) {
+        relay_conn_close(c, RELAY_CLOSE_NO_MEMORY, NULL);
+        return;
+    }
+    relay_conn_set_state(c, RELAY_NEGOTIATING);
+    relay_conn_negotiate(c);
+}
+
+static void relay_conn_run(struct reactor_work *w)
+{
+    struct relay_conn *c = container_of(w, struct relay_conn, work);
+    switch (c->state) {
+    case RELAY_CONNECTING:
+        relay_conn_connected(c);
+        return;
+    case RELAY_NEGOTIATING:
+        relay_conn_negotiate(c);
+        return;
+    case RELAY_TRANSMITTING:
+    case RELAY_DRAINING:
+        relay_conn_pump(c);
+        return;
+    case RELAY_CLOSED:
+    case RELAY_STATE_COUNT:
+        break;
+    }
+    weir_assert(!"a closed connection ran");
+}
+
+void relay_conn_start(struct relay *r, struct relay_conn *c, const struct listener_config *l, int fd,
+                      const char *host, uint64_t host_hash)
+{
+    const struct target_config *target = l->target;
+    c->relay = r;
+    c->state = RELAY_CONNECTING;
+    c->listener = l;
+    c->host_hash = host_hash;
+    c->stats = stream_target_stats(r->streams, target->index);
+    c->timer.fire = relay_conn_timeout;
+    reactor_work_init(&c->work, relay_conn_run);
+    list_init(&c->released);
+    memcpy(c->host_name, host, strnlen(host, sizeof(c->host_name) - 1) + 1);
+    c->host_name[sizeof(c->host_name) - 1] = '\0';
+
+    const int one = 1;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* fails on Unix: fine */
+    if (relay_side_open(c, &c->host, fd) < 0) {
+        relay_conn_close(c, RELAY_CLOSE_NO_MEMORY, "the reactor is full");
+        return;
+    }
+    int target_fd = addr_connect(&target->addr);
+    if (target_fd < 0) {
+        relay_conn_unreachable(c, target_fd);
+        return;
+    }
+    if (relay_side_open(c, &c->target, target_fd) < 0) {
+        relay_conn_close(c, RELAY_CLOSE_NO_MEMORY, "the reactor is full");
+        return;
+    }
+    reactor_timer_set(r->reactor, &c->timer,
+                      reactor_now(r->reactor) + r->config->handshake_timeout_ns);
+}

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One relayed connection and its owner, the relay: private to relay*.c.
+ *
+ * relay.c        listeners, pool, the gate's timer, counters
+ * relay_conn.c   the life of a connection: states, connect, negotiation, close
+ * relay_host.c   transmission, host to target: requests
+ * relay_target.c transmission, target to host: replies
+ * relay_out.c    the bytes to the target */
+#ifndef WEIR_GATEWAY_RELAY_CONN_H
+#define WEIR_GATEWAY_RELAY_CONN_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "base/name.h"
+#include "base/reactor.h"
+#include "base/text.h"
+#include "gateway/config.h"
+#include "gateway/negotiate.h"
+#include "gateway/relay.h"
+#include "gateway/relay_out.h"
+#include "gateway/stream.h"
+#include "proto/nbd/request.h"
+
+/* Requests of one connection that the target has not answered; beyond it the host is not read. */
+#define RELAY_SLOTS 1024u
+/* Replies on their way to a host that does not read; beyond it the target is not read. */
+#define RELAY_REPLY_SIZE (256u * 1024u)
+/* Negotiation: unconsumed bytes kept of either peer (one option is at most 64 KiB), and answers not
+ * yet sent (LIST names CONFIG_MAX_VOLUMES at once; with more than IN_MAX waiting nothing is read). */
+#define RELAY_NEGOTIATE_IN_MAX (128u * 1024u)
+#define RELAY_NEGOTIATE_OUT_MAX (1024u * 1024u)
+/* A connection that ends may wait so long for the next byte of its target. */
+#define RELAY_DRAIN_NS (UINT64_C(30) * 1000 * 1000 * 1000)
+/* Reads of one side in one turn, so that a fast connection lets the others have theirs. */
+#define RELAY_TURN 4
+/* Connections ended are kept warm up to here; beyond it their memory goes back. */
+#define RELAY_POOL_WARM 32u
+
+/* See the drawing in relay_conn.c. */
+#define RELAY_STATE_TABLE(X) \
+    X(CONNECTING)            \
+    X(NEGOTIATING)           \
+    X(TRANSMITTING)          \
+    X(DRAINING)              \
+    X(CLOSED)
+
+enum relay_state {
+#define X(name) RELAY_##name,
+    RELAY_STATE_TABLE(X)
+#undef X
+    RELAY_STATE_COUNT,
+};
+
+enum relay_slot_state {
+    RELAY_SLOT_FREE,
+    RELAY_SLOT_HELD,       /* in the gate */
+    RELAY_SLOT_RELEASED,   /* let go, waits for its turn on the wire */
+    RELAY_SLOT_DISPATCHED, /* in the weave or with the target */
+};
+
+/* One request between its header's arrival and the target's last word on it. */
+struct relay_slot {
+    struct gate_io io;
+    struct relay_conn *conn;
+    uint64_t host_cookie, wire_cookie;
+    uint64_t length; /* as requested: what a simple reply to READ carries */
+    uint64_t dispatched_ns;
+    enum relay_slot_state state;
+    enum nbd_cmd cmd;
+    bool error;              /* an error chunk has passed */
+    uint8_t header_size;     /* of the header below; filled in when held */
+    uint32_t held_bytes;     /* of payload in the hold ring */
+    struct list link;        /* conn->released */
+    uint8_t header[NBD_REQUEST_EXT_SIZE];
+};
+
+/* What the next bytes of the host are. */
+enum relay_host_mode {
+    RELAY_HOST_HEADER,  /* a request header */
+    RELAY_HOST_PASS,    /* payload of a dispatched request: straight through */
+    RELAY_HOST_HOLD,    /* payload of a held write: to the hold ring (room is reserved) */
+    RELAY_HOST_BLOCKED, /* payload of a held write that does not fit the hold ring: wait */
+    RELAY_HOST_DISC,    /* DISC: wait until everything before it is dispatched */
+    RELAY_HOST_END,     /* nothing more is taken from the host */
+};
+
+/* One socket of a connection. The flags are what epoll said and reads and writes have not yet undone. */
+struct relay_side {
+    struct reactor_source source;
+    struct relay_conn *conn;
+    bool open;     /* source.fd is ours */
+    bool readable, writable;
+    bool hangup;   /* EPOLLRDHUP, HUP or ERR was seen: read to the end */
+    bool eof;      /* nothing more comes */
+    bool dead;     /* nothing more can be sent */
+    int error;     /* -errno of a failed read */
+};
+
+/* Everything of a negotiation; gone when transmission begins. */
+struct relay_talk {
+    struct negotiation *negotiation;
+    struct text from_host, to_host, from_target, to_target;
+    bool done, ended; /* flush what is left, then transmit or close */
+};
+
+struct relay_conn {
+    struct relay *relay;
+    struct list link;   /* relay->live, or relay->warm */
+    uint64_t id;        /* for the log */
+    enum relay_state state;
+    struct relay_side host, target;
+    struct reactor_timer timer; /* negotiation, then draining */
+    struct reactor_work work;
+    const struct listener_config *listener;
+    char host_name[NAME_SIZE]; /* escaped */
+    uint64_t host_hash;
+    bool counted;              /* in target_stats.connections */
+    struct relay_talk talk;
+
+    /* Transmission. */
+    struct stream *stream;
+    struct target_stats *stats;
+    enum nbd_reply_mode mode;
+    bool extended;
+    enum relay_host_mode host_mode;
+    uint64_t payload_left;          /* PASS, HOLD, BLOCKED */
+    struct relay_slot *payload_slot; /* HOLD, BLOCKED */
+    struct list released;
+    uint32_t undispatched;          /* slots HELD or RELEASED */
+    uint32_t outstanding;           /* slots DISPATCHED */
+    uint32_t next_cookie;
+    enum relay_close ending;        /* in DRAINING: the reason that began it */
+    bool target_shut;               /* in DRAINING: told that the host is gone */
+    bool disc_ahead;                /* the host has closed, but DISC is among what it sent */
+    uint64_t target_heard_ns;
+    struct relay_out out;
+
+    uint64_t reply_left;            /* payload of the reply that is passing */
+    size_t reply_start, reply_parsed, reply_end; /* in reply[] */
+
+    uint32_t slot_high, slot_free;  /* slots ever used; entries of free_slots */
+    uint16_t free_slots[RELAY_SLOTS];
+    struct relay_slot slots[RELAY_SLOTS];
+    struct relay_run runs[RELAY_RUNS];
+    uint8_t header[RELAY_HEADER_SIZE];
+    struct relay_input input;
+    uint8_t hold[RELAY_HOLD_SIZE];
+    uint8_t reply[RELAY_REPLY_SIZE];
+};
+
+struct relay_listener {
+    struct reactor_source source;
+    struct relay *relay;
+    const struct listener_config *config;
+    struct reactor_work work;   /* accept more in the next round */
+    struct reactor_timer retry; /* out of descriptors: try again */
+    bool listening;
+};
+
+struct relay {
+    struct reactor *reactor;
+    const struct gateway_config *config;
+    struct stream_table *streams;
+    struct gate *gate;
+    struct relay_listener listeners[CONFIG_MAX_LISTENERS];
+    size_t listener_count;
+    struct list live, warm;
+    uint32_t warm_count;
+    uint64_t next_id;
+    struct reactor_timer gate_timer;
+    struct reactor_work kick;
+    struct relay_counts counts;
+};
+
+/* --- relay.c --- */
+
+/* Give back @c, closed before. */
+void relay_conn_put(struct relay *r, struct relay_conn *c);
+/* Set the gate's timer to when it next has something. After each submit, poll or cancel. */
+void relay_gate_rearm(struct relay *r);
+
+/* --- relay_conn.c --- */
+
+/* Take over the accepted @fd of @host (escaped): connect to the target. */
+void relay_conn_start(struct relay *r, struct relay_conn *c, const struct listener_config *l, int fd,
+                      const char *host, uint64_t host_hash);
+/* End @c now: count and log @why with @detail (or NULL). @c is gone afterwards. */
+void relay_conn_close(struct relay_conn *c, enum relay_close why, const char *detail);
+/* TRANSMITTING to DRAINING. */
+void relay_conn_drain(struct relay_conn *c, enum relay_close why);
+
+/* Read into @to at most @room bytes, keeping the side's flags. Returns the bytes, 0 when nothing came. */
+size_t relay_side_read(struct relay_side *s, void *to, size_t room);
+/* Send pieces, keeping the side's flags. Returns the bytes, 0 when nothing went. */
+size_t relay_side_send(struct relay_side *s, const struct iovec *iov, int count);
+
+/* --- relay_host.c, relay_target.c: each returns false when the connection was closed --- */
+
+/* Read, take apart, hold or weave, send. *@ret_progress is set when something moved. */
+bool relay_host_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress);
+/* The gate lets @s go. */
+void relay_host_release(struct relay_slot *s);
+/* Nothing more comes from the host: drop what was not dispatched. */
+void relay_host_forget(struct relay_conn *c);
+/* Drop every slot, whatever its state. */
+void relay_slots_drop(struct relay_conn *c);
+void relay_slot_put(struct relay_conn *c, struct relay_slot *s);
+
+bool relay_target_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress);
+
+#endif

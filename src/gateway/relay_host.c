@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Transmission, host to target: requests are metered, held where a limit says so, and passed on.
+ *
+ * Each request takes a slot until the target's last word on it; on the wire its cookie is the slot's
+ * number below a serial number, so that what the target answers can be told from what it invents.
+ * Hosts may use one cookie for many requests; slots do not mind.
+ *
+ * The gate is asked when the header is here. What goes at once stays where it was read and is sent
+ * from there, payload included, as it comes. What is held leaves the stream: its header to its slot, a
+ * write's payload to the hold ring, so that later requests may pass it. A payload that does not fit
+ * what is left of the ring stays where it is, and the host is read no further until it may go; then
+ * it streams through.
+ *
+ *   HEADER -- goes, has payload ---------------> PASS ----- all through --> HEADER
+ *   HEADER -- held, payload fits the ring -----> HOLD ----- all held -----> HEADER
+ *   HEADER -- held, payload does not fit ------> BLOCKED -- room now -----> HOLD
+ *   HOLD, BLOCKED -- let go before all is here -> PASS (the rest streams through)
+ *   HEADER -- DISC ----------------------------> DISC ----- all dispatched -> END
+ *
+ * Invariants:
+ *  1. The bytes of one request are contiguous on the wire: in PASS nothing else is woven in, and
+ *     requests the gate lets go meanwhile wait in `released`.
+ *  2. At most one request is incomplete, the newest. A host that stalls in the middle of it holds up
+ *     its own connection only: the gate's part was over when it let the request go.
+ *  3. undispatched == slots HELD + RELEASED; outstanding == slots DISPATCHED. */
+#include <string.h>
+
+#include "base/assert.h"
+#include "gateway/relay_conn.h"
+
+/* --- slots --- */
+
+static bool relay_slot_ready(const struct relay_conn *c)
+{
+    return c->slot_free > 0 || c->slot_high < RELAY_SLOTS;
+}
+
+static struct relay_slot *relay_slot_get(struct relay_conn *c)
+{
+    weir_assert(relay_slot_ready(c));
+    /* The slot given back last is the warmest; new ones are touched only when needed. */
+    uint32_t index = c->slot_free > 0 ? c->free_slots[--c->slot_free] : c->slot_high++;
+    struct relay_slot *s = &c->slots[index];
+    weir_assert(s->state == RELAY_SLOT_FREE);
+    s->conn = c;
+    s->wire_cookie = (uint64_t)c->next_cookie++ << 32 | index;
+    s->error = false;
+    s->held_bytes = 0;
+    list_init(&s->link);
+    return s;
+}
+
+void relay_slot_put(struct relay_conn *c, struct relay_slot *s)
+{
+    switch (s->state) {
+    case RELAY_SLOT_HELD:
+    case RELAY_SLOT_RELEASED:
+        weir_assert(c->undispatched > 0);
+        c->undispatched--;
+        break;
+    case RELAY_SLOT_DISPATCHED:
+        weir_assert(c->outstanding > 0);
+        weir_assert(c->stats->inflight > 0);
+        c->outstanding--;
+        c->stats->inflight--;
+        break;
+    case RELAY_SLOT_FREE:
+        weir_assert(!"a free slot was freed");
+    }
+    s->state = RELAY_SLOT_FREE;
+    weir_assert(c->slot_free < RELAY_SLOTS);
+    c->free_slots[c->slot_free++] = (uint16_t)(s - c->slots);
+}
+
+static void relay_slot_dispatched(struct relay_conn *c, struct relay_slot *s, uint64_t now_ns)
+{
+    s->state = RELAY_SLOT_DISPATCHED;
+    s->dispatched_ns = now_ns;
+    c->outstanding++;
+    c->stats->inflight++;
+}
+
+static void relay_slot_drop(struct relay_conn *c, struct relay_slot *s)
+{
+    if (s->state == RELAY_SLOT_FREE)
+        return;
+    if (s->state == RELAY_SLOT_HELD)
+        gate_cancel(c->relay->gate, &s->io, reactor_now(c->relay->reactor));
+    if (list_linked(&s->link))
+        list_remove(&s->link);
+    meter_drop(&c->stream->meter, s->io.op);
+    relay_slot_put(c, s);
+}
+
+void relay_slots_drop(struct relay_conn *c)
+{
+    for (uint32_t i = 0; i < c->slot_high; i++)
+        relay_slot_drop(c, &c->slots[i]);
+    weir_assert(c->undispatched == 0);
+    weir_assert(c->outstanding == 0);
+}
+
+void relay_host_forget(struct relay_conn *c)
+{
+    for (uint32_t i = 0; i < c->slot_high; i++) {
+        if (c->slots[i].state != RELAY_SLOT_DISPATCHED)
+            relay_slot_drop(c, &c->slots[i]);
+    }
+    weir_assert(c->undispatched == 0);
+    weir_assert(list_empty(&c->released));
+    c->host_mode = RELAY_HOST_END;
+    c->payload_slot = NULL;
+}
+
+/* --- letting go --- */
+
+void relay_host_release(struct relay_slot *s)
+{
+    struct relay_conn *c = s->conn;
+    weir_assert(s->state == RELAY_SLOT_HELD);
+    s->state = RELAY_SLOT_RELEASED;
+    list_push_back(&c->released, &s->link);
+    if (s->io.hit_max_hold)
+        c->stream->meter.max_hold_hits++;
+    reactor_defer(c->relay->reactor, &c->work);
+}
+
+/* Weave in what the gate let go, as far as invariant 1 and the weave's room allow. */
+static void relay_host_dispatch_released(struct relay_conn *c, uint64_t now_ns)
+{
+    while (!list_empty(&c->released) && c->host_mode != RELAY_HOST_PASS &&
+           relay_out_ready(&c->out)) {
+        struct relay_slot *s =
+            container_of(list_pop_front(&c->released), struct relay_slot, link);
+        weir_assert(s->state == RELAY_SLOT_RELEASED);
+        relay_out_release(&c->out, s->header, s->header_size, s->held_bytes);
+        c->undispatched--;
+        relay_slot_dispatched(c, s, now_ns);
+        if (s == c->payload_slot) {
+            c->payload_slot = NULL;
+            c->host_mode = RELAY_HOST_PASS;
+        }
+    }
+}
+
+/* --- requests --- */
+
+static enum io_op relay_request_op(uint16_t type)
+{
+    switch (type) {
+    case NBD_CMD_READ:
+        return IO_READ;
+    case NBD_CMD_WRITE:
+        return IO_WRITE;
+    case NBD_CMD_FLUSH:
+        return IO_FLUSH;
+    case NBD_CMD_TRIM:
+        return IO_TRIM;
+    case NBD_CMD_WRITE_ZEROES:
+        return IO_WRITE_ZEROES;
+    case NBD_CMD_CACHE:
+        return IO_CACHE;
+    case NBD_CMD_BLOCK_STATUS:
+        return IO_BLOCK_STATUS;
+    default: /* a number from the wire, not an enum of ours */
+        return IO_OTHER;
+    }
+}
+
+/* What a request is charged and counted as moving. The target refuses what is larger than the volume;
+ * a host that asks for it all the same must not drive those it shares a limit with into debt. */
+static uint64_t relay_request_bytes(const struct relay_conn *c, enum io_op op,
+                                    const struct nbd_request *q)
+{
+    if (io_op_direction(op) == IO_DIR_NONE)
+        return 0;
+    uint64_t bytes = q->length < UINT32_MAX ? q->length : UINT32_MAX;
+    return c->stream->size > 0 && bytes > c->stream->size ? c->stream->size : bytes;
+}
+
+static void relay_request_hold(struct relay_conn *c, struct relay_slot *s, size_t size,
+                               uint64_t payload)
+{
+    const uint8_t *header = c->input.data + c->input.parsed;
+    memcpy(s->header, header, size);
+    s->header_size = (uint8_t)size;
+    nbd_request_set_cookie(s->header, s->wire_cookie);
+    s->state = RELAY_SLOT_HELD;
+    c->undispatched++;
+    relay_out_skip(&c->out, size);
+    c->payload_left = payload;
+    if (payload == 0)
+        return;
+    c->payload_slot = s;
+    c->host_mode =
+        relay_out_hold_room(&c->out) >= payload ? RELAY_HOST_HOLD : RELAY_HOST_BLOCKED;
+}
+
+static void relay_request_submit(struct relay_conn *c, const struct nbd_request *q, size_t size,
+                                 uint64_t now_ns)
+{
+    uint8_t *header = c->input.data + c->input.parsed;
+    uint64_t payload = nbd_request_payload(q, c->extended);
+    struct relay_slot *s = relay_slot_get(c);
+    enum io_op op = relay_request_op(q->type);
+    s->host_cookie = q->cookie;
+    s->length = q->length;
+    s->cmd = q->type;
+    s->io = (struct gate_io){
+        .op = op,
+        .bytes = relay_request_bytes(c, op, q),
+        .arrived_ns = now_ns,
+    };
+    list_init(&s->io.link);
+    meter_arrive(&c->stream->meter, op, s->io.bytes);
+    if (!gate_submit(c->relay->gate, &c->stream->flow, &s->io, now_ns)) {
+        relay_request_hold(c, s, size, payload);
+        return;
+    }
+    nbd_request_set_cookie(header, s->wire_cookie);
+    relay_out_pass(&c->out, size);
+    relay_slot_dispatched(c, s, now_ns);
+    c->payload_left = payload;
+    if (payload > 0)
+        c->host_mode = RELAY_HOST_PASS;
+}
+
+/* One request header at the front of the input. 1: taken, 0: not now, -1: @c is gone. */
+static int relay_host_header(struct relay_conn *c, uint64_t now_ns)
+{
+    relay_host_dispatch_released(c, now_ns);
+    weir_assert(c->host_mode == RELAY_HOST_HEADER);
+    if (!list_empty(&c->released) || !relay_slot_ready(c) ||
+        !relay_out_ready(&c->out))
+        return 0;
+    struct nbd_request q;
+    int size = nbd_request_parse(c->input.data + c->input.parsed, c->input.end - c->input.parsed,
+                                 c->extended, &q);
+    if (size == 0)
+        return 0;
+    if (size < 0) {
+        relay_conn_close(c, RELAY_CLOSE_HOST_PROTOCOL, "host sent a bad request magic");
+        return -1;
+    }
+    if (q.type != NBD_CMD_DISC) {
+        relay_request_submit(c, &q, (size_t)size, now_ns);
+        return 1;
+    }
+    if (nbd_request_payload(&q, c->extended) > 0) {
+        relay_conn_close(c, RELAY_CLOSE_HOST_PROTOCOL, "host sent DISC with a payload");
+        return -1;
+    }
+    c->host_mode = RELAY_HOST_DISC;
+    relay_conn_drain(c, RELAY_CLOSE_HOST_DISCONNECTED);
+    return 1;
+}
+
+/* Payload at the front of the input, in PASS or HOLD. False: nothing moved. */
+static bool relay_host_payload(struct relay_conn *c)
+{
+    size_t left = c->input.end - c->input.parsed;
+    size_t n = left < c->payload_left ? left : (size_t)c->payload_left;
+    if (n == 0 || !relay_out_ready(&c->out))
+        return false;
+    if (c->host_mode == RELAY_HOST_PASS) {
+        relay_out_pass(&c->out, n);
+    } else {
+        weir_assert(c->payload_slot != NULL);
+        relay_out_hold(&c->out, n);
+        c->payload_slot->held_bytes += (uint32_t)n;
+    }
+    c->payload_left -= n;
+    if (c->payload_left == 0) {
+        c->payload_slot = NULL;
+        c->host_mode = RELAY_HOST_HEADER;
+    }
+    return true;
+}
+
+/* Take the input apart as far as it goes. False: @c is gone. */
+static bool relay_host_parse(struct relay_conn *c, uint64_t now_ns)
+{
+    for (;;) {
+        switch (c->host_mode) {
+        case RELAY_HOST_HEADER: {
+            int ret = relay_host_header(c, now_ns);
+            if (ret <= 0)
+                return ret == 0;
+            break;
+        }
+        case RELAY_HOST_PASS:
+        case RELAY_HOST_HOLD:
+            if (!relay_host_payload(c))
+                return true;
+            break;
+        case RELAY_HOST_BLOCKED:
+            if (relay_out_hold_room(&c->out) < c->payload_left)
+                return true;
+            c->host_mode = RELAY_HOST_HOLD;
+            break;
+        case RELAY_HOST_DISC:
+            if (c->undispatched > 0 || !relay_out_ready(&c->out))
+                return true;
+            relay_out_pass(&c->out, c->extended ? NBD_REQUEST_EXT_SIZE : NBD_REQUEST_SIZE);
+            c->host_mode = RELAY_HOST_END;
+            return true;
+        case RELAY_HOST_END:
+            return true;
+        }
+    }
+}
+
+/* --- the host's end --- */
+
+/* Whether DISC is among the bytes not yet taken apart, all of which are here: the host has closed. */
+static bool relay_host_disc_ahead(const struct relay_conn *c)
+{
+    size_t at = c->input.parsed;
+    uint64_t skip = c->payload_left;
+    while (skip <= c->input.end - at) {
+        struct nbd_request q;
+        at += (size_t)skip;
+        int size = nbd_request_parse(c->input.data + at, c->input.end - at, c->extended, &q);
+        if (size <= 0)
+            return false;
+        if (q.type == NBD_CMD_DISC)
+            return true;
+        at += (size_t)size;
+        skip = nbd_request_payload(&q, c->extended);
+    }
+    return false;
+}
+
+/* The host's stream has ended, and not by DISC as far as it was taken apart. False: @c is gone. */
+static bool relay_host_ended(struct relay_conn *c)
+{
+    if (c->host.error) {
+        relay_conn_close(c, RELAY_CLOSE_HOST_RESET, NULL);
+        return false;
+    }
+    c->disc_ahead = c->disc_ahead || relay_host_disc_ahead(c);
+    if (c->disc_ahead)
+        return true;
+    relay_host_forget(c);
+    relay_conn_drain(c, RELAY_CLOSE_HOST_VANISHED);
+    return true;
+}
+
+/* --- the pump --- */
+
+static void relay_host_send(struct relay_conn *c, bool *ret_progress)
+{
+    struct iovec iov[RELAY_OUT_IOV];
+    while (c->out.pending > 0 && c->target.writable && !c->target.dead) {
+        size_t bytes;
+        int count = relay_out_gather(&c->out, iov, &bytes);
+        size_t n = relay_side_send(&c->target, iov, count);
+        relay_out_sent(&c->out, n);
+        *ret_progress |= n > 0;
+        if (n < bytes)
+            break;
+    }
+}
+
+bool relay_host_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress)
+{
+    if (c->state == RELAY_TRANSMITTING) {
+        size_t room = relay_input_room(&c->input);
+        size_t n = room > 0 ? relay_side_read(&c->host, c->input.data + c->input.end, room) : 0;
+        if (n > 0) {
+            c->input.end += n;
+            c->stream->last_io_ns = now_ns;
+            *ret_progress = true;
+        }
+    }
+    relay_host_dispatch_released(c, now_ns);
+    if (!relay_host_parse(c, now_ns))
+        return false;
+    if (c->host.eof && c->state == RELAY_TRANSMITTING && !relay_host_ended(c))
+        return false;
+    relay_host_send(c, ret_progress);
+    return true;
+}
