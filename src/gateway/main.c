@@ -7,6 +7,7 @@
  *
  * What may fail: everything before READY, each with one line that says what to do. After READY only
  * epoll itself can end the program. */
+#include <config.h> /* the build's; "config.h" would be the gateway's */
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
@@ -27,10 +28,8 @@
 #include "base/reactor.h"
 #include "base/text.h"
 #include "base/units.h"
-#include "config.h"
 #include "gateway/config.h"
 #include "gateway/link.h"
-#include "gateway/local.h"
 #include "gateway/relay.h"
 #include "gateway/stream.h"
 
@@ -64,7 +63,6 @@ struct gateway {
     struct stream_table *streams;
     struct relay *relay;
     struct link *link;
-    struct local *local;
     struct reactor_source signals;
     struct reactor_timer watchdog;
     uint64_t watchdog_ns;
@@ -505,14 +503,8 @@ static int gateway_start(struct gateway *g)
         return ret;
     }
     ret = link_new(g->reactor, c, g->streams, g->relay, &g->link, &where);
-    if (ret < 0) {
-        log_error("link to the server: %s: %s", where, weir_strerror(ret));
-        return ret;
-    }
-    ret = local_new(g->reactor, c, g->streams, g->relay, g->link, &g->local);
     if (ret < 0)
-        log_error("local socket %s: %s. Give another with --socket PATH", c->socket_path,
-                  weir_strerror(ret));
+        log_error("link to the server: %s: %s", where, weir_strerror(ret));
     return ret;
 }
 
@@ -534,8 +526,6 @@ static int gateway_announce(struct gateway *g)
 
 static void gateway_end(struct gateway *g)
 {
-    if (g->local)
-        local_free(g->local);
     if (g->link)
         link_free(g->link);
     relay_free(g->relay);
