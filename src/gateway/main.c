@@ -30,6 +30,7 @@
 #include "base/units.h"
 #include "gateway/config.h"
 #include "gateway/link.h"
+#include "gateway/local.h"
 #include "gateway/relay.h"
 #include "gateway/stream.h"
 
@@ -63,6 +64,7 @@ struct gateway {
     struct stream_table *streams;
     struct relay *relay;
     struct link *link;
+    struct local *local;
     struct reactor_source signals;
     struct reactor_timer watchdog;
     uint64_t watchdog_ns;
@@ -503,8 +505,14 @@ static int gateway_start(struct gateway *g)
         return ret;
     }
     ret = link_new(g->reactor, c, g->streams, g->relay, &g->link, &where);
-    if (ret < 0)
+    if (ret < 0) {
         log_error("link to the server: %s: %s", where, weir_strerror(ret));
+        return ret;
+    }
+    ret = local_new(g->reactor, c, g->streams, g->relay, g->link, &g->local);
+    if (ret < 0)
+        log_error("local socket %s: %s; another gateway may use it, --socket names another",
+                  c->socket_path, weir_strerror(ret));
     return ret;
 }
 
@@ -526,6 +534,7 @@ static int gateway_announce(struct gateway *g)
 
 static void gateway_end(struct gateway *g)
 {
+    local_free(g->local);
     if (g->link)
         link_free(g->link);
     relay_free(g->relay);
