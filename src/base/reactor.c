@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Problem: one thread watches many descriptors and timers, and whoever reacts may remove any of them,
- * itself included, while the batch of events that names them is still being walked.
+/* Problem: one thread watches many descriptors and timers, and whoever reacts may remove any of
+ * them, itself included, while the batch of events that names them is still being walked.
  *
  * Model: epoll tells of edges only, so each owner drains until EAGAIN (or a short read). What epoll
- * carries is not a pointer but a slot number and that slot's generation; removing a source moves the
- * generation on, and an event that still names the old one is dropped. Timers are a binary heap that
- * knows each timer's place. Work put off to the end of a round is a list; what is put off while it
- * runs belongs to the next round, which then does not wait.
+ * carries is not a pointer but a slot number and that slot's generation; removing a source moves
+ * the generation on, and an event that still names the old one is dropped. Timers are a binary heap
+ * that knows each timer's place. Work put off to the end of a round is a list; what is put off
+ * while it runs belongs to the next round, which then does not wait.
  *
  * Invariants:
  *  1. slot 0 is never given out, so that slot == 0 means "not added".
  *  2. heap[i]->heap_index == i for 1 <= i <= heap_count; heap[0] is unused.
  *  3. A round fires at most as many timers as were armed when it began to fire: a timer that re-arms
  *     itself in the past cannot keep descriptors waiting.
- *  4. wake_pending is true from the write to the eventfd until just before on_wake runs, so many wakes
- *     cost one write and none is lost: whoever finds it true knows that on_wake has yet to begin.
+ *  4. wake_pending is true from the write to the eventfd until just before on_wake runs, so many
+ *     wakes cost one write and none is lost: whoever finds it true knows that on_wake has yet to
+ *     begin.
  *
- * What may fail: only reactor_new and reactor_add (memory, descriptors, bounds), and epoll itself. */
+ * What may fail: only reactor_new and reactor_add (memory, descriptors, bounds), and epoll. */
 #include "base/reactor.h"
 
 #include <errno.h>

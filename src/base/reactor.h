@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One thread's event loop: edge-triggered epoll, timers, and work put off to the end of a round.
  *
- * Every function is for the owning thread only, except reactor_wake. Sources and timers are embedded
- * in their owners and must be removed before they are freed; removing one inside a callback is safe,
- * and no event of the same batch reaches it afterwards.
+ * Every function is for the owning thread only, except reactor_wake. Sources and timers are
+ * embedded in their owners and must be removed before they are freed; removing one inside a callback
+ * is safe, and no event of the same batch reaches it afterwards.
  *
  * A round: wait -> sources ready -> timers due -> deferred work (once each) -> wait. */
 #ifndef WEIR_BASE_REACTOR_H
@@ -38,7 +38,8 @@ struct reactor_work {
 struct reactor *reactor_new(size_t max_sources, size_t max_timers);
 void reactor_free(struct reactor *r);
 
-/* Watch s->fd with @epoll_events (EPOLLIN | EPOLLOUT ...; EPOLLET is added). 0, -errno, WEIR_E_FULL. */
+/* Watch s->fd with @epoll_events (EPOLLIN | EPOLLOUT ...; EPOLLET is added). 0, -errno,
+ * WEIR_E_FULL. */
 int reactor_add(struct reactor *r, struct reactor_source *s, uint32_t epoll_events);
 void reactor_remove(struct reactor *r, struct reactor_source *s);
 

@@ -381,6 +381,8 @@ static int state_dir_settle(struct gateway_config *c, const struct options *o)
             return -1;
         }
         log_info("%s cannot be written; %s is used instead", c->state_dir, other);
+        if (strcmp(c->socket_path, DEFAULT_STATE_DIR "/gateway.sock") == 0)
+            c->socket_path[0] = '\0';
         memcpy(c->state_dir, other, sizeof(other));
     }
     if (c->socket_path[0])
@@ -426,10 +428,45 @@ static void gateway_watchdog_start(struct gateway *g)
 #endif
 }
 
+/* Log what is wrong with a file, a line an entry. */
+static void log_lines(char *lines)
+{
+    char *rest = NULL;
+    for (char *l = strtok_r(lines, "\n", &rest); l; l = strtok_r(NULL, "\n", &rest))
+        log_error("%s", l);
+}
+
+/* SIGHUP: read the file again. Limits, max-hold and log-level change, all or none; listeners, targets,
+ * volumes and servers carry connections, and change with a restart only. */
 static void gateway_reload(struct gateway *g)
 {
-    (void)g;
-    log_info("SIGHUP");
+    struct text errors;
+    if (!g->options.config) {
+        log_info("SIGHUP: there is no file to read again");
+        return;
+    }
+    text_init(&errors, ERRORS_MAX);
+    struct gateway_config *fresh = config_new(&g->options, &errors);
+    if (!fresh) {
+        log_error("SIGHUP: %s has errors; everything stays as it was", g->options.config);
+        log_lines(errors.data);
+        text_fini(&errors);
+        return;
+    }
+    text_fini(&errors);
+    int ret = stream_limits_reload(g->streams, fresh->limits, fresh->limit_count,
+                                   reactor_now_fresh(g->reactor));
+    if (ret < 0) {
+        log_error("SIGHUP: limits: %s; everything stays as it was", weir_strerror(ret));
+    } else {
+        gate_set_max_hold(stream_gate(g->streams), fresh->max_hold_ns);
+        log_init("weir-gateway", (enum log_level)fresh->log_level);
+        relay_kick(g->relay);
+        log_info("SIGHUP: %zu limits, max-hold and log-level of %s are in force; anything else "
+                 "changed there takes a restart",
+                 fresh->limit_count, g->options.config);
+    }
+    config_free(fresh);
 }
 
 static void gateway_signal(struct reactor_source *s, uint32_t epoll_events)

@@ -124,7 +124,8 @@ size_t relay_side_send(struct relay_side *s, const struct iovec *iov, int count)
     struct msghdr msg = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)count};
     ssize_t n;
     do
-        n = sendmsg(s->source.fd, &msg, MSG_NOSIGNAL);
+        n = count == 1 ? send(s->source.fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL)
+                       : sendmsg(s->source.fd, &msg, MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
     if (n >= 0)
         return (size_t)n;
