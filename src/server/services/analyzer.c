@@ -1,1 +1,572 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Performance analyzer: the verdict on each stream and agreement in the period that just ended.
+ *
+ * Problem: say who gets what was promised, from one second of counts, without calling noise a breach and
+ * without being blind to a stream so starved that it hardly speaks.
+ *
+ * Model. A *unit* is what an agreement's numbers hold for: each stream alone, or all its streams together (their
+ * histograms are merged, percentiles are never averaged). Demand is arrivals per second. The objective that applies is the first whose
+ * while_iops is not below the demand; above the last the unit is beyond its contract.
+ *
+ *   met      within the contract, objective and minimum kept
+ *   failing  within the contract and not kept; or a minimum asked for and not given, at any demand
+ *   exempt   beyond the contract, and served worse than the last objective says
+ *   excess   beyond the contract, and served as well all the same
+ *   idle     nothing asked;  none: nothing promised, or too little seen to tell
+ *
+ * Tolerance is 5 % + 3/sqrt(n) for n I/Os. Below FLOOR_OPS in a period the percentile is not judged;
+ * the I/Os and those among them that were late add up over at most THIN_PERIODS instead, and the promise is
+ * called broken when more came late than n(1-q) + 3 sqrt(n(1-q)) + 1, which chance does about once in a
+ * thousand. A minimum is asked for when arrivals reach it, or when DEEP I/Os are outstanding on
+ * average (Little): a closed loop whose queue is never empty asks for all it can get.
+ *
+ * Judged latency is the total (from arrival to reply) unless limits that the stream has agreed to held some of its
+ * I/Os in the period: then it is the target's part, since what one's own limit holds is no breach. Held by agreement is
+ * told from held by a planned throttle by the control at which the stream waits (held_by). What a planned throttle
+ * holds is not judged either, and a stream that it holds asks for more than it gets: it is beyond its
+ * contract by definition and never a victim.
+ *
+ * Compliance windows (agreement.compliance_window) count I/Os late against I/Os that may be late, each against the
+ * objective that applied when it was served: exact for percentiles, since q of n are within L when at
+ * most n(1-q) are above it. Only periods within the contract count.
+ *
+ * Invariants: (1) a verdict other than none or idle is given only on a window with a duration; (2) a braked unit is
+ * never failing; (3) windows_met <= windows. */
+#include <math.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "server/services/state.h"
+
+#define FLOOR_OPS 20u
+#define THIN_PERIODS 10u
+#define DEEP 4.0
+/* Periods in a row before an event says that an agreement is violated, and that it holds again. */
+#define VIOLATED_AFTER 2u
+#define RESTORED_AFTER 5u
+#define QUIET_AFTER 10u
+
+struct evidence {
+    const struct hist *hist;     /* judged latencies */
+    uint64_t arrivals, ops;      /* ops: in hist */
+    uint64_t demand_iops, iops, bytes_s;
+    double outstanding;          /* mean I/Os in progress */
+    uint64_t inflight, duration_ns;
+    bool own_held, braked;
+};
+
+void analyzer_unit_clear(struct unit *u)
+{
+    bool violated = u->violated;
+    *u = (struct unit){.verdict = VERDICT_NONE, .violated = violated};
+}
+
+bool analyzer_promises(const struct agreement *a)
+{
+    return a->objective_count > 0 || a->reservation_iops > 0 || a->reservation_bytes_s > 0;
+}
+
+uint64_t analyzer_contract_iops(const struct agreement *a)
+{
+    uint64_t c = a->reservation_iops;
+    if (a->objective_count > 0 && a->objective[a->objective_count - 1].while_iops > c)
+        c = a->objective[a->objective_count - 1].while_iops;
+    return c;
+}
+
+static double tolerance(uint64_t n)
+{
+    return 1.05 + 3.0 / sqrt((double)(n > 0 ? n : 1));
+}
+
+static double quantile_of(const struct objective *o)
+{
+    return o->percentile_ppm == 0 ? 0.5 : (double)o->percentile_ppm / 1e6;
+}
+
+static uint64_t objective_latency_us(const struct objective *o, const struct hist *h)
+{
+    if (h->count == 0)
+        return 0;
+    uint64_t ns = o->percentile_ppm == 0 ? hist_mean(h) : hist_quantile(h, quantile_of(o));
+    return ns / 1000;
+}
+
+/* The one that applies, or NULL beyond the last. */
+static const struct objective *objective_for(const struct agreement *a, const struct evidence *e)
+{
+    double slack = tolerance(e->arrivals);
+    for (size_t i = 0; i < a->objective_count; i++) {
+        const struct objective *o = &a->objective[i];
+        if (o->while_iops == UINT64_MAX || (double)e->demand_iops <= (double)o->while_iops * slack)
+            return o;
+    }
+    return NULL;
+}
+
+/* --- evidence ----------------------------------------------------------------------------------------- */
+
+static bool held_by_throttle(const struct stream *st)
+{
+    return strncmp(st->e.held_by, "throttle/", 9) == 0;
+}
+
+static bool stream_braked(const struct stream *st)
+{
+    return st->brake.rate > 0 && st->e.window.held > 0 &&
+           (st->e.held_by[0] == '\0' || held_by_throttle(st));
+}
+
+static bool stream_own_held(const struct stream *st)
+{
+    return st->e.window.held > 0 && !stream_braked(st) && !held_by_throttle(st);
+}
+
+static const struct hist *judged_hist(const struct stream *st, uint32_t *low, uint32_t *high)
+{
+    int kind = stream_own_held(st) || stream_braked(st) ? METER_TARGET : METER_TOTAL;
+    *low = st->low[kind];
+    *high = st->high[kind];
+    return &st->e.window.hist[kind];
+}
+
+static void evidence_of_stream(struct evidence *e, const struct stream *st)
+{
+    const struct entity_window *w = &st->e.window;
+    uint32_t low, high;
+    const struct hist *h = judged_hist(st, &low, &high);
+    const struct hist *total = &w->hist[METER_TOTAL];
+    *e = (struct evidence){
+        .hist = h,
+        .arrivals = w->arrivals,
+        .ops = h->count,
+        .demand_iops = w->demand_iops,
+        .iops = w->iops,
+        .bytes_s = w->read_bytes_s + w->write_bytes_s,
+        .inflight = entity_stream_inflight(&st->e),
+        .duration_ns = w->duration_ns,
+        .own_held = stream_own_held(st),
+        .braked = stream_braked(st),
+    };
+    if (w->duration_ns > 0)
+        e->outstanding = (double)total->sum_ns / (double)w->duration_ns;
+}
+
+static void hist_add_range(struct hist *into, const struct hist *from, uint32_t low, uint32_t high)
+{
+    for (uint32_t i = low; i <= high; i++)
+        into->bucket[i] += from->bucket[i];
+    into->count += from->count;
+    into->sum_ns += from->sum_ns;
+    if (from->max_ns > into->max_ns)
+        into->max_ns = from->max_ns;
+}
+
+static void evidence_of_group(struct services *s, struct evidence *e, const struct agreed *a)
+{
+    hist_clear(&s->scratch);
+    *e = (struct evidence){.hist = &s->scratch};
+    list_for_each(it, &a->streams) {
+        const struct stream *st = container_of(it, struct stream, in_agreed);
+        if (st->e.window.duration_ns == 0)
+            continue;
+        struct evidence one;
+        uint32_t low, high;
+        evidence_of_stream(&one, st);
+        const struct hist *h = judged_hist(st, &low, &high);
+        hist_add_range(&s->scratch, h, low, high);
+        e->arrivals += one.arrivals;
+        e->demand_iops += one.demand_iops;
+        e->iops += one.iops;
+        e->bytes_s += one.bytes_s;
+        e->outstanding += one.outstanding;
+        e->inflight += one.inflight;
+        e->own_held = e->own_held || one.own_held;
+        e->braked = e->braked || one.braked;
+        if (one.duration_ns > e->duration_ns)
+            e->duration_ns = one.duration_ns;
+    }
+    e->ops = s->scratch.count;
+}
+
+/* --- the verdict ---------------------------------------------------------------------------------------- */
+
+struct finding {
+    enum verdict verdict;
+    const struct objective *objective;
+    uint64_t latency_us;
+    double ratio;
+    bool minimum_missed;
+};
+
+static double worse(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+/* How far a minimum that is asked for is missed: promised over given; 0: it is not missed. */
+static double minimum_missed(const struct agreement *a, const struct evidence *e)
+{
+    double missed = 0, slack = tolerance(e->arrivals);
+    if (e->own_held || e->braked || e->inflight + e->ops == 0)
+        return 0;
+    bool deep = e->outstanding >= DEEP;
+    if (a->reservation_iops > 0) {
+        double r = (double)a->reservation_iops;
+        bool asked = deep || (double)e->demand_iops >= r;
+        if (asked && (double)e->iops * slack < r)
+            missed = r / (double)(e->iops > 0 ? e->iops : 1);
+    }
+    if (a->reservation_bytes_s > 0) {
+        double r = (double)a->reservation_bytes_s;
+        if (deep && (double)e->bytes_s * slack < r)
+            missed = worse(missed, r / (double)(e->bytes_s > 0 ? e->bytes_s : 1));
+    }
+    return missed;
+}
+
+/* Too few I/Os for a percentile in one period: let them add up. */
+static enum verdict judge_thin(struct unit *u, const struct objective *o, const struct evidence *e)
+{
+    u->thin_ops += e->ops;
+    u->thin_late += hist_count_above(e->hist, o->latency_us * 1050);
+    u->thin_periods++;
+    double n = (double)u->thin_ops, may = n * (1.0 - quantile_of(o));
+    enum verdict v = VERDICT_NONE;
+    if ((double)u->thin_late > may + 3.0 * sqrt(may) + 1.0)
+        v = VERDICT_FAILING;
+    else if (u->thin_ops >= FLOOR_OPS)
+        v = VERDICT_MET;
+    if (v != VERDICT_NONE || u->thin_periods >= THIN_PERIODS)
+        u->thin_ops = u->thin_late = u->thin_periods = 0;
+    return v;
+}
+
+static void judge_latency(struct unit *u, const struct evidence *e, struct finding *f)
+{
+    const struct objective *o = f->objective;
+    f->latency_us = objective_latency_us(o, e->hist);
+    f->ratio = (double)f->latency_us / (double)(o->latency_us > 0 ? o->latency_us : 1);
+    if (e->ops < FLOOR_OPS) {
+        f->verdict = judge_thin(u, o, e);
+        if (f->verdict == VERDICT_FAILING)
+            f->ratio = worse(worse(f->ratio, u->ratio), 1.2);
+        return;
+    }
+    u->thin_ops = u->thin_late = u->thin_periods = 0;
+    f->verdict = f->ratio > tolerance(e->ops) ? VERDICT_FAILING : VERDICT_MET;
+}
+
+static void judge_beyond(const struct agreement *a, const struct evidence *e, struct finding *f)
+{
+    f->verdict = VERDICT_EXCESS;
+    if (a->objective_count == 0 || e->ops == 0)
+        return;
+    const struct objective *last = &a->objective[a->objective_count - 1];
+    f->latency_us = objective_latency_us(last, e->hist);
+    if ((double)f->latency_us > (double)last->latency_us * tolerance(e->ops))
+        f->verdict = VERDICT_EXEMPT;
+}
+
+static struct finding judge(struct unit *u, const struct agreement *a, const struct evidence *e)
+{
+    struct finding f = {.verdict = VERDICT_NONE};
+    if (e->duration_ns == 0)
+        return f;
+    if (e->arrivals == 0 && e->ops == 0 && e->inflight == 0) {
+        f.verdict = VERDICT_IDLE;
+        return f;
+    }
+    if (!analyzer_promises(a))
+        return f;
+    double missed = minimum_missed(a, e);
+    f.objective = e->braked ? NULL : objective_for(a, e);
+    if (f.objective != NULL)
+        judge_latency(u, e, &f);
+    else if (a->objective_count > 0 || e->braked)
+        judge_beyond(a, e, &f);
+    else
+        f.verdict = (double)e->demand_iops >
+                            (double)analyzer_contract_iops(a) * tolerance(e->arrivals)
+                        ? VERDICT_EXCESS
+                        : VERDICT_MET;
+    if (missed > 0) {
+        f.verdict = VERDICT_FAILING;
+        f.ratio = worse(f.ratio, missed);
+        f.minimum_missed = true;
+    }
+    weir_assert(!(e->braked && f.verdict == VERDICT_FAILING));
+    return f;
+}
+
+/* --- windows of compliance, and events ------------------------------------------------------------------- */
+
+static void compliance_close(const struct services *s, struct agreed *a, struct unit *u)
+{
+    if (u->window_start_ns == 0) {
+        u->window_start_ns = s->now_ns;
+        return;
+    }
+    if (s->now_ns - u->window_start_ns < a->e.agreement.compliance_window_ns)
+        return;
+    if (u->allowed > 0) {
+        a->e.windows++;
+        if (u->late <= u->allowed)
+            a->e.windows_met++;
+    }
+    u->window_start_ns = s->now_ns;
+    u->late = u->allowed = 0;
+}
+
+static void compliance_count(struct services *s, struct agreed *a, struct unit *u,
+                             const struct evidence *e, const struct finding *f)
+{
+    double n = (double)e->ops;
+    if (f->objective != NULL && e->ops > 0) {
+        double may = n * (1.0 - quantile_of(f->objective));
+        bool mean_late = f->latency_us > f->objective->latency_us;
+        u->allowed += may;
+        if (f->minimum_missed)
+            u->late += n;
+        else if (f->objective->percentile_ppm == 0)
+            u->late += mean_late ? n : 0;
+        else
+            u->late += (double)hist_count_above(e->hist, f->objective->latency_us * 1000);
+    } else if (f->verdict == VERDICT_MET || f->verdict == VERDICT_FAILING) {
+        u->allowed += 1; /* only a minimum is promised: each period counts once */
+        u->late += f->verdict == VERDICT_FAILING ? 2 : 0;
+    }
+    compliance_close(s, a, u);
+}
+
+static void say_violated(struct services *s, const struct agreed *a, const struct unit *u,
+                         const struct stream *worst)
+{
+    char subject[SUBJECT_SIZE];
+    note_stream_subject(worst, subject, sizeof(subject));
+    const struct agreement *g = &a->e.agreement;
+    if (u->objective != NULL && u->latency_us > u->objective->latency_us)
+        note_event(s, EVENT_WARNING, "agreement-violated", subject,
+                   "agreement %s: %s has %.2f ms at percentile %g against %.2f ms promised, at %llu "
+                   "I/Os per second",
+                   g->name, worst->e.key, (double)u->latency_us / 1e3,
+                   (double)u->objective->percentile_ppm / 1e4,
+                   (double)u->objective->latency_us / 1e3, (unsigned long long)u->demand_iops);
+    else
+        note_event(s, EVENT_WARNING, "agreement-violated", subject,
+                   "agreement %s: %s gets %llu I/Os per second, %.1f times less than reserved",
+                   g->name, worst->e.key, (unsigned long long)u->iops, u->ratio);
+}
+
+static void say_restored(struct services *s, const struct agreed *a, const struct unit *u,
+                         const struct stream *worst, const char *why)
+{
+    char subject[SUBJECT_SIZE];
+    note_stream_subject(worst, subject, sizeof(subject));
+    note_event(s, EVENT_INFO, "agreement-restored", subject, "agreement %s: %s %s (%.2f ms)",
+               a->e.agreement.name, worst->e.key, why, (double)u->latency_us / 1e3);
+}
+
+static void unit_runs(struct unit *u, enum verdict v)
+{
+    switch (v) {
+    case VERDICT_FAILING:
+        u->failing_run++;
+        u->met_run = u->quiet_run = 0;
+        break;
+    case VERDICT_MET:
+        u->met_run++;
+        u->failing_run = u->quiet_run = 0;
+        break;
+    case VERDICT_NONE:
+        break;
+    case VERDICT_EXEMPT:
+    case VERDICT_EXCESS:
+    case VERDICT_IDLE:
+        u->quiet_run++;
+        u->failing_run = u->met_run = 0;
+        break;
+    }
+}
+
+static void unit_events(struct services *s, struct agreed *a, struct unit *u,
+                        const struct stream *worst)
+{
+    if (!u->violated && u->failing_run >= VIOLATED_AFTER) {
+        u->violated = true;
+        say_violated(s, a, u, worst);
+    } else if (u->violated && u->met_run >= RESTORED_AFTER) {
+        u->violated = false;
+        say_restored(s, a, u, worst, "is back inside");
+    } else if (u->violated && u->quiet_run >= QUIET_AFTER) {
+        u->violated = false;
+        say_restored(s, a, u, worst, "no longer asks within its contract");
+    }
+}
+
+static void unit_settle(struct services *s, struct agreed *a, struct unit *u,
+                        const struct evidence *e, const struct finding *f,
+                        const struct stream *worst)
+{
+    u->verdict = f->verdict;
+    u->objective = f->objective;
+    u->latency_us = f->latency_us;
+    u->ratio = f->ratio;
+    u->demand_iops = e->demand_iops;
+    u->iops = e->iops;
+    unit_runs(u, f->verdict);
+    compliance_count(s, a, u, e, f);
+    unit_events(s, a, u, worst);
+}
+
+/* --- streams and agreements ------------------------------------------------------------------------------- */
+
+static void stream_show(struct services *s, struct stream *st, enum verdict v,
+                        const struct objective *o, uint64_t latency_us)
+{
+    if (st->e.verdict != v)
+        st->e.verdict_since_ns = s->now_ns;
+    st->e.verdict = v;
+    st->e.objective = o;
+    st->e.judged_latency_us = latency_us;
+}
+
+static void run_stream(struct services *s, struct stream *st)
+{
+    struct evidence e;
+    evidence_of_stream(&e, st);
+    struct finding f = judge(&st->unit, &st->agreed->e.agreement, &e);
+    unit_settle(s, st->agreed, &st->unit, &e, &f, st);
+    stream_show(s, st, f.verdict, f.objective, f.latency_us);
+}
+
+/* A member of a group: the group's verdict, its own latency. */
+static void show_member(struct services *s, struct stream *st)
+{
+    const struct unit *group = &st->agreed->unit;
+    struct evidence e;
+    evidence_of_stream(&e, st);
+    bool idle = e.arrivals == 0 && e.ops == 0 && e.inflight == 0;
+    uint64_t latency = group->objective != NULL ? objective_latency_us(group->objective, e.hist) : 0;
+    st->unit.latency_us = latency;
+    st->unit.demand_iops = e.demand_iops;
+    st->unit.iops = e.iops;
+    st->unit.objective = group->objective;
+    st->unit.verdict = idle ? VERDICT_IDLE : group->verdict;
+    st->unit.ratio = group->objective != NULL && group->objective->latency_us > 0
+                         ? (double)latency / (double)group->objective->latency_us
+                         : group->ratio;
+    stream_show(s, st, st->unit.verdict, group->objective, latency);
+}
+
+static const struct stream *worst_member(const struct agreed *a)
+{
+    const struct stream *worst = NULL;
+    list_for_each(it, &a->streams) {
+        const struct stream *st = container_of(it, struct stream, in_agreed);
+        if (worst == NULL || st->unit.ratio > worst->unit.ratio)
+            worst = st;
+    }
+    return worst;
+}
+
+static void run_group(struct services *s, struct agreed *a)
+{
+    struct evidence e;
+    evidence_of_group(s, &e, a);
+    struct finding f = judge(&a->unit, &a->e.agreement, &e);
+    /* Members show the group's objective before the worst of them is looked for. */
+    a->unit.objective = f.objective;
+    a->unit.verdict = f.verdict;
+    a->unit.ratio = f.ratio;
+    list_for_each(it, &a->streams)
+        show_member(s, container_of(it, struct stream, in_agreed));
+    const struct stream *worst = worst_member(a);
+    weir_assert(worst != NULL);
+    unit_settle(s, a, &a->unit, &e, &f, worst);
+}
+
+static int severity(enum verdict v)
+{
+    switch (v) {
+    case VERDICT_FAILING:
+        return 5;
+    case VERDICT_EXEMPT:
+        return 4;
+    case VERDICT_EXCESS:
+        return 3;
+    case VERDICT_MET:
+        return 2;
+    case VERDICT_NONE:
+        return 1;
+    case VERDICT_IDLE:
+        return 0;
+    }
+    return 0;
+}
+
+static void agreement_sum_up(struct agreed *a)
+{
+    struct entity_agreement *e = &a->e;
+    e->iops = e->demand_iops = e->latency_us = 0;
+    e->verdict = VERDICT_IDLE;
+    e->violated = a->unit.violated;
+    list_for_each(it, &a->streams) {
+        const struct stream *st = container_of(it, struct stream, in_agreed);
+        e->iops += st->e.window.iops;
+        e->demand_iops += st->e.window.demand_iops;
+        if (st->e.judged_latency_us > e->latency_us)
+            e->latency_us = st->e.judged_latency_us;
+        if (severity(st->e.verdict) > severity(e->verdict))
+            e->verdict = st->e.verdict;
+        if (e->agreement.per == AGREEMENT_PER_STREAM && st->unit.violated)
+            e->violated = true;
+    }
+}
+
+static bool spans_gateways(const struct agreed *a)
+{
+    const struct gateway *first = NULL;
+    list_for_each(it, &a->streams) {
+        const struct stream *st = container_of(it, struct stream, in_agreed);
+        if (first != NULL && st->gateway != first)
+            return true;
+        first = st->gateway;
+    }
+    return false;
+}
+
+/* Over several gateways, each of which reports once a period, it is judged once a period, so that no window
+ * counts twice. */
+static void run_agreement(struct services *s, struct agreed *a)
+{
+    uint64_t period = s->config.period_ns;
+    if (s->now_ns - a->judged_ns < period - period / 10 && spans_gateways(a))
+        return;
+    a->judged_ns = s->now_ns;
+    if (a->e.agreement.per == AGREEMENT_PER_GROUP)
+        run_group(s, a);
+    agreement_sum_up(a);
+}
+
+void analyzer_run(struct services *s, struct gateway *g)
+{
+    list_for_each(it, &g->streams) {
+        struct stream *st = container_of(it, struct stream, in_gateway);
+        const struct entity_window *w = &st->e.window;
+        if (st->agreed == NULL) {
+            bool idle = w->arrivals == 0 && w->iops == 0 && entity_stream_inflight(&st->e) == 0;
+            stream_show(s, st, idle && w->duration_ns > 0 ? VERDICT_IDLE : VERDICT_NONE, NULL, 0);
+        } else if (st->agreed->e.agreement.per == AGREEMENT_PER_STREAM) {
+            run_stream(s, st);
+        }
+    }
+    s->mark++;
+    list_for_each(it, &g->streams) {
+        struct stream *st = container_of(it, struct stream, in_gateway);
+        if (st->agreed == NULL || st->agreed->mark == s->mark)
+            continue;
+        st->agreed->mark = s->mark;
+        run_agreement(s, st->agreed);
+    }
+}

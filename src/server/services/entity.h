@@ -57,6 +57,8 @@ struct entity_gateway {
     uint64_t epoch_desired, epoch_applied; /* controls */
     int apply_status;
     size_t stream_count;
+    bool live;                             /* a session stands */
+    uint64_t counter_faults;               /* counters of one boot that went back */
 };
 
 struct entity_target {
@@ -73,16 +75,19 @@ struct entity_target {
 struct entity_window {
     uint64_t duration_ns;
     uint64_t demand_iops;                  /* arrivals per second */
-    uint64_t read_iops, write_iops, iops;  /* completions per second */
+    uint64_t read_iops, write_iops, iops;  /* completions per second; iops: of all that moves or changes data */
     uint64_t read_bytes_s, write_bytes_s;
-    uint64_t errors, held;
-    struct hist held_hist, target_hist, total_hist; /* reads and writes together */
+    uint64_t arrivals, reads, writes, others; /* in the period; reads and writes by direction (io_op_direction) */
+    uint64_t read_bytes, write_bytes, errors, held;
+    uint64_t p50_us[METER_HIST_COUNT], p99_us[METER_HIST_COUNT], max_us[METER_HIST_COUNT], mean_us[METER_HIST_COUNT];
+    struct hist hist[METER_HIST_COUNT];    /* held, target, total; reads and writes together */
 };
 
 /* The control a stream is under. Desired: decided here. Applied: acknowledged by its gateway. */
 struct entity_throttle {
     bool active;
     uint64_t iops, bytes_s;                /* UINT64_MAX: not limited in this unit */
+    uint64_t applied_iops, applied_bytes_s;/* as its gateway acknowledged */
     uint64_t since_ns;
     int64_t since_wall_us;
     char victim[STREAM_KEY_SIZE], agreement[NAME_SIZE];
@@ -114,6 +119,9 @@ struct entity_stream {
     struct entity_throttle throttle;
 };
 
+/* I/Os that arrived and are not answered, as last reported. */
+uint64_t entity_stream_inflight(const struct entity_stream *st);
+
 /* An agreement and how it fares. */
 struct entity_agreement {
     struct list link;
@@ -123,6 +131,7 @@ struct entity_agreement {
     uint64_t windows, windows_met;         /* judged windows since start (compliance_window each) */
     uint64_t iops, demand_iops;            /* of all its streams together */
     uint64_t latency_us;                   /* worst judged latency among its streams */
+    bool violated;                         /* as reported by events, with hysteresis */
 };
 
 struct entities {

@@ -1,1 +1,530 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* One SLA process: what happens on each message and at each due time.
+ *
+ * Problem: keep agreements over many gateways with nothing but messages and `now`.
+ *
+ * Model. Each gateway is polled once a period, at a phase of the period made from its id, so that polls of
+ * many spread evenly; a new session and an early warning (SURGE) are polled at once. A whole answer drives everything for
+ * that gateway in one go: merge (merge.c), verdicts (analyzer.c), throttles (throttle.c), controls
+ * (dispatch.c), samples (note.c). So a breach is answered within the message that shows it. A
+ * poll not answered when the next is due is lost; the next answer covers both.
+ *
+ * Observe mode (of the server, or by policy for some streams) and "enforcement off" concern what is planned, that
+ * is throttles. Limits that people wrote into agreements and tenants hold in any mode.
+ *
+ * Two sessions may claim one identity. When the boot id is the same it is one process that dials anew, and
+ * the newcomer stays. Otherwise, while the old session was heard within two periods, the newcomer is ended; if
+ * it was silent longer, the newcomer stays (a gateway started anew whose old connection is not known
+ * to be dead). Either way it is said.
+ *
+ * Invariants: (1) no function here recurses or calls back into the caller; (2) all walks are bounded by the
+ * bounds in state.h; (3) equal calls with equal times give equal results. */
+#include "server/services/services.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/err.h"
+#include "server/services/state.h"
+
+#define NS_PER_S UINT64_C(1000000000)
+#define NS_PER_MS UINT64_C(1000000)
+/* Answers missed in a row before a gateway with a session counts as lost. */
+#define LOST_AFTER_POLLS 5u
+/* A lost gateway takes no share of limits after so long, and is forgotten after so long. */
+#define LOST_STALE_NS (60 * NS_PER_S)
+#define LOST_RETIRE_NS (86400 * NS_PER_S)
+#define SURGE_GAP_NS (50 * NS_PER_MS)
+#define REFUSED_PERIODS 5u
+/* Epochs above this are nonsense from outside: they would leave no room to count on. */
+#define EPOCH_MAX (UINT64_MAX / 2)
+
+static void at(struct services *s, uint64_t now_ns, int64_t wall_us)
+{
+    if (now_ns > s->now_ns)
+        s->now_ns = now_ns; /* never back, whatever the caller's clock does */
+    s->wall_us = wall_us;
+}
+
+struct services *services_new(const struct services_config *c, const struct services_sink *sink)
+{
+    weir_assert(c->period_ns >= NS_PER_MS);
+    weir_assert(c->lease_ns >= 2 * c->period_ns);
+    weir_assert(c->max_gateways > 0 && c->max_streams > 0);
+    weir_assert(sink->poll && sink->controls && sink->session_end && sink->sample);
+    weir_assert(sink->action && sink->event && sink->target_seen);
+    struct services *s = calloc(1, sizeof(*s));
+    if (s == NULL)
+        return NULL;
+    s->config = *c;
+    s->sink = *sink;
+    s->epoch = c->first_epoch;
+    s->generation = 1;
+    s->e.enforcing = true;
+    s->e.observe = c->observe;
+    list_init(&s->e.gateways);
+    list_init(&s->e.targets);
+    list_init(&s->e.streams);
+    list_init(&s->e.agreements);
+    s->heap = calloc((size_t)c->max_gateways + 1, sizeof(*s->heap));
+    if (s->heap == NULL || table_init(&s->by_id, c->max_gateways) < 0 ||
+        table_init(&s->by_session, c->max_gateways) < 0 ||
+        table_init(&s->by_index, c->max_streams) < 0 ||
+        table_init(&s->by_key, c->max_streams) < 0) {
+        services_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+void services_free(struct services *s)
+{
+    if (s == NULL)
+        return;
+    list_for_each(it, &s->e.streams) {
+        struct stream *st = container_of(it, struct stream, e.link);
+        st->brake.rate = 0; /* nothing is recorded any more */
+    }
+    list_for_each_safe(it, &s->e.gateways)
+        entity_gateway_free(s, container_of(it, struct gateway, e.link));
+    weir_assert(s->e.stream_count == 0 && s->e.target_count == 0);
+    select_free(s);
+    table_fini(&s->by_id);
+    table_fini(&s->by_session);
+    table_fini(&s->by_index);
+    table_fini(&s->by_key);
+    free(s->heap);
+    free(s);
+}
+
+/* --- polls ------------------------------------------------------------------------------------------------ */
+
+/* The next time after @now at the gateway's own phase, at least half a period away. */
+static uint64_t next_phase(const struct services *s, const struct gateway *g)
+{
+    uint64_t period = s->config.period_ns;
+    uint64_t from = s->now_ns + period / 2;
+    uint64_t base = from - from % period + g->phase_ns;
+    return base >= from ? base : base + period;
+}
+
+static void poll_send(struct services *s, struct gateway *g)
+{
+    struct poll_request p = {.seq = g->e.poll_seq + 1, .acked = g->ask_all ? 0 : g->e.acked_seq};
+    if (s->sink.poll(s->sink.ctx, g->e.hello.session, g->e.hello.pair, &p) < 0)
+        return; /* the way is full; at the next period again */
+    g->e.poll_seq++;
+    g->e.poll_sent_ns = s->now_ns;
+    g->e.polls++;
+    s->stats.polls++;
+    g->outstanding = true;
+    g->ask_all = false;
+}
+
+static void gateway_lost(struct services *s, struct gateway *g, const char *why)
+{
+    if (g->e.state == GATEWAY_LOST)
+        return;
+    g->lost_ns = s->now_ns;
+    g->stale_counted = false;
+    entity_gateway_set_state(s, g, GATEWAY_LOST, why);
+    list_for_each(it, &g->streams) {
+        struct stream *st = container_of(it, struct stream, in_gateway);
+        merge_window_end(st);
+        st->e.verdict = VERDICT_NONE;
+        st->e.harm_ppm = 0;
+        if (st->agreed != NULL)
+            st->agreed->unit.verdict = st->agreed->e.verdict = VERDICT_NONE;
+    }
+}
+
+/* Throttles end at the gateway with their lease, so they end here too. */
+static void lease_over(struct services *s, struct gateway *g)
+{
+    list_for_each(it, &g->streams) {
+        struct stream *st = container_of(it, struct stream, in_gateway);
+        if (st->brake.rate > 0)
+            throttle_lift(s, st, "its gateway was lost for longer than the lease", "sent");
+    }
+}
+
+static void poll_due(struct services *s, struct gateway *g)
+{
+    if (g->outstanding) {
+        g->e.polls_lost++;
+        s->e.polls_lost++;
+        s->stats.polls_lost++;
+        g->unanswered++;
+        if (g->unanswered >= LOST_AFTER_POLLS)
+            gateway_lost(s, g, "it no longer answers");
+    }
+    poll_send(s, g);
+    dispatch_gateway(s, g);
+    heap_set(s, g, next_phase(s, g));
+}
+
+static void gateway_retire(struct services *s, struct gateway *g, const char *why)
+{
+    if (g->e.live)
+        s->sink.session_end(s->sink.ctx, g->e.hello.session, g->e.hello.pair, why);
+    entity_gateway_set_state(s, g, GATEWAY_RETIRED, why);
+    entity_gateway_free(s, g);
+}
+
+/* A gateway without a session: its lease, its share of limits, its end. */
+static void lost_due(struct services *s, struct gateway *g)
+{
+    uint64_t lost = s->now_ns - g->lost_ns;
+    if (lost >= LOST_RETIRE_NS) {
+        gateway_retire(s, g, "it was lost for a day");
+        return;
+    }
+    if (lost >= s->config.lease_ns)
+        lease_over(s, g);
+    if (lost >= LOST_STALE_NS && !g->stale_counted) {
+        g->stale_counted = true;
+        s->generation++;
+    }
+    uint64_t next = lost < s->config.lease_ns ? s->config.lease_ns
+                    : lost < LOST_STALE_NS    ? LOST_STALE_NS
+                                              : LOST_RETIRE_NS;
+    heap_set(s, g, g->lost_ns + next);
+}
+
+void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us)
+{
+    at(s, now_ns, wall_us);
+    /* Each entry moves at least half a period away, so this ends. */
+    while (s->heap_count > 0 && s->heap[1]->due_ns <= s->now_ns) {
+        struct gateway *g = s->heap[1];
+        if (g->e.live)
+            poll_due(s, g);
+        else
+            lost_due(s, g);
+    }
+}
+
+uint64_t services_next_ns(const struct services *s)
+{
+    return s->heap_count > 0 ? s->heap[1]->due_ns : UINT64_MAX;
+}
+
+/* --- gateways ------------------------------------------------------------------------------------------------ */
+
+static void say_conflict(struct services *s, const struct gateway *g, const struct gateway_hello *h,
+                         const char *what)
+{
+    char subject[SUBJECT_SIZE];
+    entity_gateway_subject(g, subject, sizeof(subject));
+    note_event(s, EVENT_ERROR, "gateway-identity-conflict", subject,
+               "%s at %s and %s at %s both claim gateway id %s: %s", g->e.hello.name,
+               g->e.hello.address, h->name, h->address, g->e.id_text, what);
+}
+
+/* Whether the newcomer may have the identity; the old session is over then. */
+static bool identity_settle(struct services *s, struct gateway *g, const struct gateway_hello *h)
+{
+    if (memcmp(g->e.hello.boot, h->boot, GATEWAY_ID_SIZE) == 0) {
+        s->sink.session_end(s->sink.ctx, g->e.hello.session, g->e.hello.pair,
+                            "the gateway opened a new session");
+    } else if (s->now_ns - g->e.last_seen_ns > 2 * s->config.period_ns) {
+        say_conflict(s, g, h, "the older session was silent and is ended");
+        s->sink.session_end(s->sink.ctx, g->e.hello.session, g->e.hello.pair,
+                            "another session claims this gateway's identity, and this one is silent");
+    } else {
+        say_conflict(s, g, h, "the newcomer is ended");
+        s->sink.session_end(s->sink.ctx, h->session, h->pair,
+                            "another session with this gateway's identity is alive");
+        return false;
+    }
+    entity_gateway_detach(s, g);
+    return true;
+}
+
+/* Room for one more by forgetting the gateway that was lost longest. */
+static void make_room(struct services *s)
+{
+    struct gateway *oldest = NULL;
+    list_for_each(it, &s->e.gateways) {
+        struct gateway *g = container_of(it, struct gateway, e.link);
+        if (!g->e.live && (oldest == NULL || g->lost_ns < oldest->lost_ns))
+            oldest = g;
+    }
+    if (oldest != NULL)
+        gateway_retire(s, oldest, "room was needed for a new one");
+}
+
+static struct gateway *gateway_discover(struct services *s, const struct gateway_hello *h)
+{
+    if (s->e.gateway_count >= s->config.max_gateways)
+        make_room(s);
+    struct gateway *g = entity_gateway_new(s, h);
+    if (g != NULL)
+        return g;
+    if (!s->gateways_full_said)
+        note_event(s, EVENT_ERROR, "gateways-full", "server",
+                   "gateway %s (%s) is refused: %u gateways are the bound of one process", h->name,
+                   h->address, s->config.max_gateways);
+    s->gateways_full_said = true;
+    s->sink.session_end(s->sink.ctx, h->session, h->pair, "no room for another gateway");
+    return NULL;
+}
+
+void services_gateway_up(struct services *s, const struct gateway_hello *h, uint64_t now_ns,
+                         int64_t wall_us)
+{
+    at(s, now_ns, wall_us);
+    struct gateway *g = entity_gateway_by_id(s, h->id);
+    if (g != NULL && g->e.live && !identity_settle(s, g, h))
+        return;
+    if (g == NULL)
+        g = gateway_discover(s, h);
+    if (g == NULL)
+        return;
+    bool fresh = g->e.state == GATEWAY_DISCOVERED;
+    if (g->e.state == GATEWAY_LOST && s->now_ns - g->lost_ns >= s->config.lease_ns)
+        lease_over(s, g);
+    entity_gateway_attach(s, g, h);
+    if (fresh)
+        entity_gateway_set_state(s, g, GATEWAY_PENDING, "it proved its key");
+    poll_send(s, g);
+    heap_set(s, g, next_phase(s, g));
+}
+
+void services_gateway_down(struct services *s, uint64_t session, const char *why, uint64_t now_ns,
+                           int64_t wall_us)
+{
+    at(s, now_ns, wall_us);
+    struct gateway *g = entity_gateway_by_session(s, session);
+    if (g == NULL || !g->e.live)
+        return; /* one that was refused, or has been followed by another */
+    entity_gateway_detach(s, g);
+    gateway_lost(s, g, why);
+    heap_set(s, g, s->now_ns + s->config.lease_ns);
+}
+
+int services_gateway_recall(struct services *s, const uint8_t id[GATEWAY_ID_SIZE], const char *name,
+                            const char *software, const char *address, int64_t first_seen_us,
+                            int64_t last_seen_us, uint64_t now_ns)
+{
+    at(s, now_ns, s->wall_us);
+    if (entity_gateway_by_id(s, id) != NULL)
+        return WEIR_E_EXISTS;
+    struct gateway_hello h = {.session = 0};
+    memcpy(h.id, id, GATEWAY_ID_SIZE);
+    words(h.name, sizeof(h.name), "%s", name);
+    words(h.software, sizeof(h.software), "%s", software);
+    words(h.address, sizeof(h.address), "%s", address);
+    struct gateway *g = entity_gateway_new(s, &h);
+    if (g == NULL)
+        return WEIR_E_FULL;
+    g->e.state = GATEWAY_LOST;
+    g->e.first_seen_us = first_seen_us;
+    g->e.last_seen_us = last_seen_us;
+    g->lost_ns = s->now_ns;
+    heap_set(s, g, s->now_ns + LOST_STALE_NS);
+    return 0;
+}
+
+/* The gateway says which controls are in force; ours may have been lost, or be older than those of an earlier life. */
+static void reconcile_epoch(struct services *s, struct gateway *g, uint64_t epoch)
+{
+    if (epoch > EPOCH_MAX) {
+        g->e.counter_faults++;
+        return;
+    }
+    if (epoch > s->epoch) {
+        s->epoch = epoch;
+        g->send_full = true;
+    } else if (epoch == g->e.epoch_desired && epoch > g->e.epoch_applied) {
+        g->e.epoch_applied = epoch;
+        throttle_applied(s, g, epoch);
+    } else if (epoch < g->e.epoch_applied) {
+        g->e.epoch_applied = epoch;
+        g->send_full = true;
+    }
+}
+
+void services_report(struct services *s, const struct report *r, uint64_t now_ns, int64_t wall_us)
+{
+    at(s, now_ns, wall_us);
+    struct gateway *g = entity_gateway_by_session(s, r->session);
+    if (g == NULL || !g->e.live) {
+        s->e.stale_reports++;
+        s->stats.stale_reports++;
+        return;
+    }
+    g->e.last_seen_ns = s->now_ns;
+    g->e.last_seen_us = wall_us;
+    if (merge_report(s, g, r) != MERGE_WHOLE)
+        return;
+    if (g->e.state != GATEWAY_ADMITTED) {
+        entity_gateway_set_state(s, g, GATEWAY_ADMITTED, "its first whole report is in");
+        g->send_full = true;
+    }
+    reconcile_epoch(s, g, r->epoch);
+    analyzer_run(s, g);
+    throttle_run(s, g);
+    dispatch_gateway(s, g);
+    note_samples(s, g);
+}
+
+void services_ack(struct services *s, uint64_t session, uint64_t epoch, int status, uint64_t now_ns,
+                  int64_t wall_us)
+{
+    at(s, now_ns, wall_us);
+    struct gateway *g = entity_gateway_by_session(s, session);
+    if (g == NULL || !g->e.live || epoch > g->e.epoch_desired)
+        return;
+    g->e.apply_status = status;
+    if (status != 0) {
+        char subject[SUBJECT_SIZE];
+        entity_gateway_subject(g, subject, sizeof(subject));
+        note_event(s, EVENT_ERROR, "control-refused", subject,
+                   "gateway %s refused controls of epoch %llu: %s; all of them are sent again",
+                   g->e.hello.name, (unsigned long long)epoch, weir_strerror(status));
+        g->send_full = true;
+        g->retry_ns = s->now_ns + REFUSED_PERIODS * s->config.period_ns;
+        return;
+    }
+    if (epoch > g->e.epoch_applied)
+        g->e.epoch_applied = epoch;
+    throttle_applied(s, g, epoch);
+}
+
+void services_surge(struct services *s, uint64_t session, uint32_t stream, uint64_t now_ns,
+                    int64_t wall_us)
+{
+    at(s, now_ns, wall_us);
+    struct gateway *g = entity_gateway_by_session(s, session);
+    if (g == NULL || !g->e.live || g->outstanding || s->now_ns - g->surge_ns < SURGE_GAP_NS)
+        return;
+    if (entity_stream_find(s, g, stream) == NULL)
+        return;
+    g->surge_ns = s->now_ns;
+    poll_send(s, g);
+    heap_set(s, g, next_phase(s, g));
+}
+
+void services_target_health(struct services *s, const struct target_health *h, uint64_t now_ns)
+{
+    at(s, now_ns, s->wall_us);
+    list_for_each(it, &s->e.targets) {
+        struct entity_target *t = container_of(it, struct entity_target, link);
+        if (strcmp(t->name, h->target) != 0 || strcmp(t->uri, h->uri) != 0)
+            continue;
+        bool was = t->has_health ? t->health.reachable : true;
+        t->health = *h;
+        t->has_health = true;
+        if (was == h->reachable)
+            continue;
+        char subject[SUBJECT_SIZE];
+        words(subject, sizeof(subject), "target/%s", t->name);
+        note_event(s, h->reachable ? EVENT_INFO : EVENT_ERROR,
+                   h->reachable ? "target-reachable" : "target-unreachable", subject,
+                   "target %s (%s) %s%s%s", t->name, t->uri,
+                   h->reachable ? "answers probes again" : "does not answer probes",
+                   h->error[0] ? ": " : "", h->error);
+    }
+}
+
+/* --- documents and settings ------------------------------------------------------------------------------------- */
+
+void services_loaded(struct services *s, uint64_t now_ns, int64_t wall_us)
+{
+    at(s, now_ns, wall_us);
+    s->loaded = true;
+    dispatch_all(s);
+}
+
+int services_agreement_put(struct services *s, const struct agreement *a, uint64_t now_ns,
+                           int64_t wall_us, char *ret_words, size_t size)
+{
+    at(s, now_ns, wall_us);
+    int err = select_agreement_put(s, a, ret_words, size);
+    if (err == 0)
+        dispatch_all(s);
+    return err;
+}
+
+int services_tenant_put(struct services *s, const struct tenant *t, uint64_t now_ns,
+                        int64_t wall_us)
+{
+    at(s, now_ns, wall_us);
+    int err = select_tenant_put(s, t);
+    if (err == 0)
+        dispatch_all(s);
+    return err;
+}
+
+int services_policy_put(struct services *s, const struct policy *p, uint64_t now_ns,
+                        int64_t wall_us)
+{
+    at(s, now_ns, wall_us);
+    int err = select_policy_put(s, p);
+    if (err < 0)
+        return err;
+    throttle_review_all(s);
+    dispatch_all(s);
+    return 0;
+}
+
+static int gateway_remove(struct services *s, const char *name)
+{
+    list_for_each(it, &s->e.gateways) {
+        struct gateway *g = container_of(it, struct gateway, e.link);
+        if (strcmp(g->e.hello.name, name) != 0 && strcmp(g->e.id_text, name) != 0)
+            continue;
+        gateway_retire(s, g, "retired by an administrator");
+        return 0;
+    }
+    return WEIR_E_NOT_FOUND;
+}
+
+int services_document_remove(struct services *s, const char *kind, const char *name,
+                             uint64_t now_ns, int64_t wall_us)
+{
+    at(s, now_ns, wall_us);
+    int err = WEIR_E_NOT_FOUND;
+    if (strcmp(kind, "Agreement") == 0)
+        err = select_agreement_remove(s, name);
+    else if (strcmp(kind, "Tenant") == 0)
+        err = select_tenant_remove(s, name);
+    else if (strcmp(kind, "Policy") == 0)
+        err = select_policy_remove(s, name);
+    else if (strcmp(kind, "Gateway") == 0)
+        err = gateway_remove(s, name);
+    if (err == 0)
+        dispatch_all(s);
+    return err;
+}
+
+void services_enforcement(struct services *s, bool on, uint64_t now_ns, int64_t wall_us)
+{
+    at(s, now_ns, wall_us);
+    if (s->e.enforcing == on)
+        return;
+    s->e.enforcing = on;
+    note_event(s, EVENT_WARNING, on ? "enforcement-on" : "enforcement-off", "server",
+               on ? "throttles are planned again where promises fail"
+                  : "all planned throttles are lifted and none is planned; limits of agreements hold");
+    if (!on)
+        throttle_lift_all(s, "enforcement was switched off", "enforcement-off");
+    dispatch_all(s);
+}
+
+bool services_enforcing(const struct services *s)
+{
+    return s->e.enforcing;
+}
+
+const struct entities *services_entities(const struct services *s)
+{
+    return &s->e;
+}
+
+void services_stats(const struct services *s, struct services_stats *ret)
+{
+    *ret = s->stats;
+}

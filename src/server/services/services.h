@@ -28,7 +28,14 @@ struct services_sink {
     void (*action)(void *ctx, const struct action_record *a);
     void (*event)(void *ctx, const struct event_record *e);
     void (*target_seen)(void *ctx, const char *gateway, const char *target, const char *uri);
+    /* A gateway's record changed (state, name, address): keep it. May be NULL. */
+    void (*gateway)(void *ctx, const struct entity_gateway *g);
 };
+
+/* Documents one process holds at most. */
+#define SERVICES_MAX_AGREEMENTS 1000u
+#define SERVICES_MAX_TENANTS 1000u
+#define SERVICES_MAX_POLICIES 256u
 
 struct services_config {
     uint64_t period_ns;
@@ -45,6 +52,14 @@ struct services;
 struct services *services_new(const struct services_config *c, const struct services_sink *sink);
 void services_free(struct services *s);
 
+/* Documents and settings are all here: until it is called no control is sent, so that a gateway never
+ * loses what its disk kept of agreements to a server that has not read them yet. */
+void services_loaded(struct services *s, uint64_t now_ns, int64_t wall_us);
+/* A gateway known from an earlier life of the server: enters the cache as lost. 0, WEIR_E_EXISTS, WEIR_E_FULL. */
+int services_gateway_recall(struct services *s, const uint8_t id[GATEWAY_ID_SIZE], const char *name,
+                            const char *software, const char *address, int64_t first_seen_us, int64_t last_seen_us,
+                            uint64_t now_ns);
+
 /* Gateways. A second session that claims a live identity: the newcomer is ended, both are reported. */
 void services_gateway_up(struct services *s, const struct gateway_hello *h, uint64_t now_ns, int64_t wall_us);
 void services_gateway_down(struct services *s, uint64_t session, const char *why, uint64_t now_ns, int64_t wall_us);
@@ -59,7 +74,7 @@ int services_agreement_put(struct services *s, const struct agreement *a, uint64
                            char *ret_words, size_t size);
 int services_tenant_put(struct services *s, const struct tenant *t, uint64_t now_ns, int64_t wall_us);
 int services_policy_put(struct services *s, const struct policy *p, uint64_t now_ns, int64_t wall_us);
-/* @kind "Agreement", "Tenant", "Policy". 0 or WEIR_E_NOT_FOUND. */
+/* @kind "Agreement", "Tenant", "Policy", or "Gateway" (retires it; @name or its id). 0 or WEIR_E_NOT_FOUND. */
 int services_document_remove(struct services *s, const char *kind, const char *name, uint64_t now_ns, int64_t wall_us);
 /* The one switch: off lifts every planned throttle now and plans none until it is on. */
 void services_enforcement(struct services *s, bool on, uint64_t now_ns, int64_t wall_us);
@@ -68,6 +83,15 @@ bool services_enforcing(const struct services *s);
 /* Do what is due; call at services_next_ns at the latest, and after each message. */
 void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us);
 uint64_t services_next_ns(const struct services *s);
+
+/* Counts for status and tests. */
+struct services_stats {
+    uint64_t reports, stale_reports, polls, polls_lost;
+    uint64_t controls_sent, controls_kept;   /* kept: the way was full, sent later */
+    uint64_t actions, actions_suppressed, events, samples;
+    uint64_t streams_refused, counter_faults;
+};
+void services_stats(const struct services *s, struct services_stats *ret);
 
 /* The entity cache, for views. Borrowed; valid until the next call that is not const. */
 const struct entities *services_entities(const struct services *s);
