@@ -11,8 +11,8 @@
  * Invariants:
  *  1. slot 0 is never given out, so that slot == 0 means "not added".
  *  2. heap[i]->heap_index == i for 1 <= i <= heap_count; heap[0] is unused.
- *  3. A round fires at most as many timers as were armed when it began to fire: a timer that re-arms
- *     itself in the past cannot keep descriptors waiting.
+ *  3. A round fires at most as many timers as were armed when it began to fire: a timer that
+ *     re-arms itself in the past cannot keep descriptors waiting.
  *  4. wake_pending is true from the write to the eventfd until just before on_wake runs, so many
  *     wakes cost one write and none is lost: whoever finds it true knows that on_wake has yet to
  *     begin.
@@ -32,7 +32,8 @@
 #include "base/clock.h"
 #include "base/err.h"
 
-/* Events taken in one wait: enough that a busy loop seldom waits twice, few enough for the cache. */
+/* Events taken in one wait: enough that a busy loop seldom waits twice, few enough for the
+ * cache. */
 #define REACTOR_BATCH 128
 /* The longest single wait; beyond it the loop just goes round once more. */
 #define REACTOR_WAIT_MAX_NS (UINT64_C(3600) * NS_PER_S)

@@ -2,8 +2,8 @@
 /* One thread's event loop: edge-triggered epoll, timers, and work put off to the end of a round.
  *
  * Every function is for the owning thread only, except reactor_wake. Sources and timers are
- * embedded in their owners and must be removed before they are freed; removing one inside a callback
- * is safe, and no event of the same batch reaches it afterwards.
+ * embedded in their owners and must be removed before they are freed; removing one inside a
+ * callback is safe, and no event of the same batch reaches it afterwards.
  *
  * A round: wait -> sources ready -> timers due -> deferred work (once each) -> wait. */
 #ifndef WEIR_BASE_REACTOR_H

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* weir-gateway: options, file and environment to a running gateway; signals; the service manager.
  *
- * Life: options -> file -> checks -> state directory -> descriptors' limit -> reactor, streams, relay,
- * link, local socket -> "listening on" lines, READY -> rounds until SIGTERM or SIGINT -> STOPPING, all
- * closed in the opposite order. SIGHUP reads the file again and checks it; see gateway_reload.
+ * Life: options -> file -> checks -> state directory -> descriptors' limit -> reactor, streams,
+ * relay, link, local socket -> "listening on" lines, READY -> rounds until SIGTERM or SIGINT ->
+ * STOPPING, all closed in the opposite order. SIGHUP reads the file again and checks it; see
+ * gateway_reload.
  *
  * What may fail: everything before READY, each with one line that says what to do. After READY only
  * epoll itself can end the program. */
@@ -43,7 +44,8 @@
 #define DEFAULT_NBD_PORT 10809u
 /* The link's and the local socket's sources and timers, and some to spare. */
 #define REACTOR_SPARE 128u
-/* Timers of a held I/O should fire when they are due, not 50 us later (the kernel's default slack). */
+/* Timers of a held I/O should fire when they are due, not 50 us later (the kernel's default
+ * slack). */
 #define TIMER_SLACK_NS 1000ul
 #define ERRORS_MAX (256u * 1024u)
 
@@ -77,8 +79,8 @@ static void usage(FILE *out)
           "\n"
           "Relay NBD between hosts and a target, meter each stream, and hold it to its limits.\n"
           "\n"
-          "  --listen ADDR      where hosts connect: 127.0.0.1:10810, [::1]:10810, unix:/run/x.sock\n"
-          "                     (repeatable; port 0 takes a free one)\n"
+          "  --listen ADDR      where hosts connect: 127.0.0.1:10810, [::1]:10810 or\n"
+          "                     unix:/run/x.sock (repeatable; port 0 takes a free one)\n"
           "  --target URI       where the storage is: nbd://HOST[:PORT][/EXPORT] or\n"
           "                     nbd+unix:///[EXPORT]?socket=PATH\n"
           "  --config FILE      listeners, targets, volumes and limits from a file\n"
@@ -88,7 +90,8 @@ static void usage(FILE *out)
           "  --key-file FILE    the local key of that server\n"
           "  --token TOKEN      enrolment token, for the first contact with a server\n"
           "  --name NAME        this gateway's name (default: the machine's)\n"
-          "  --state-dir DIR    identity and last agreed controls (default: " DEFAULT_STATE_DIR ")\n"
+          "  --state-dir DIR    identity and last agreed controls\n"
+          "                     (default: " DEFAULT_STATE_DIR ")\n"
           "  --socket PATH      local socket for `weir top --gateway`\n"
           "                     (default: STATE-DIR/gateway.sock)\n"
           "  --max-hold TIME    longest that one I/O is held, such as 10s or 500ms\n"
@@ -436,8 +439,8 @@ static void log_lines(char *lines)
         log_error("%s", l);
 }
 
-/* SIGHUP: read the file again. Limits, max-hold and log-level change, all or none; listeners, targets,
- * volumes and servers carry connections, and change with a restart only. */
+/* SIGHUP: read the file again. Limits, max-hold and log-level change, all or none; listeners,
+ * targets, volumes and servers carry connections, and change with a restart only. */
 static void gateway_reload(struct gateway *g)
 {
     struct text errors;

@@ -257,7 +257,7 @@ static void relay_unlisten(struct relay_listener *l)
     close(l->source.fd);
     if (addr_is_unix(&l->config->addr)) {
         /* Leave no file behind that nobody answers. */
-        const struct sockaddr_un *un = (const struct sockaddr_un *)(const void *)&l->config->addr.ss;
+        const struct sockaddr_un *un = (const void *)&l->config->addr.ss;
         if (un->sun_path[0])
             (void)unlink(un->sun_path);
     }

@@ -43,8 +43,8 @@ struct relay_counts {
 
 struct relay;
 
-/* Opens every listener of @config (0, or -errno with the listener's name in *@ret_where). All borrowed
- * objects outlive the relay. */
+/* Opens every listener of @config (0, or -errno with the listener's name in *@ret_where). All
+ * borrowed objects outlive the relay. */
 int relay_new(struct reactor *r, const struct gateway_config *config, struct stream_table *streams,
               struct relay **ret, const char **ret_where);
 /* Close everything at once. */

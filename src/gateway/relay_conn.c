@@ -494,8 +494,8 @@ static void relay_conn_run(struct reactor_work *w)
     weir_assert(!"a closed connection ran");
 }
 
-void relay_conn_start(struct relay *r, struct relay_conn *c, const struct listener_config *l, int fd,
-                      const char *host, uint64_t host_hash)
+void relay_conn_start(struct relay *r, struct relay_conn *c, const struct listener_config *l,
+                      int fd, const char *host, uint64_t host_hash)
 {
     const struct target_config *target = l->target;
     c->relay = r;

@@ -28,7 +28,8 @@
 /* Replies on their way to a host that does not read; beyond it the target is not read. */
 #define RELAY_REPLY_SIZE (256u * 1024u)
 /* Negotiation: unconsumed bytes kept of either peer (one option is at most 64 KiB), and answers not
- * yet sent (LIST names CONFIG_MAX_VOLUMES at once; with more than IN_MAX waiting nothing is read). */
+ * yet sent (LIST names CONFIG_MAX_VOLUMES at once; with more than IN_MAX waiting nothing is
+ * read). */
 #define RELAY_NEGOTIATE_IN_MAX (128u * 1024u)
 #define RELAY_NEGOTIATE_OUT_MAX (1024u * 1024u)
 /* A connection that ends may wait so long for the next byte of its target. */
@@ -86,7 +87,8 @@ enum relay_host_mode {
     RELAY_HOST_END,     /* nothing more is taken from the host */
 };
 
-/* One socket of a connection. The flags are what epoll said and reads and writes have not yet undone. */
+/* One socket of a connection. The flags are what epoll said and reads and writes have not yet
+ * undone. */
 struct relay_side {
     struct reactor_source source;
     struct relay_conn *conn;
@@ -184,14 +186,15 @@ void relay_gate_rearm(struct relay *r);
 /* --- relay_conn.c --- */
 
 /* Take over the accepted @fd of @host (escaped): connect to the target. */
-void relay_conn_start(struct relay *r, struct relay_conn *c, const struct listener_config *l, int fd,
-                      const char *host, uint64_t host_hash);
+void relay_conn_start(struct relay *r, struct relay_conn *c, const struct listener_config *l,
+                      int fd, const char *host, uint64_t host_hash);
 /* End @c now: count and log @why with @detail (or NULL). @c is gone afterwards. */
 void relay_conn_close(struct relay_conn *c, enum relay_close why, const char *detail);
 /* TRANSMITTING to DRAINING. */
 void relay_conn_drain(struct relay_conn *c, enum relay_close why);
 
-/* Read into @to at most @room bytes, keeping the side's flags. Returns the bytes, 0 when nothing came. */
+/* Read into @to at most @room bytes, keeping the side's flags. Returns the bytes, 0 when nothing
+ * came. */
 size_t relay_side_read(struct relay_side *s, void *to, size_t room);
 /* Send pieces, keeping the side's flags. Returns the bytes, 0 when nothing went. */
 size_t relay_side_send(struct relay_side *s, const struct iovec *iov, int count);

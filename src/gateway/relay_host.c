@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Transmission, host to target: requests are metered, held where a limit says so, and passed on.
  *
- * Each request takes a slot until the target's last word on it; on the wire its cookie is the slot's
- * number below a serial number, so that what the target answers can be told from what it invents.
- * Hosts may use one cookie for many requests; slots do not mind.
+ * Each request takes a slot until the target's last word on it; on the wire its cookie is the
+ * slot's number below a serial number, so that what the target answers can be told from what it
+ * invents. Hosts may use one cookie for many requests; slots do not mind.
  *
  * The gate is asked when the header is here. What goes at once stays where it was read and is sent
- * from there, payload included, as it comes. What is held leaves the stream: its header to its slot, a
- * write's payload to the hold ring, so that later requests may pass it. A payload that does not fit
- * what is left of the ring stays where it is, and the host is read no further until it may go; then
- * it streams through.
+ * from there, payload included, as it comes. What is held leaves the stream: its header to its
+ * slot, a write's payload to the hold ring, so that later requests may pass it. A payload that does
+ * not fit what is left of the ring stays where it is, and the host is read no further until it may
+ * go; then it streams through.
  *
  *   HEADER -- goes, has payload ---------------> PASS ----- all through --> HEADER
  *   HEADER -- held, payload fits the ring -----> HOLD ----- all held -----> HEADER
@@ -20,8 +20,8 @@
  * Invariants:
  *  1. The bytes of one request are contiguous on the wire: in PASS nothing else is woven in, and
  *     requests the gate lets go meanwhile wait in `released`.
- *  2. At most one request is incomplete, the newest. A host that stalls in the middle of it holds up
- *     its own connection only: the gate's part was over when it let the request go.
+ *  2. At most one request is incomplete, the newest. A host that stalls in the middle of it holds
+ *     up its own connection only: the gate's part was over when it let the request go.
  *  3. undispatched == slots HELD + RELEASED; outstanding == slots DISPATCHED. */
 #include <string.h>
 
@@ -167,8 +167,9 @@ static enum io_op relay_request_op(uint16_t type)
     }
 }
 
-/* What a request is charged and counted as moving. The target refuses what is larger than the volume;
- * a host that asks for it all the same must not drive those it shares a limit with into debt. */
+/* What a request is charged and counted as moving. The target refuses what is larger than the
+ * volume; a host that asks for it all the same must not drive those it shares a limit with into
+ * debt. */
 static uint64_t relay_request_bytes(const struct relay_conn *c, enum io_op op,
                                     const struct nbd_request *q)
 {
@@ -312,7 +313,8 @@ static bool relay_host_parse(struct relay_conn *c, uint64_t now_ns)
 
 /* --- the host's end --- */
 
-/* Whether DISC is among the bytes not yet taken apart, all of which are here: the host has closed. */
+/* Whether DISC is among the bytes not yet taken apart, all of which are here: the host has
+ * closed. */
 static bool relay_host_disc_ahead(const struct relay_conn *c)
 {
     size_t at = c->input.parsed;

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Problem: almost every request goes to the target at once, byte for byte as it came, and must cost no
- * copy; a few are held, must not keep the later ones back, and join the same byte stream when let go.
+/* Problem: almost every request goes to the target at once, byte for byte as it came, and must cost
+ * no copy; a few are held, must not keep the later ones back, and join the same byte stream when
+ * let go.
  *
- * Model: three sources of bytes, each strictly first in, first out: the input buffer itself, a ring of
- * headers of requests that were held and let go, and a ring of held write payload. What the target
- * gets is a weave of the three, written down as runs (kind, length). A run of SKIP drops input bytes
- * that went to a ring. Neighbours of one kind merge, so with nothing held there is a single run, and
- * sending is one write of one piece.
+ * Model: three sources of bytes, each strictly first in, first out: the input buffer itself, a ring
+ * of headers of requests that were held and let go, and a ring of held write payload. What the
+ * target gets is a weave of the three, written down as runs (kind, length). A run of SKIP drops
+ * input bytes that went to a ring. Neighbours of one kind merge, so with nothing held there is a
+ * single run, and sending is one write of one piece.
  *
  * The hold ring can be a ring because the gate lets the writes of one flow go in the order in which
  * they came, and so the writes of one connection too.
@@ -85,7 +86,8 @@ static void relay_out_push(struct relay_out *o, enum relay_run_kind kind, size_t
         return;
     }
     weir_assert(o->run_tail - o->run_head < RELAY_RUNS);
-    o->runs[o->run_tail++ & (RELAY_RUNS - 1)] = (struct relay_run){.kind = kind, .len = (uint32_t)n};
+    struct relay_run *run = &o->runs[o->run_tail++ & (RELAY_RUNS - 1)];
+    *run = (struct relay_run){.kind = kind, .len = (uint32_t)n};
 }
 
 void relay_out_pass(struct relay_out *o, size_t n)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What goes from one host to its target: three byte queues woven into one, without copying the first.
+/* What goes from one host to its target: three byte queues woven into one, without copying the
+ * first.
  *
  * Bytes that need not wait are sent straight out of the buffer they were read into; only what is
  * held is ever copied. See relay_out.c. Owner thread only; no allocation after relay_out_init. */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: what the weave hands to the target is, byte for byte, what was passed and released, in that order,
- * however it is cut; nothing held leaks out early and nothing skipped gets in.
+/* Goal: what the weave hands to the target is, byte for byte, what was passed and released, in that
+ * order, however it is cut; nothing held leaks out early and nothing skipped gets in.
  * Method: a plain byte queue of everything due stands beside the weave. Random requests are passed,
- * held (payload to the ring) and released in their order, sent in random cuts, and each gathered piece is
- * compared with the queue. Ring ends and the input's move to the front are crossed many times over. */
+ * held (payload to the ring) and released in their order, sent in random cuts, and each gathered
+ * piece is compared with the queue. Ring ends and the input's move to the front are crossed many
+ * times over. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -193,7 +194,7 @@ static void with_nothing_held_everything_is_one_piece_in_place(void **state)
     free(w);
 }
 
-static void more_and_more_held_and_released_stops_at_the_bound_and_goes_on_after_sending(void **state)
+static void released_headers_stop_at_the_bound_and_go_on_after_sending(void **state)
 {
     (void)state;
     struct world *w = world_new(2);
@@ -230,7 +231,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_requests_reach_the_target_in_order_and_whole),
         cmocka_unit_test(with_nothing_held_everything_is_one_piece_in_place),
-        cmocka_unit_test(more_and_more_held_and_released_stops_at_the_bound_and_goes_on_after_sending),
+        cmocka_unit_test(released_headers_stop_at_the_bound_and_go_on_after_sending),
         cmocka_unit_test(a_held_request_between_two_others_takes_no_room_from_the_input),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
