@@ -1,1 +1,518 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The inbound thread of a pair: gateways -> SLA services. It only reads.
+ *
+ * Problem. Thousands of gateways speak at once, some slowly, some without end, some with bad will; an SLA
+ * process may be busy. Neither may hold up the others.
+ *
+ * Model. Edge-triggered reads into one scratch; only a frame that is not whole yet is kept for its session.
+ * A whole frame becomes one message for the SLA process of the session's gateway. What that process has no room for:
+ *   statistics, surges   are dropped and counted: statistics are cumulative, the next ones say it all again;
+ *   acknowledgements     are kept, the newest of a session;
+ *   up and down          are kept and posted again every 10 ms; reports wait for "up".
+ *
+ * A session's half:
+ *
+ *   OPEN --end of stream, bad frame, silence, outbound's word--> CLOSING --all said--> free
+ *
+ * In CLOSING it owes, in this order: "down" to the SLA process (if "up" was said), SESSION_SHUT to outbound,
+ * SESSION_SHUT to the acceptor. The last one gives the session back; nothing of it is touched afterwards.
+ *
+ * Invariants:
+ *  1. A half is in the table (in use) from SESSION_OPEN until everything it owes is paid; it is linked into
+ *     `owing` exactly while it owes.
+ *  2. A round reads at most READ_SIZE of a session; those with more to read take turns.
+ *  3. What is kept of a session is one incomplete frame and one read. A frame must be whole within three
+ *     heartbeats, since only whole frames count as a sign of life.
+ *  4. At most FRAMES_PER_SECOND frames of a session are handled in a second; one that sends more is ended. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "base/assert.h"
+#include "base/err.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "base/reactor.h"
+#include "base/text.h"
+#include "control/frame.h"
+#include "server/monitor/mail.h"
+#include "server/monitor/monitor_private.h"
+#include "server/monitor/report.h"
+#include "server/msg.h"
+
+#define READ_SIZE (256u * 1024u)
+#define PARTIAL_MAX (FRAME_MAX + FRAME_HEADER_SIZE + READ_SIZE)
+#define FRAMES_PER_SECOND 4000u
+#define SURGE_LEAST_NS (5 * NS_PER_MS)
+
+struct inbound;
+
+/* One session's reading half, by slot. */
+struct half {
+    struct inbound *in;
+    bool used, closing;
+    uint64_t id;
+    const struct session *session; /* lent until SESSION_SHUT is said to the acceptor */
+    uint16_t process;
+    struct reactor_source source;
+    struct list all, again, owing;
+    struct text partial;
+    uint64_t heard_ns, surge_ns, window_ns;
+    uint32_t window_frames;
+    bool up_owed, down_owed, ack_owed, outbound_owed, acceptor_owed;
+    uint64_t ack_epoch;
+    int32_t ack_status;
+    char why[160];
+};
+
+struct inbound {
+    struct monitor *m;
+    size_t pair;
+    struct mailbox *me;
+    struct reactor *reactor;
+    struct mail mail;
+    struct frame_arena arena;
+    uint8_t *scratch;
+    struct half *half; /* max_sessions */
+    struct list all, again, owing;
+    struct reactor_work read_more;
+    struct reactor_timer retry, sweep;
+    bool stop;
+    struct msg stop_msg;
+};
+
+static struct mailbox *services_of(const struct half *h)
+{
+    return h->in->m->threads->services[h->process];
+}
+
+/* ---- what is owed -------------------------------------------------------------------------------------- */
+
+static bool pay_up(struct half *h)
+{
+    struct gateway_hello *hello = malloc(sizeof(*hello));
+    if (hello == NULL)
+        return false;
+    *hello = h->session->hello;
+    if (mail_post(h->in->me, services_of(h), MSG_GATEWAY_UP, h->id, 0, hello, free)) {
+        h->up_owed = false;
+        h->down_owed = true; /* from now on, when it ends */
+        return true;
+    }
+    free(hello);
+    return false;
+}
+
+static bool pay_ack(struct half *h)
+{
+    struct msg m = {.kind = MSG_CONTROLS_ACK, .status = h->ack_status, .arg = {h->id, h->ack_epoch}};
+    if (mailbox_post(h->in->me, services_of(h), &m) < 0)
+        return false;
+    monitor_count(h->in->m, acks);
+    h->ack_owed = false;
+    return true;
+}
+
+static bool pay_down(struct half *h)
+{
+    char *why = strdup(h->why);
+    if (why != NULL && mail_post(h->in->me, services_of(h), MSG_GATEWAY_DOWN, h->id, 0, why, free)) {
+        h->down_owed = false;
+        return true;
+    }
+    free(why);
+    return false;
+}
+
+static bool pay_outbound(struct half *h)
+{
+    struct mailbox *to = h->in->m->threads->outbound[h->in->pair];
+    if (!mail_post(h->in->me, to, MSG_SESSION_SHUT, h->id, SESSION_INBOUND, NULL, NULL))
+        return false;
+    h->outbound_owed = false;
+    return true;
+}
+
+static bool pay_acceptor(struct half *h)
+{
+    struct mailbox *to = h->in->m->threads->acceptor;
+    if (!mail_post(h->in->me, to, MSG_SESSION_SHUT, h->id, SESSION_INBOUND, NULL, NULL))
+        return false;
+    h->acceptor_owed = false;
+    return true;
+}
+
+/* Post what is owed, in order, as far as there is room. True when all is paid. */
+static bool pay(struct half *h)
+{
+    if (h->up_owed && !pay_up(h))
+        return false;
+    if (h->ack_owed && !pay_ack(h))
+        return false;
+    if (!h->closing)
+        return true;
+    return (!h->down_owed || pay_down(h)) && (!h->outbound_owed || pay_outbound(h)) &&
+           (!h->acceptor_owed || pay_acceptor(h));
+}
+
+static void settle(struct half *h)
+{
+    struct inbound *in = h->in;
+    if (!pay(h)) {
+        monitor_count(in->m, posts_retried);
+        if (!list_linked(&h->owing))
+            list_push_back(&in->owing, &h->owing);
+        if (in->retry.heap_index == 0)
+            reactor_timer_set(in->reactor, &in->retry, reactor_now(in->reactor) + MONITOR_RETRY_NS);
+        return;
+    }
+    if (list_linked(&h->owing))
+        list_remove(&h->owing);
+    if (!h->closing)
+        return;
+    list_remove(&h->all);
+    text_fini(&h->partial);
+    h->used = false;
+}
+
+static void retry_all(struct reactor_timer *t, uint64_t now)
+{
+    struct inbound *in = container_of(t, struct inbound, retry);
+    list_for_each_safe (l, &in->owing)
+        settle(container_of(l, struct half, owing));
+    if (!list_empty(&in->owing))
+        reactor_timer_set(in->reactor, t, now + MONITOR_RETRY_NS);
+}
+
+static void end(struct half *h, const char *why)
+{
+    if (h->closing)
+        return;
+    h->closing = true;
+    h->outbound_owed = h->acceptor_owed = true;
+    /* Whoever never heard of it need not hear of its end. */
+    h->up_owed = h->ack_owed = false;
+    snprintf(h->why, sizeof(h->why), "%s", why);
+    log_info("monitor: session %llu of gateway %s ends: %s", (unsigned long long)h->id,
+             h->session->hello.name, h->why);
+    reactor_remove(h->in->reactor, &h->source);
+    if (list_linked(&h->again))
+        list_remove(&h->again);
+    text_fini(&h->partial);
+    settle(h);
+}
+
+static void end_protocol(struct half *h, const char *why)
+{
+    monitor_count(h->in->m, ended_protocol);
+    end(h, why);
+}
+
+/* ---- frames -------------------------------------------------------------------------------------------- */
+
+static void got_statistics(struct half *h, const Weir__Control__Statistics *s)
+{
+    struct inbound *in = h->in;
+    if (memcmp(s->boot_id.data, h->session->hello.boot, GATEWAY_ID_SIZE) != 0) {
+        end_protocol(h, "statistics of another boot");
+        return;
+    }
+    struct report *r = h->up_owed ? NULL : report_new(s, h->id);
+    if (r != NULL && mail_post(in->me, services_of(h), MSG_REPORT, h->id, 0, r, report_free)) {
+        monitor_count(in->m, reports);
+        return;
+    }
+    report_free(r);
+    monitor_count(in->m, reports_dropped);
+}
+
+static void got_ack(struct half *h, const Weir__Control__ControlsAck *a)
+{
+    if (h->ack_owed)
+        monitor_count(h->in->m, acks_coalesced);
+    h->ack_owed = true;
+    h->ack_epoch = a->epoch;
+    h->ack_status = a->status;
+    settle(h);
+}
+
+static void got_surge(struct half *h, const Weir__Control__Surge *s)
+{
+    struct inbound *in = h->in;
+    uint64_t now = reactor_now(in->reactor);
+    bool early = h->surge_ns != 0 && now - h->surge_ns < SURGE_LEAST_NS;
+    if (!early && !h->up_owed && mail_post(in->me, services_of(h), MSG_SURGE, h->id, s->stream, NULL, NULL)) {
+        h->surge_ns = now;
+        monitor_count(in->m, surges);
+        return;
+    }
+    monitor_count(in->m, surges_dropped);
+}
+
+static void end_by_peer(struct half *h, const char *what, const char *words)
+{
+    char why[160], clean[120];
+    report_words(clean, sizeof(clean), words);
+    snprintf(why, sizeof(why), "%s: %s", what, clean);
+    monitor_count(h->in->m, ended_peer);
+    end(h, why);
+}
+
+static void got_frame(struct half *h, const Weir__Control__Frame *f)
+{
+    if (f->body_case == WEIR__CONTROL__FRAME__BODY_STATISTICS)
+        got_statistics(h, f->statistics);
+    else if (f->body_case == WEIR__CONTROL__FRAME__BODY_CONTROLS_ACK)
+        got_ack(h, f->controls_ack);
+    else if (f->body_case == WEIR__CONTROL__FRAME__BODY_SURGE)
+        got_surge(h, f->surge);
+    else if (f->body_case == WEIR__CONTROL__FRAME__BODY_BYE)
+        end_by_peer(h, "the gateway said bye", f->bye->why);
+    else if (f->body_case == WEIR__CONTROL__FRAME__BODY_ERROR)
+        end_by_peer(h, "the gateway refused", f->error->words);
+    else if (f->body_case != WEIR__CONTROL__FRAME__BODY_HEARTBEAT)
+        end_protocol(h, "a message that a gateway does not send");
+}
+
+static bool too_many(struct half *h, uint64_t now)
+{
+    if (now - h->window_ns >= NS_PER_S) {
+        h->window_ns = now;
+        h->window_frames = 0;
+    }
+    return ++h->window_frames > FRAMES_PER_SECOND;
+}
+
+/* Handle the whole frames at the front of @bytes; returns how many bytes they were. May end the half. */
+static size_t take_frames(struct half *h, const uint8_t *bytes, size_t n)
+{
+    struct inbound *in = h->in;
+    size_t done = 0;
+    while (done < n && !h->closing) {
+        const Weir__Control__Frame *f = NULL;
+        int64_t size = frame_peek(bytes + done, n - done);
+        if (size == 0)
+            break;
+        if (size < 0) {
+            end_protocol(h, "a frame of a length that none can have");
+            break;
+        }
+        frame_arena_reset(&in->arena);
+        int r = frame_unpack(&in->arena, bytes + done, (size_t)size, &f);
+        if (r < 0) {
+            end_protocol(h, r == WEIR_E_TOO_LARGE ? "a frame that unpacks to more than its bound"
+                                                  : "a frame that breaks the protocol");
+            break;
+        }
+        if (too_many(h, reactor_now(in->reactor))) {
+            end_protocol(h, "too many frames a second");
+            break;
+        }
+        monitor_count(in->m, frames_in);
+        h->heard_ns = reactor_now(in->reactor);
+        got_frame(h, f);
+        done += (size_t)size;
+    }
+    return done;
+}
+
+static void take_bytes(struct half *h, const uint8_t *bytes, size_t n)
+{
+    monitor_count_add(h->in->m, bytes_in, n);
+    if (h->partial.len == 0) {
+        size_t done = take_frames(h, bytes, n);
+        if (h->closing || done == n)
+            return;
+        text_append(&h->partial, bytes + done, n - done);
+    } else {
+        text_append(&h->partial, bytes, n);
+        if (!h->partial.failed) {
+            size_t done = take_frames(h, (const uint8_t *)h->partial.data, h->partial.len);
+            if (h->closing)
+                return;
+            text_consume(&h->partial, done);
+        }
+    }
+    if (h->partial.failed)
+        end(h, "no memory for a frame");
+    else if (h->partial.len == 0) {
+        text_fini(&h->partial); /* most sessions have nothing pending: keep no memory for them */
+        text_init(&h->partial, PARTIAL_MAX);
+    }
+}
+
+/* One read; those that may have more are put behind the others (invariant 2). */
+static void read_some(struct half *h)
+{
+    struct inbound *in = h->in;
+    ssize_t n;
+    do
+        n = recv(h->source.fd, in->scratch, READ_SIZE, MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return;
+    if (n == 0) {
+        monitor_count(in->m, ended_peer);
+        end(h, "the gateway closed the connection");
+        return;
+    }
+    if (n < 0) {
+        monitor_count(in->m, ended_error);
+        end(h, weir_strerror(-errno));
+        return;
+    }
+    take_bytes(h, in->scratch, (size_t)n);
+    if (h->closing)
+        return;
+    if (!list_linked(&h->again))
+        list_push_back(&in->again, &h->again);
+    reactor_defer(in->reactor, &in->read_more);
+}
+
+static void read_again(struct reactor_work *w)
+{
+    struct inbound *in = container_of(w, struct inbound, read_more);
+    struct list batch;
+    list_init(&batch);
+    for (struct list *l; (l = list_pop_front(&in->again)) != NULL;)
+        list_push_back(&batch, l);
+    for (struct list *l; (l = list_pop_front(&batch)) != NULL;)
+        read_some(container_of(l, struct half, again));
+}
+
+static void ready(struct reactor_source *s, uint32_t events)
+{
+    struct half *h = container_of(s, struct half, source);
+    struct inbound *in = h->in;
+    (void)events;
+    mailbox_busy(in->me, MSG_REPORT, reactor_now(in->reactor));
+    read_some(h);
+    mailbox_idle(in->me, reactor_now_fresh(in->reactor));
+}
+
+/* ---- sessions ------------------------------------------------------------------------------------------ */
+
+static void session_open(struct inbound *in, const struct session *s)
+{
+    struct half *h = &in->half[session_slot(s->id)];
+    weir_assert(!h->used);
+    *h = (struct half){
+        .in = in,
+        .used = true,
+        .id = s->id,
+        .session = s,
+        .process = s->process,
+        .source = {.fd = s->fd, .ready = ready},
+        .heard_ns = reactor_now(in->reactor),
+        .up_owed = true,
+    };
+    list_init(&h->again);
+    list_init(&h->owing);
+    list_init(&h->all);
+    list_push_back(&in->all, &h->all);
+    text_init(&h->partial, PARTIAL_MAX);
+    log_info("monitor: session %llu of gateway %s (%s) stands", (unsigned long long)h->id, s->hello.name,
+             s->hello.address);
+    settle(h);
+    int r = reactor_add(in->reactor, &h->source, EPOLLIN | EPOLLRDHUP);
+    if (r < 0) {
+        end(h, weir_strerror(r));
+        return;
+    }
+    if (s->early_size > 0)
+        take_bytes(h, s->early, s->early_size);
+}
+
+/* Outbound found a reason to end it. */
+static void session_end(struct inbound *in, uint64_t id, const char *why)
+{
+    struct half *h = &in->half[session_slot(id)];
+    if (h->used && h->id == id)
+        end(h, why != NULL ? why : "ended by this server");
+}
+
+static void sweep(struct reactor_timer *t, uint64_t now)
+{
+    struct inbound *in = container_of(t, struct inbound, sweep);
+    uint64_t beat = in->m->heartbeat_ms * NS_PER_MS;
+    list_for_each_safe (l, &in->all) {
+        struct half *h = container_of(l, struct half, all);
+        if (h->closing || now - h->heard_ns <= MONITOR_SILENT_HEARTBEATS * beat)
+            continue;
+        monitor_count(in->m, ended_silent);
+        end(h, "silent for three heartbeats");
+    }
+    reactor_timer_set(in->reactor, t, now + beat / 2);
+}
+
+static void message(void *ctx, struct msg *m)
+{
+    struct inbound *in = ctx;
+    if (m->kind == MSG_SESSION_OPEN) {
+        session_open(in, m->body);
+        m->body = NULL;
+    } else if (m->kind == MSG_SESSION_SHUT) {
+        session_end(in, m->arg[0], m->body);
+    } else {
+        weir_assert(m->kind == MSG_STOP);
+        in->stop = true;
+        in->stop_msg = *m;
+    }
+}
+
+static void inbound_open(struct inbound *in)
+{
+    size_t n = in->m->max_sessions;
+    list_init(&in->all);
+    list_init(&in->again);
+    list_init(&in->owing);
+    in->reactor = reactor_new(n + 2, 4);
+    in->scratch = malloc(READ_SIZE);
+    in->half = calloc(n, sizeof(*in->half));
+    weir_assert(in->reactor != NULL);
+    weir_assert(in->scratch != NULL);
+    weir_assert(in->half != NULL);
+    int r = frame_arena_init(&in->arena, FRAME_ARENA_SIZE);
+    weir_assert(r == 0);
+    reactor_work_init(&in->read_more, read_again);
+    in->retry.fire = retry_all;
+    in->sweep.fire = sweep;
+    r = mail_open(&in->mail, in->reactor, in->me, message, in);
+    weir_assert(r == 0);
+    reactor_timer_set(in->reactor, &in->sweep, reactor_now(in->reactor) + in->m->heartbeat_ms * NS_PER_MS / 2);
+}
+
+static void inbound_close(struct inbound *in)
+{
+    list_for_each (l, &in->all)
+        text_fini(&container_of(l, struct half, all)->partial);
+    mail_close(&in->mail);
+    reactor_free(in->reactor);
+    frame_arena_fini(&in->arena);
+    free(in->scratch);
+    free(in->half);
+}
+
+void *monitor_inbound_main(void *monitor_thread)
+{
+    struct monitor_thread *t = monitor_thread;
+    struct inbound *in = calloc(1, sizeof(*in));
+    weir_assert(in != NULL);
+    in->m = t->monitor;
+    in->pair = t->pair;
+    in->me = t->monitor->threads->inbound[t->pair];
+    inbound_open(in);
+    while (!in->stop) {
+        int r = reactor_round(in->reactor, UINT64_MAX);
+        weir_assert(r == 0);
+    }
+    struct msg stop = in->stop_msg;
+    struct mailbox *me = in->me;
+    inbound_close(in);
+    free(in);
+    mailbox_reply(me, &stop, 0, NULL, NULL);
+    return NULL;
+}

@@ -1,1 +1,209 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* What the monitor's threads share.
+ *
+ * Listening sockets are opened before any thread runs, so that a port in use is said at start. TCP is taken on
+ * loopback only: what follows the handshake is plaintext, so anything else needs TLS first. A Unix socket
+ * <state_dir>/control.sock (0600) is always there. The local key is a file of mode 0600: who can read it may
+ * be a gateway of this machine.
+ *
+ * Routing is a pure hash of the gateway's id (FNV-1a, 64 bit), so that a gateway that comes back meets the same
+ * SLA process, and its cache, whichever connection carries it. */
+#include "server/monitor/monitor.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/err.h"
+#include "base/rng.h"
+#include "base/text.h"
+#include "server/monitor/monitor_private.h"
+
+#define KEY_FILE_MAX 256u
+#define PATH_SIZE (512u + 32u)
+#define LISTEN_BACKLOG 1024
+#define DEFAULT_PORT 7400u
+
+static int key_parse(const char *text, uint8_t ret_key[AUTH_KEY_SIZE])
+{
+    size_t n = 0;
+    const char *end = NULL;
+    if (sodium_hex2bin(ret_key, AUTH_KEY_SIZE, text, strlen(text), NULL, &n, &end) != 0 ||
+        n != AUTH_KEY_SIZE || end[strspn(end, " \t\r\n")] != '\0')
+        return WEIR_E_PARSE;
+    return 0;
+}
+
+static int key_make(const char *path, uint8_t ret_key[AUTH_KEY_SIZE])
+{
+    char hex[2 * AUTH_KEY_SIZE + 2];
+    rng_system(ret_key, AUTH_KEY_SIZE);
+    sodium_bin2hex(hex, sizeof(hex), ret_key, AUTH_KEY_SIZE);
+    strcat(hex, "\n");
+    int r = text_write_file_atomic(path, hex, strlen(hex), 0600);
+    sodium_memzero(hex, sizeof(hex));
+    return r;
+}
+
+static int key_load(struct monitor *m, char *ret_words, size_t size)
+{
+    char path[PATH_SIZE];
+    char *text = NULL;
+    snprintf(path, sizeof(path), "%s/gateway.key", m->config->state_dir);
+    int r = text_read_file(path, KEY_FILE_MAX, &text, NULL);
+    if (r == -ENOENT) {
+        r = key_make(path, m->local_key);
+        if (r < 0)
+            snprintf(ret_words, size, "%s cannot be written: %s", path, weir_strerror(r));
+        return r;
+    }
+    if (r == 0)
+        r = key_parse(text, m->local_key);
+    if (r < 0)
+        snprintf(ret_words, size, "%s cannot be used: %s; expected 64 hex digits", path, weir_strerror(r));
+    if (text != NULL)
+        sodium_memzero(text, strlen(text));
+    free(text);
+    return r;
+}
+
+static int listen_one(struct monitor *m, const char *text, char *ret_words, size_t size)
+{
+    struct addr a;
+    const char *expected = "";
+    int r = addr_parse(text, DEFAULT_PORT, &a, &expected);
+    if (r < 0) {
+        snprintf(ret_words, size, "control listen: found \"%s\", expected %s", text, expected);
+        return r;
+    }
+    if (!addr_is_local(&a)) {
+        snprintf(ret_words, size,
+                 "control listen: %s is not loopback; gateways on other machines need TLS, which is not "
+                 "configured: use 127.0.0.1, [::1] or a Unix socket", text);
+        return WEIR_E_REFUSED;
+    }
+    weir_assert(m->listener_count < MONITOR_LISTENERS_MAX);
+    int fd = addr_listen(&a, LISTEN_BACKLOG, 0600);
+    if (fd < 0) {
+        snprintf(ret_words, size, "control listen: %s: %s", text, weir_strerror(fd));
+        return fd;
+    }
+    m->listener[m->listener_count++] = fd;
+    if (m->address[0] == '\0' && addr_local_text(fd, m->address, sizeof(m->address)) < 0)
+        snprintf(m->address, sizeof(m->address), "%s", text);
+    return 0;
+}
+
+static int listen_all(struct monitor *m, char *ret_words, size_t size)
+{
+    char unix_text[PATH_SIZE + 8];
+    bool named = false;
+    int r = 0;
+    snprintf(unix_text, sizeof(unix_text), "unix:%s/control.sock", m->config->state_dir);
+    for (size_t i = 0; r == 0 && i < m->config->control_listen_count; i++) {
+        r = listen_one(m, m->config->control_listen[i], ret_words, size);
+        named = named || strcmp(m->config->control_listen[i], unix_text) == 0;
+    }
+    return r < 0 || named ? r : listen_one(m, unix_text, ret_words, size);
+}
+
+/* One descriptor a session, and room for databases and the other sockets. */
+static void raise_descriptors(size_t sessions)
+{
+    struct rlimit l;
+    if (getrlimit(RLIMIT_NOFILE, &l) < 0)
+        return;
+    rlim_t wanted = sessions + 1024;
+    if (l.rlim_cur >= wanted)
+        return;
+    l.rlim_cur = wanted < l.rlim_max ? wanted : l.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &l);
+}
+
+int monitor_open(const struct server_config *config, const struct threads *threads, struct monitor **ret,
+                 char *ret_words, size_t size)
+{
+    struct monitor *m = calloc(1, sizeof(*m));
+    snprintf(ret_words, size, "no memory for the performance monitor");
+    if (m == NULL)
+        return -ENOMEM;
+    m->config = config;
+    m->threads = threads;
+    m->heartbeat_ms = MONITOR_HEARTBEAT_MS;
+    m->slow_ns = MONITOR_SLOW_NS;
+    m->max_sessions = config->max_gateways;
+    if (m->max_sessions == 0 || m->max_sessions >= SESSION_SLOTS_MAX)
+        m->max_sessions = SESSION_SLOTS_MAX - 1;
+    if (gethostname(m->server_name, sizeof(m->server_name) - 1) < 0)
+        snprintf(m->server_name, sizeof(m->server_name), "weir-server");
+    m->session = calloc(m->max_sessions, sizeof(struct owned_session *));
+    int r = m->session == NULL ? -ENOMEM : key_load(m, ret_words, size);
+    if (r == 0)
+        r = listen_all(m, ret_words, size);
+    if (r < 0) {
+        monitor_close(m);
+        return r;
+    }
+    raise_descriptors(m->max_sessions);
+    *ret = m;
+    return 0;
+}
+
+void monitor_close(struct monitor *m)
+{
+    if (m == NULL)
+        return;
+    for (size_t i = 0; i < m->listener_count; i++)
+        close(m->listener[i]);
+    for (size_t i = 0; m->session != NULL && i < m->max_sessions; i++) {
+        if (m->session[i] == NULL)
+            continue;
+        close(m->session[i]->session.fd);
+        free(m->session[i]);
+    }
+    free(m->session);
+    sodium_memzero(m->local_key, sizeof(m->local_key));
+    free(m);
+}
+
+const char *monitor_address(const struct monitor *m)
+{
+    return m->address;
+}
+
+static uint64_t route_hash(const uint8_t gateway_id[16])
+{
+    uint64_t h = UINT64_C(14695981039346656037);
+    for (size_t i = 0; i < 16; i++)
+        h = (h ^ gateway_id[i]) * UINT64_C(1099511628211);
+    return h ^ h >> 32;
+}
+
+size_t monitor_route_services(const struct monitor *m, const uint8_t gateway_id[16])
+{
+    return (size_t)(route_hash(gateway_id) % m->threads->services_count);
+}
+
+/* A pair follows from the SLA process, so that a subgroup keeps to one pair; with more pairs than SLA
+ * processes, several pairs serve each. */
+size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16])
+{
+    size_t pairs = m->threads->pairs, processes = m->threads->services_count;
+    size_t process = monitor_route_services(m, gateway_id);
+    if (pairs <= processes)
+        return process % pairs;
+    size_t mine = (pairs - process + processes - 1) / processes; /* pairs process, process + processes, ... */
+    return process + processes * (size_t)((route_hash(gateway_id) >> 40) % mine);
+}
+
+void monitor_stats(const struct monitor *m, struct monitor_stats *ret)
+{
+#define X(name, help) ret->name = atomic_load_explicit(&m->counters.name, memory_order_relaxed);
+    MONITOR_STATS_TABLE(X)
+#undef X
+}

@@ -1,1 +1,495 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The outbound thread of a pair: SLA services -> gateways. It only writes.
+ *
+ * Problem. A gateway that reads slowly, or not at all, must cost neither the SLA services nor the other gateways
+ * anything, and what it gets in the end must be the newest word.
+ *
+ * Model. For each session: bytes that the socket did not take (`unsent`), and what is still to be put into
+ * bytes: the newest poll, the controls by id, a heartbeat, a farewell. It is put into bytes at the end of a
+ * round, all at once, when nothing is unsent; so what waits is coalesced exactly while the gateway does not
+ * read. One send for all frames of a round; a session that keeps up needs no buffer of its own.
+ *
+ *   OPEN --SESSION_END, slow, overflow--> ENDING (bye) --sent, or 1 s--> DOWN (socket shut) --+
+ *     |                                                                                      v
+ *     +-----------------inbound's SESSION_SHUT, from any state------------------> SESSION_SHUT to acceptor
+ *
+ * Invariants:
+ *  1. A half is in use from SESSION_OPEN until SESSION_SHUT was said to the acceptor, which happens only after
+ *     inbound has said SESSION_SHUT: inbound always lets go first.
+ *  2. What waits is bounded: one poll, one heartbeat, CONTROL_QUEUE_MAX; unsent by what one round packs.
+ *  3. What is unsent for MONITOR_SLOW_NS ends the session, as does a queue beyond its bound. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "base/assert.h"
+#include "base/err.h"
+#include "base/list.h"
+#include "base/reactor.h"
+#include "base/text.h"
+#include "control/frame.h"
+#include "server/monitor/control_queue.h"
+#include "server/monitor/mail.h"
+#include "server/monitor/monitor_private.h"
+#include "server/msg.h"
+
+#define BYE_NS NS_PER_S
+/* Everything one round can pack: the controls with their frames' heads, and a few small frames. */
+#define PACK_MAX (CONTROL_QUEUE_MAX + FRAME_MAX + 64u * 1024u)
+
+struct outbound;
+
+enum half_state { HALF_OPEN, HALF_ENDING, HALF_DOWN };
+
+/* One session's writing half, by slot. */
+struct half {
+    struct outbound *out;
+    bool used;
+    enum half_state state;
+    uint64_t id;
+    struct reactor_source source;
+    struct list all, dirty, owing;
+    struct text unsent;
+    uint64_t blocked_ns; /* since when something is unsent; 0: nothing is */
+    uint64_t said_ns, ending_ns;
+    bool poll, beat, bye;
+    struct poll_request poll_request;
+    struct control_queue controls;
+    bool acceptor_owed, inbound_owed;
+    char why[160];
+};
+
+struct outbound {
+    struct monitor *m;
+    size_t pair;
+    struct mailbox *me;
+    struct reactor *reactor;
+    struct mail mail;
+    struct half *half; /* max_sessions */
+    struct list all, dirty, owing;
+    struct reactor_work flush;
+    struct reactor_timer retry, sweep;
+    struct text pack;
+    bool stop;
+    struct msg stop_msg;
+};
+
+static struct half *find(struct outbound *out, uint64_t id)
+{
+    struct half *h = &out->half[session_slot(id)];
+    return h->used && h->id == id ? h : NULL;
+}
+
+static void mark(struct half *h)
+{
+    if (!list_linked(&h->dirty))
+        list_push_back(&h->out->dirty, &h->dirty);
+    reactor_defer(h->out->reactor, &h->out->flush);
+}
+
+/* ---- what is owed -------------------------------------------------------------------------------------- */
+
+static bool pay(struct half *h)
+{
+    struct outbound *out = h->out;
+    if (h->inbound_owed) {
+        char *why = strdup(h->why);
+        if (why == NULL || !mail_post(out->me, out->m->threads->inbound[out->pair], MSG_SESSION_SHUT, h->id,
+                                      SESSION_OUTBOUND, why, free)) {
+            free(why);
+            return false;
+        }
+        h->inbound_owed = false;
+    }
+    if (h->acceptor_owed) {
+        if (!mail_post(out->me, out->m->threads->acceptor, MSG_SESSION_SHUT, h->id, SESSION_OUTBOUND, NULL, NULL))
+            return false;
+        h->acceptor_owed = false;
+        list_remove(&h->all);
+        h->used = false;
+    }
+    return true;
+}
+
+static void settle(struct half *h)
+{
+    struct outbound *out = h->out;
+    if (pay(h)) {
+        if (list_linked(&h->owing))
+            list_remove(&h->owing);
+        return;
+    }
+    monitor_count(out->m, posts_retried);
+    if (!list_linked(&h->owing))
+        list_push_back(&out->owing, &h->owing);
+    if (out->retry.heap_index == 0)
+        reactor_timer_set(out->reactor, &out->retry, reactor_now(out->reactor) + MONITOR_RETRY_NS);
+}
+
+static void retry_all(struct reactor_timer *t, uint64_t now)
+{
+    struct outbound *out = container_of(t, struct outbound, retry);
+    list_for_each_safe (l, &out->owing)
+        settle(container_of(l, struct half, owing));
+    if (!list_empty(&out->owing))
+        reactor_timer_set(out->reactor, t, now + MONITOR_RETRY_NS);
+}
+
+/* ---- ending -------------------------------------------------------------------------------------------- */
+
+static void forget_waiting(struct half *h)
+{
+    h->poll = h->beat = h->bye = false;
+    control_queue_clear(&h->controls);
+    text_fini(&h->unsent);
+    text_init(&h->unsent, PACK_MAX);
+    h->blocked_ns = 0;
+    if (list_linked(&h->dirty))
+        list_remove(&h->dirty);
+}
+
+/* Nothing more is said. Inbound is told why, and sees the end of the stream. */
+static void go_down(struct half *h, const char *why)
+{
+    if (h->state == HALF_DOWN)
+        return;
+    if (h->state == HALF_OPEN)
+        snprintf(h->why, sizeof(h->why), "%s", why);
+    h->state = HALF_DOWN;
+    forget_waiting(h);
+    reactor_remove(h->out->reactor, &h->source);
+    shutdown(h->source.fd, SHUT_RDWR);
+    h->inbound_owed = true;
+    settle(h);
+}
+
+static void begin_end(struct half *h, const char *why)
+{
+    if (h->state != HALF_OPEN)
+        return;
+    h->state = HALF_ENDING;
+    snprintf(h->why, sizeof(h->why), "%s", why);
+    h->ending_ns = reactor_now(h->out->reactor);
+    h->poll = h->beat = false;
+    control_queue_clear(&h->controls);
+    h->bye = true;
+    mark(h);
+}
+
+/* ---- sending ------------------------------------------------------------------------------------------- */
+
+static void pack_frame(struct half *h, const Weir__Control__Frame *f)
+{
+    struct outbound *out = h->out;
+    if (frame_append(&out->pack, f) == 0)
+        monitor_count(out->m, frames_out);
+}
+
+static void pack_poll(struct half *h)
+{
+    Weir__Control__Poll p = WEIR__CONTROL__POLL__INIT;
+    Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
+    p.seq = h->poll_request.seq;
+    p.acked = h->poll_request.acked;
+    f.body_case = WEIR__CONTROL__FRAME__BODY_POLL;
+    f.poll = &p;
+    pack_frame(h, &f);
+    h->poll = false;
+}
+
+static void pack_beat(struct half *h)
+{
+    Weir__Control__Heartbeat b = WEIR__CONTROL__HEARTBEAT__INIT;
+    Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
+    b.mono_ns = reactor_now(h->out->reactor);
+    f.body_case = WEIR__CONTROL__FRAME__BODY_HEARTBEAT;
+    f.heartbeat = &b;
+    pack_frame(h, &f);
+    h->beat = false;
+}
+
+static void pack_bye(struct half *h)
+{
+    Weir__Control__Bye b = WEIR__CONTROL__BYE__INIT;
+    Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
+    b.why = h->why;
+    f.body_case = WEIR__CONTROL__FRAME__BODY_BYE;
+    f.bye = &b;
+    pack_frame(h, &f);
+    h->bye = false;
+}
+
+/* Controls go before the poll: its answer then tells of the epoch that they brought. */
+static int pack_all(struct half *h)
+{
+    struct outbound *out = h->out;
+    text_clear(&out->pack);
+    if (h->controls.any) {
+        int frames = control_queue_pack(&h->controls, &out->pack);
+        if (frames < 0)
+            return frames;
+        monitor_count_add(out->m, frames_out, frames);
+    }
+    if (h->poll)
+        pack_poll(h);
+    if (h->beat && out->pack.len == 0)
+        pack_beat(h);
+    if (h->bye)
+        pack_bye(h);
+    h->beat = false;
+    return out->pack.failed ? -ENOMEM : 0;
+}
+
+/* How many bytes the socket took; negative: an error ended the half. */
+static ssize_t push(struct half *h, const char *bytes, size_t n)
+{
+    size_t sent = 0;
+    while (sent < n) {
+        ssize_t r = send(h->source.fd, bytes + sent, n - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (r < 0 && errno == EINTR)
+            continue;
+        if (r < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            break;
+        if (r < 0) {
+            monitor_count(h->out->m, ended_error);
+            go_down(h, weir_strerror(-errno));
+            return -1;
+        }
+        sent += (size_t)r;
+    }
+    monitor_count_add(h->out->m, bytes_out, sent);
+    if (sent > 0)
+        h->said_ns = reactor_now(h->out->reactor);
+    return (ssize_t)sent;
+}
+
+/* True when nothing is unsent any more. */
+static bool push_unsent(struct half *h)
+{
+    if (h->unsent.len == 0)
+        return true;
+    ssize_t n = push(h, h->unsent.data, h->unsent.len);
+    if (n < 0)
+        return false;
+    text_consume(&h->unsent, (size_t)n);
+    if (h->unsent.len > 0)
+        return false;
+    h->blocked_ns = 0;
+    text_fini(&h->unsent);
+    text_init(&h->unsent, PACK_MAX);
+    return true;
+}
+
+static void flush(struct half *h)
+{
+    struct outbound *out = h->out;
+    if (h->state == HALF_DOWN || !push_unsent(h))
+        return;
+    if (pack_all(h) < 0) {
+        go_down(h, "no memory to send");
+        return;
+    }
+    ssize_t n = push(h, out->pack.data, out->pack.len);
+    if (n < 0)
+        return;
+    if ((size_t)n < out->pack.len) {
+        text_append(&h->unsent, out->pack.data + n, out->pack.len - (size_t)n);
+        h->blocked_ns = reactor_now(out->reactor);
+        if (h->unsent.failed)
+            go_down(h, "no memory to send");
+        return;
+    }
+    if (h->state == HALF_ENDING)
+        go_down(h, h->why);
+}
+
+static void flush_dirty(struct reactor_work *w)
+{
+    struct outbound *out = container_of(w, struct outbound, flush);
+    for (struct list *l; (l = list_pop_front(&out->dirty)) != NULL;)
+        flush(container_of(l, struct half, dirty));
+}
+
+static void ready(struct reactor_source *s, uint32_t events)
+{
+    struct half *h = container_of(s, struct half, source);
+    if ((events & (EPOLLERR | EPOLLHUP)) != 0 && h->state == HALF_OPEN)
+        return; /* inbound reads the reason */
+    if (h->unsent.len > 0 || h->state == HALF_ENDING)
+        mark(h);
+}
+
+/* ---- messages ------------------------------------------------------------------------------------------ */
+
+static void session_open(struct outbound *out, const struct session *s)
+{
+    struct half *h = &out->half[session_slot(s->id)];
+    weir_assert(!h->used);
+    *h = (struct half){
+        .out = out,
+        .used = true,
+        .id = s->id,
+        .source = {.fd = s->fd, .ready = ready},
+        .said_ns = reactor_now(out->reactor),
+    };
+    list_init(&h->all);
+    list_init(&h->dirty);
+    list_init(&h->owing);
+    list_push_back(&out->all, &h->all);
+    text_init(&h->unsent, PACK_MAX);
+    int r = reactor_add(out->reactor, &h->source, EPOLLOUT);
+    if (r < 0)
+        go_down(h, weir_strerror(r));
+}
+
+/* Inbound has let go: so do we. */
+static void session_shut(struct outbound *out, uint64_t id)
+{
+    struct half *h = find(out, id);
+    weir_assert(h != NULL);
+    h->state = HALF_DOWN;
+    forget_waiting(h);
+    text_fini(&h->unsent);
+    reactor_remove(out->reactor, &h->source);
+    shutdown(h->source.fd, SHUT_RDWR);
+    h->inbound_owed = false;
+    h->acceptor_owed = true;
+    settle(h);
+}
+
+static void send_poll(struct half *h, const struct poll_request *p)
+{
+    if (h->poll)
+        monitor_count(h->out->m, polls_coalesced);
+    h->poll = true;
+    h->poll_request = *p;
+    mark(h);
+}
+
+static void send_controls(struct half *h, const struct control_update *u)
+{
+    size_t replaced = 0;
+    int r = control_queue_add(&h->controls, u, &replaced);
+    monitor_count_add(h->out->m, controls_coalesced, replaced);
+    if (r == 0) {
+        mark(h);
+        return;
+    }
+    monitor_count(h->out->m, ended_overflow);
+    begin_end(h, r == WEIR_E_TOO_LARGE ? "a control is larger than a frame"
+                                       : "more controls wait to be sent than the bound");
+}
+
+static void message(void *ctx, struct msg *m)
+{
+    struct outbound *out = ctx;
+    if (m->kind == MSG_SESSION_OPEN) {
+        session_open(out, m->body);
+        m->body = NULL;
+        return;
+    }
+    if (m->kind == MSG_SESSION_SHUT) {
+        session_shut(out, m->arg[0]);
+        return;
+    }
+    if (m->kind == MSG_STOP) {
+        out->stop = true;
+        out->stop_msg = *m;
+        return;
+    }
+    struct half *h = find(out, m->arg[0]);
+    if (h == NULL || h->state != HALF_OPEN) {
+        monitor_count(out->m, sends_unknown);
+        return;
+    }
+    if (m->kind == MSG_SEND_POLL) {
+        send_poll(h, m->body);
+    } else if (m->kind == MSG_SEND_CONTROLS) {
+        send_controls(h, m->body);
+    } else {
+        weir_assert(m->kind == MSG_SESSION_END);
+        monitor_count(out->m, ended_by_us);
+        begin_end(h, m->body != NULL ? m->body : "ended by this server");
+    }
+}
+
+static void sweep(struct reactor_timer *t, uint64_t now)
+{
+    struct outbound *out = container_of(t, struct outbound, sweep);
+    uint64_t beat = out->m->heartbeat_ms * NS_PER_MS;
+    list_for_each_safe (l, &out->all) {
+        struct half *h = container_of(l, struct half, all);
+        if (h->state == HALF_ENDING && now - h->ending_ns >= BYE_NS) {
+            go_down(h, h->why);
+        } else if (h->state == HALF_OPEN && h->blocked_ns != 0 && now - h->blocked_ns >= out->m->slow_ns) {
+            monitor_count(out->m, ended_slow);
+            go_down(h, "the gateway does not read");
+        } else if (h->state == HALF_OPEN && h->blocked_ns == 0 && now - h->said_ns >= beat / 2) {
+            h->beat = true;
+            mark(h);
+        }
+    }
+    reactor_timer_set(out->reactor, t, now + beat / 2);
+}
+
+/* ---- the thread ---------------------------------------------------------------------------------------- */
+
+static void outbound_open(struct outbound *out)
+{
+    size_t n = out->m->max_sessions;
+    list_init(&out->all);
+    list_init(&out->dirty);
+    list_init(&out->owing);
+    out->reactor = reactor_new(n + 2, 4);
+    out->half = calloc(n, sizeof(*out->half));
+    weir_assert(out->reactor != NULL);
+    weir_assert(out->half != NULL);
+    text_init(&out->pack, PACK_MAX);
+    reactor_work_init(&out->flush, flush_dirty);
+    out->retry.fire = retry_all;
+    out->sweep.fire = sweep;
+    int r = mail_open(&out->mail, out->reactor, out->me, message, out);
+    weir_assert(r == 0);
+    reactor_timer_set(out->reactor, &out->sweep, reactor_now(out->reactor) + out->m->heartbeat_ms * NS_PER_MS / 2);
+}
+
+/* A word of farewell to those who can take it at once. */
+static void outbound_close(struct outbound *out)
+{
+    list_for_each_safe (l, &out->all) {
+        struct half *h = container_of(l, struct half, all);
+        if (h->state == HALF_OPEN)
+            begin_end(h, "the server ends");
+        flush(h);
+        control_queue_clear(&h->controls);
+        text_fini(&h->unsent);
+    }
+    mail_close(&out->mail);
+    reactor_free(out->reactor);
+    text_fini(&out->pack);
+    free(out->half);
+}
+
+void *monitor_outbound_main(void *monitor_thread)
+{
+    struct monitor_thread *t = monitor_thread;
+    struct outbound *out = calloc(1, sizeof(*out));
+    weir_assert(out != NULL);
+    out->m = t->monitor;
+    out->pair = t->pair;
+    out->me = t->monitor->threads->outbound[t->pair];
+    outbound_open(out);
+    while (!out->stop) {
+        int r = reactor_round(out->reactor, UINT64_MAX);
+        weir_assert(r == 0);
+    }
+    struct msg stop = out->stop_msg;
+    struct mailbox *me = out->me;
+    outbound_close(out);
+    free(out);
+    mailbox_reply(me, &stop, 0, NULL, NULL);
+    return NULL;
+}

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Each control is packed once, when it comes, into the bytes of field 4 of SetControls; what waits is thus
+ * bounded in exact bytes and needs no second copy. A frame is put together from those bytes: protobuf lets the
+ * fields of a message stand in any order, so a SetControls without controls, packed by protobuf-c, followed by
+ * the fields of the controls is a SetControls (Protocol Buffers, "Encoding").
+ *
+ * Invariants: order of arrival is kept, a replaced control takes the newcomer's place; bytes is the sum of all
+ * that wait; a full update forgets what waited before it. */
+#include "server/monitor/control_queue.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "control/frame.h"
+
+/* A frame is closed when it is beyond this; one control alone may be larger. */
+#define PART_SIZE (512u * 1024u)
+#define TAG_SET_CONTROLS (7u << 3 | 2u) /* of Frame */
+#define TAG_CONTROLS (4u << 3 | 2u)     /* of SetControls */
+#define PART_HEAD_MAX 64u               /* epoch, lease, full, more and the tags around them */
+
+_Static_assert(FRAME_RATE_KINDS == GATE_KIND_COUNT, "the wire knows the same limits");
+
+struct queued_control {
+    UT_hash_handle hh;
+    struct queued_control *prev, *next;
+    size_t size;
+    char id[2 * NAME_SIZE];
+    uint8_t bytes[];
+};
+
+static size_t varint_put(uint8_t *out, uint64_t v)
+{
+    size_t n = 0;
+    for (; v >= 0x80; v >>= 7)
+        out[n++] = (uint8_t)(v | 0x80);
+    out[n++] = (uint8_t)v;
+    return n;
+}
+
+static void unlink_control(struct control_queue *q, struct queued_control *c)
+{
+    HASH_DELETE(hh, q->by_id, c);
+    if (c->prev != NULL)
+        c->prev->next = c->next;
+    else
+        q->first = c->next;
+    if (c->next != NULL)
+        c->next->prev = c->prev;
+    else
+        q->last = c->prev;
+    weir_assert(q->bytes >= c->size);
+    q->bytes -= c->size;
+    q->count--;
+    free(c);
+}
+
+void control_queue_clear(struct control_queue *q)
+{
+    while (q->first != NULL)
+        unlink_control(q, q->first);
+    weir_assert(q->bytes == 0);
+    *q = (struct control_queue){0};
+}
+
+static void append_control(struct control_queue *q, struct queued_control *c)
+{
+    c->prev = q->last;
+    c->next = NULL;
+    if (q->last != NULL)
+        q->last->next = c;
+    else
+        q->first = c;
+    q->last = c;
+    HASH_ADD_STR(q->by_id, id, c);
+    q->bytes += c->size;
+    q->count++;
+}
+
+static size_t rates_of(const struct control_item *item, Weir__Control__Rate *rate, Weir__Control__Rate **ptr)
+{
+    size_t n = 0;
+    for (uint32_t k = 0; k < GATE_KIND_COUNT && !item->remove; k++) {
+        const struct bucket_rate *from = &item->limits.rate[k];
+        if (from->rate == 0 || from->rate > FRAME_RATE_MAX)
+            continue; /* no limit of this kind */
+        Weir__Control__Rate *r = &rate[n];
+        weir__control__rate__init(r);
+        r->kind = k;
+        r->rate = from->rate;
+        uint64_t burst_ms = from->burst_ns / NS_PER_MS;
+        if (from->burst_rate > from->rate && burst_ms > 0) {
+            r->burst_rate = from->burst_rate < FRAME_RATE_MAX ? from->burst_rate : FRAME_RATE_MAX;
+            r->burst_ms = burst_ms < FRAME_BURST_MS_MAX ? burst_ms : FRAME_BURST_MS_MAX;
+        }
+        ptr[n++] = r;
+    }
+    return n;
+}
+
+/* One control as field 4 of SetControls. */
+static int control_pack(const struct control_item *item, char **members, struct queued_control **ret)
+{
+    Weir__Control__Rate rate[GATE_KIND_COUNT], *rate_ptr[GATE_KIND_COUNT];
+    Weir__Control__Control c = WEIR__CONTROL__CONTROL__INIT;
+    c.id = (char *)(uintptr_t)item->id;
+    c.planned = item->planned;
+    c.reason = (char *)(uintptr_t)item->reason;
+    c.rates = rate_ptr;
+    c.n_rates = rates_of(item, rate, rate_ptr);
+    c.members = members;
+    c.n_members = item->remove ? 0 : item->member_count;
+    for (size_t i = 0; i < c.n_members; i++)
+        members[i] = item->member[i];
+    size_t body = weir__control__control__get_packed_size(&c);
+    if (body > FRAME_MAX - PART_HEAD_MAX || c.n_members > FRAME_MEMBERS_MAX)
+        return WEIR_E_TOO_LARGE;
+    uint8_t head[16] = {TAG_CONTROLS};
+    size_t head_size = 1 + varint_put(head + 1, body);
+    struct queued_control *q = calloc(1, sizeof(*q) + head_size + body);
+    if (q == NULL)
+        return -ENOMEM;
+    memcpy(q->id, item->id, sizeof(q->id));
+    memcpy(q->bytes, head, head_size);
+    size_t packed = weir__control__control__pack(&c, q->bytes + head_size);
+    weir_assert(packed == body);
+    q->size = head_size + body;
+    *ret = q;
+    return 0;
+}
+
+static int add_items(struct control_queue *q, const struct control_update *u, char **members,
+                     size_t *ret_replaced)
+{
+    for (size_t i = 0; i < u->item_count; i++) {
+        struct queued_control *c = NULL, *old = NULL;
+        int r = control_pack(&u->item[i], members, &c);
+        if (r < 0)
+            return r;
+        HASH_FIND_STR(q->by_id, c->id, old);
+        if (old != NULL) {
+            unlink_control(q, old);
+            ++*ret_replaced;
+        }
+        append_control(q, c);
+        if (q->bytes > CONTROL_QUEUE_MAX)
+            return WEIR_E_FULL;
+    }
+    return 0;
+}
+
+int control_queue_add(struct control_queue *q, const struct control_update *u, size_t *ret_replaced)
+{
+    size_t most = 1;
+    for (size_t i = 0; i < u->item_count; i++)
+        most = u->item[i].member_count > most ? u->item[i].member_count : most;
+    char **members = malloc(most * sizeof(*members));
+    if (members == NULL)
+        return -ENOMEM;
+    if (u->full) {
+        *ret_replaced += q->count;
+        uint32_t lease = q->lease_ms;
+        control_queue_clear(q);
+        q->full = true;
+        q->lease_ms = lease;
+    }
+    q->any = true;
+    q->epoch = u->epoch;
+    if (u->lease_ms > 0)
+        q->lease_ms = u->lease_ms < FRAME_LEASE_MS_MAX ? u->lease_ms : FRAME_LEASE_MS_MAX;
+    int r = add_items(q, u, members, ret_replaced);
+    free(members);
+    return r;
+}
+
+/* How many of the controls from @c on go into one frame, and their bytes. */
+static size_t part_measure(const struct queued_control *c, size_t *ret_bytes)
+{
+    size_t n = 0, bytes = 0;
+    for (; c != NULL && n < FRAME_CONTROLS_MAX; c = c->next, n++) {
+        if (n > 0 && bytes + c->size > PART_SIZE)
+            break;
+        bytes += c->size;
+    }
+    *ret_bytes = bytes;
+    return n;
+}
+
+static void part_head(const struct control_queue *q, bool first, bool more, size_t bytes, struct text *out)
+{
+    Weir__Control__SetControls s = WEIR__CONTROL__SET_CONTROLS__INIT;
+    uint8_t fields[PART_HEAD_MAX], frame[16];
+    s.epoch = q->epoch;
+    s.lease_ms = q->lease_ms;
+    s.full = q->full && first;
+    s.more = more;
+    size_t fields_size = weir__control__set_controls__get_packed_size(&s);
+    weir_assert(fields_size <= sizeof(fields));
+    weir__control__set_controls__pack(&s, fields);
+    size_t frame_size = 0;
+    frame[frame_size++] = TAG_SET_CONTROLS;
+    frame_size += varint_put(frame + frame_size, fields_size + bytes);
+    size_t length = frame_size + fields_size + bytes;
+    weir_assert(length <= FRAME_MAX);
+    const uint8_t header[FRAME_HEADER_SIZE] = {(uint8_t)(length >> 24), (uint8_t)(length >> 16),
+                                               (uint8_t)(length >> 8), (uint8_t)length};
+    text_append(out, header, sizeof(header));
+    text_append(out, frame, frame_size);
+    text_append(out, fields, fields_size);
+}
+
+int control_queue_pack(struct control_queue *q, struct text *out)
+{
+    weir_assert(q->any);
+    const struct queued_control *c = q->first;
+    size_t left = q->count;
+    int frames = 0;
+    do {
+        size_t bytes, n = part_measure(c, &bytes);
+        left -= n;
+        part_head(q, frames == 0, left > 0, bytes, out);
+        for (; n > 0; n--, c = c->next)
+            text_append(out, c->bytes, c->size);
+        frames++;
+    } while (left > 0);
+    control_queue_clear(q);
+    return out->failed ? -ENOMEM : frames;
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the monitor's threads share: fixed before they start, counters aside. */
+#ifndef WEIR_SERVER_MONITOR_MONITOR_PRIVATE_H
+#define WEIR_SERVER_MONITOR_MONITOR_PRIVATE_H
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/addr.h"
+#include "base/clock.h"
+#include "control/auth.h"
+#include "server/monitor/monitor.h"
+#include "server/monitor/session.h"
+
+#define MONITOR_LISTENERS_MAX 9u /* eight configured, and the Unix socket */
+#define MONITOR_HEARTBEAT_MS 2000u
+#define MONITOR_SILENT_HEARTBEATS 3u
+/* A gateway that has not taken what waits for it by then is ended. */
+#define MONITOR_SLOW_NS (10 * NS_PER_S)
+/* How often a message that found no room is posted again. */
+#define MONITOR_RETRY_NS (10 * NS_PER_MS)
+
+struct monitor_counters {
+#define X(name, help) _Atomic uint64_t name;
+    MONITOR_STATS_TABLE(X)
+#undef X
+};
+
+/* The acceptor's record of a session; see session.h for who may touch what. */
+struct owned_session {
+    struct session session;
+    uint8_t told; /* bits of enum session_half that got MSG_SESSION_OPEN */
+    uint8_t shut; /* and those that said MSG_SESSION_SHUT */
+    struct owned_session *next_untold;
+};
+
+struct monitor {
+    const struct server_config *config;
+    const struct threads *threads;
+    int listener[MONITOR_LISTENERS_MAX];
+    size_t listener_count;
+    char address[ADDR_TEXT_SIZE];
+    uint8_t local_key[AUTH_KEY_SIZE];
+    char server_name[NAME_SIZE];
+    uint32_t heartbeat_ms;  /* as told to gateways; tests make it short before the threads start */
+    uint64_t slow_ns;
+    size_t max_sessions;
+    struct owned_session **session; /* by slot; the acceptor's until it ends, then monitor_close's */
+    struct monitor_counters counters;
+};
+
+#define monitor_count(m, name) \
+    atomic_fetch_add_explicit(&(m)->counters.name, 1, memory_order_relaxed)
+#define monitor_count_add(m, name, n) \
+    atomic_fetch_add_explicit(&(m)->counters.name, (uint64_t)(n), memory_order_relaxed)
+#define monitor_count_down(m, name) \
+    atomic_fetch_sub_explicit(&(m)->counters.name, 1, memory_order_relaxed)
+
+#endif

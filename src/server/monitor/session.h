@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A session that stands: made by the acceptor, read by its two halves, freed by the acceptor.
+ *
+ * Body of MSG_SESSION_OPEN, lent to both halves until each has said MSG_SESSION_SHUT to the acceptor
+ * (arg[0] session, arg[1] SESSION_INBOUND or SESSION_OUTBOUND). Nothing in it changes meanwhile. */
+#ifndef WEIR_SERVER_MONITOR_SESSION_H
+#define WEIR_SERVER_MONITOR_SESSION_H
+#include <stddef.h>
+#include <stdint.h>
+
+#include "server/services/report.h"
+
+/* A handshake's messages are small; more than this is not one. */
+#define SESSION_EARLY_MAX 4096u
+
+/* Ids carry the slot, so that each half finds its own place at once; the rest never repeats. */
+#define SESSION_SLOT_BITS 20u
+#define SESSION_SLOTS_MAX (1u << SESSION_SLOT_BITS)
+
+enum session_half { SESSION_INBOUND, SESSION_OUTBOUND };
+
+struct session {
+    uint64_t id;
+    int fd;
+    uint16_t pair, process;
+    struct gateway_hello hello;
+    size_t early_size; /* bytes that came behind the handshake, for inbound */
+    uint8_t early[SESSION_EARLY_MAX];
+};
+
+static inline uint32_t session_slot(uint64_t id)
+{
+    return (uint32_t)(id & (SESSION_SLOTS_MAX - 1u));
+}
+
+#endif
