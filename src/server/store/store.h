@@ -59,8 +59,8 @@ struct store_write *store_write_new(enum store_verb verb);
 void store_write_free(void *write);
 
 /* Body of MSG_STORE_QUERY. Reply: status 0 and a json_t array (STORE_STATUS: an object), or an error code
- * (WEIR_E_UNAVAILABLE, WEIR_E_TIMEOUT: longer than 2 s). Samples, actions, events, audit and target history come in the
- * API's shapes (docs/guide/api.md), "at" as RFC 3339 text. */
+ * (WEIR_E_UNAVAILABLE, WEIR_E_TIMEOUT: longer than 2 s). Samples, actions, events, audit and target history come exactly
+ * as docs/openapi.yaml has them: Sample, Action, Event, Audit, ProbeSample. */
 enum store_table {
     STORE_DOCUMENTS,   /* kind ("" all), name ("" all): [{"kind","name","version","updated_us","document":{...}}] */
     STORE_TOKENS,      /* [{"id","name","role","hash","created_us","expires_us"}] */
@@ -69,16 +69,14 @@ enum store_table {
     STORE_GATEWAYS,    /* [{"id","updated_us","gateway": as put}] */
     STORE_SETTINGS,    /* name ("" all): [{"name","updated_us","value": as put}] */
     STORE_SAMPLES,     /* name: stream key ("" all); from_us, to_us; rows oldest first; with from_us 0 the newest `limit`
-                          of them. step_ms picks the roll-up: below 10 s, below 1 min, below 1 h, 1 h. Sample, and
-                          "intervalMs" */
-    STORE_ACTIONS,     /* Action, newest first; "id" of the last as before_id gives the next page. name: of the victim
-                          or bully ("" all) */
-    STORE_EVENTS,      /* Event, newest first, paged the same way; name: subject ("" all) */
-    STORE_AUDIT,       /* [{"id","at","actor","verb","kind","name","version","detail"}], newest first, paged the same */
-    STORE_TARGET_HISTORY, /* name: target: [{"at","target","uri","reachable","size","blockMin","blockPreferred","blockMax",
-                          "latencyUs","connectUs","error"}], oldest first; limits as for samples */
-    STORE_STATUS,      /* {"backend","available","schema":{},"bytes":{},"rows":{},"queue":{},"dropped":{},"commits",
-                          "lastCommit","lastError","lastErrorAt"} */
+                          of them. step_ms picks the roll-up: below 10 s, below 1 min, below 1 h, 1 h */
+    STORE_ACTIONS,     /* newest first; "id" of the last as before_id gives the next page. name: of the victim or bully
+                          ("" all) */
+    STORE_EVENTS,      /* newest first, paged the same way; name: subject ("" all) */
+    STORE_AUDIT,       /* newest first, paged the same way */
+    STORE_TARGET_HISTORY, /* name: target: the resource manager's probes; order and limit as for samples */
+    STORE_STATUS,      /* StoreStatus, and beside it "detail": {"backend","schema":{},"rows":{},"commits","lastCommit",
+                          "droppedKept","writesWaiting"} */
 };
 struct store_query {
     enum store_table table;
