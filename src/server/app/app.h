@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Application server: HTTP, the API, server-sent events, metrics and the dashboard, on one thread. */
+/* Application server: HTTP, the API, server-sent events, metrics and the dashboard, on one thread.
+ */
 #ifndef WEIR_SERVER_APP_APP_H
 #define WEIR_SERVER_APP_APP_H
+#include <stdio.h>
+
 #include "server/threads.h"
 
 struct app;
-/* Opens the HTTP socket and makes <state_dir>/admin.token (0600) on the first start. 0 or an error code with words. */
+/* Opens the HTTP socket and makes <state_dir>/admin.token (0600) on the first start. 0 or an error
+ * code with words. */
 int app_open(const struct server_config *config, const struct threads *threads, struct app **ret,
              char *ret_words, size_t size);
 void app_close(struct app *a);
@@ -13,5 +17,8 @@ void app_close(struct app *a);
 const char *app_address(const struct app *a);
 /* Thread body; @app. A handler that needs another thread asks by mailbox and is suspended. */
 void *app_main(void *app);
+
+/* One line a route, "GET /api/v1/streams viewer": what the server really serves. */
+void app_print_routes(FILE *out);
 
 #endif

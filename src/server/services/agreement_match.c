@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Overlap of agreements.
  *
- * Problem: of the agreements that select a stream the most specific counts, and specific means which fields
- * its selector names. Two that name the same fields and both select a stream leave nothing to choose
- * by. That must be refused when the second is applied, not found out when the first stream comes.
+ * Problem: of the agreements that select a stream the most specific counts, and specific means
+ * which fields its selector names. Two that name the same fields and both select a stream leave
+ * nothing to choose by. That must be refused when the second is applied, not found out when the
+ * first stream comes.
  *
- * Model: a stream picks its host, volume, tenant and target independently, so two selectors meet exactly when
- * for each named field some name matches both patterns. A pattern is a sequence of elements, each a set
- * of characters or '*'; two patterns meet when their product automaton reaches its end. All steps go
- * forward in one of the two patterns, so one sweep over the table of pairs is enough.
+ * Model: a stream picks its host, volume, tenant and target independently, so two selectors meet
+ * exactly when for each named field some name matches both patterns. A pattern is a sequence of
+ * elements, each a set of characters or '*'; two patterns meet when their product automaton reaches
+ * its end. All steps go forward in one of the two patterns, so one sweep over the table of pairs is
+ * enough.
  *
- * Invariants: (1) agreement_patterns_meet is symmetric; (2) it is true whenever name_match takes one name
- * for both. It may be true without such a name only where no allowed name has the character. */
+ * Invariants: (1) agreement_patterns_meet is symmetric; (2) it is true whenever name_match takes
+ * one name for both. It may be true without such a name only where no allowed name has the
+ * character. */
 #include "server/services/agreement_match.h"
 
 #include <stdint.h>
@@ -30,8 +33,8 @@ static void set_add(struct element *e, unsigned char c)
     e->set[c >> 6] |= UINT64_C(1) << (c & 63);
 }
 
-/* The class behind '[' at @p into @e; what follows it, or NULL when it is not closed. The same reading
- * as name_match. */
+/* The class behind '[' at @p into @e; what follows it, or NULL when it is not closed. The same
+ * reading as name_match. */
 static const char *class_parse(const char *p, struct element *e)
 {
     bool negate = *p == '!' || *p == '^';
@@ -133,8 +136,10 @@ bool agreement_conflicts(const struct agreement *a, const struct agreement *b)
     const struct selector *x = &a->applies_to, *y = &b->applies_to;
     if (strcmp(a->name, b->name) == 0)
         return false;
-    if ((x->tenant[0] == '\0') != (y->tenant[0] == '\0') || (x->host[0] == '\0') != (y->host[0] == '\0') ||
-        (x->volume[0] == '\0') != (y->volume[0] == '\0') || (x->target[0] == '\0') != (y->target[0] == '\0'))
+    if ((x->tenant[0] == '\0') != (y->tenant[0] == '\0') ||
+        (x->host[0] == '\0') != (y->host[0] == '\0') ||
+        (x->volume[0] == '\0') != (y->volume[0] == '\0') ||
+        (x->target[0] == '\0') != (y->target[0] == '\0'))
         return false;
     return fields_meet(x->tenant, y->tenant) && fields_meet(x->host, y->host) &&
            fields_meet(x->volume, y->volume) && fields_meet(x->target, y->target);

@@ -6,12 +6,12 @@
 
 #include "server/services/agreement.h"
 
-/* Whether some name matches both patterns (*, ?, [..], \x as in name_match). Never false for two that
- * overlap. Cost: length times length. */
+/* Whether some name matches both patterns (*, ?, [..], \x as in name_match). Never false for two
+ * that overlap. Cost: length times length. */
 bool agreement_patterns_meet(const char *a, const char *b);
 
-/* Whether @a and @b have the same rank (name the same fields) and patterns that can select one stream. Two
- * of the same name are one agreement and never conflict. */
+/* Whether @a and @b have the same rank (name the same fields) and patterns that can select one
+ * stream. Two of the same name are one agreement and never conflict. */
 bool agreement_conflicts(const struct agreement *a, const struct agreement *b);
 
 #endif

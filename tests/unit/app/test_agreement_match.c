@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: two agreements conflict exactly when they name the same fields and can select one stream.
- * Method: pairs worked out by hand; then random patterns over a tiny alphabet, compared with trying every
- * name of up to four characters against name_match. */
+ * Method: pairs worked out by hand; then random patterns over a tiny alphabet, compared with trying
+ * every name of up to four characters against name_match. */
 #include "server/services/agreement_match.h"
 
 #include <setjmp.h>
@@ -30,12 +30,24 @@ static void globs_meet_when_one_name_fits_both(void **state)
         const char *a, *b;
         bool meet;
     } cases[] = {
-        {"db", "db", true},          {"db", "db2", false},       {"db-*", "*-1", true},
-        {"db-*", "db-?", true},      {"a*b", "b*a", false},      {"*", "anything", true},
-        {"[a-c]x", "[d-f]x", false}, {"[a-c]x", "cx", true},     {"[!a]x", "ax", false},
-        {"a[", "a[", true},          {"\\*", "\\*", true},       {"\\*", "a", false},
-        {"a*c*e", "abcde", true},    {"a*c*e", "abde", false},   {"**", "", true},
-        {"?", "", false},            {"*a*", "*b*", true},       {"10.0.0.*", "10.0.1.*", false},
+        {"db", "db", true},
+        {"db", "db2", false},
+        {"db-*", "*-1", true},
+        {"db-*", "db-?", true},
+        {"a*b", "b*a", false},
+        {"*", "anything", true},
+        {"[a-c]x", "[d-f]x", false},
+        {"[a-c]x", "cx", true},
+        {"[!a]x", "ax", false},
+        {"a[", "a[", true},
+        {"\\*", "\\*", true},
+        {"\\*", "a", false},
+        {"a*c*e", "abcde", true},
+        {"a*c*e", "abde", false},
+        {"**", "", true},
+        {"?", "", false},
+        {"*a*", "*b*", true},
+        {"10.0.0.*", "10.0.1.*", false},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         bool ab = agreement_patterns_meet(cases[i].a, cases[i].b);
@@ -106,7 +118,8 @@ static void equal_rank_and_a_common_stream_conflict(void **state)
 static void a_more_specific_agreement_does_not_conflict(void **state)
 {
     (void)state;
-    struct agreement gold = agreement("gold", "", "db-*"), one = agreement("one", "10.0.0.7", "db-*");
+    struct agreement gold = agreement("gold", "", "db-*"),
+                     one = agreement("one", "10.0.0.7", "db-*");
     assert_false(agreement_conflicts(&gold, &one));
     struct agreement all = agreement("all", "", ""), every = agreement("every", "", "");
     assert_true(agreement_conflicts(&all, &every));

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who may do what: bearer tokens, their roles, and the administrator's file. */
+#ifndef WEIR_SERVER_APP_ACCESS_H
+#define WEIR_SERVER_APP_ACCESS_H
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/name.h"
+#include "server/app/exchange.h"
+
+#define ACCESS_HASH_SIZE   32u
+#define ACCESS_MAX_TOKENS  1000u
+#define ACCESS_SECRET_SIZE 80u
+
+/* Each may all that those before it may. */
+#define ROLE_TABLE(X)                                                                              \
+    X(NONE, "public")                                                                              \
+    X(VIEWER, "viewer")                                                                            \
+    X(OPERATOR, "operator")                                                                        \
+    X(ADMIN, "admin")
+enum role {
+#define X(name, label) ROLE_##name,
+    ROLE_TABLE(X)
+#undef X
+};
+const char *role_name(enum role role);
+/* "viewer", "operator" or "admin"; 0 or WEIR_E_INVALID. */
+int role_parse(const char *text, enum role *ret);
+
+struct access_token {
+    char id[32], name[NAME_SIZE];
+    enum role role;
+    uint8_t hash[ACCESS_HASH_SIZE];
+    int64_t expires_us; /* 0: never */
+};
+
+struct access {
+    uint8_t admin_hash[ACCESS_HASH_SIZE];
+    struct access_token *token; /* ACCESS_MAX_TOKENS; as the store has them */
+    size_t count;
+    bool loaded;
+    struct exchange exchange;
+};
+
+/* Read <state_dir>/admin.token, or make it (0600). 0 or an error code with words. */
+int access_open(struct access *a, const char *state_dir, char *ret_words, size_t size);
+void access_close(struct access *a);
+
+/* Take over what STORE_TOKENS answered. Rows that are not tokens are left out. */
+void access_load(struct access *a, const json_t *rows);
+
+/* The token @id counts no more, before the store's list is read again. */
+void access_forget(struct access *a, const char *id);
+
+/* Whose token @secret is: its role and name. 0, WEIR_E_AUTH, or WEIR_E_UNAVAILABLE while the
+ * store's tokens are not read. Every known hash is compared, in constant time. */
+int access_check(const struct access *a, const char *secret, int64_t wall_us, enum role *ret_role,
+                 const char **ret_name);
+
+/* Make a token: its secret, its id and the hash in hex. */
+void access_make(char ret_secret[ACCESS_SECRET_SIZE], char ret_id[32],
+                 char ret_hash_hex[2 * ACCESS_HASH_SIZE + 1]);
+
+#endif

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Retiring a gateway: its credentials end, and the store forgets it. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/text.h"
+#include "server/app/app_state.h"
+#include "server/app/http.h"
+#include "server/app/routes.h"
+#include "server/app/views.h"
+#include "server/msg.h"
+
+/* A gateway has one credential; a few more may be left of earlier enrolments. */
+#define MAX_CREDENTIALS 32u
+
+static void retired(struct request *r)
+{
+    struct app *app = r->app;
+    for (size_t i = 0; i < r->exchange.count; i++) {
+        int s = r->exchange.answer[i].status;
+        if (s < 0 && s != WEIR_E_NOT_FOUND) {
+            http_problem_status(r, s, "the database");
+            return;
+        }
+    }
+    struct msg m = {.kind = MSG_KEYS_CHANGED};
+    (void)mailbox_post(app->threads->app, app->threads->acceptor, &m);
+    http_answer_empty(r, MHD_HTTP_NO_CONTENT);
+}
+
+/* The id of the gateway of this name: of those known now, else of those stored. */
+static const char *find_id(const json_t *known, const json_t *stored, const char *name)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(known, i, item)
+    {
+        if (strcmp(views_text(item, "name"), name) == 0)
+            return views_text(item, "id");
+    }
+    json_array_foreach(stored, i, item)
+    {
+        if (strcmp(views_text(json_object_get(item, "gateway"), "name"), name) == 0)
+            return views_text(item, "id");
+    }
+    return NULL;
+}
+
+static void ask_delete(struct request *r, enum store_verb verb, const char *name)
+{
+    struct store_write *write = store_write_new(verb);
+    if (write)
+        (void)text_copy(write->name, sizeof(write->name), name);
+    http_ask_write(r, write);
+}
+
+static void retire_known(struct request *r)
+{
+    const struct exchange *x = &r->exchange;
+    char id_copy[64];
+    size_t asked = 0, i;
+    json_t *c;
+    for (i = 0; i < 2; i++) {
+        if (x->answer[i].status < 0) {
+            http_problem_status(r, x->answer[i].status, "the database");
+            return;
+        }
+    }
+    json_t *known = views_gather(x, r->app, 2, NULL), *credentials = json_incref(x->answer[1].json);
+    const char *id = find_id(known, x->answer[0].json, r->name[0]);
+    bool found = id && text_copy(id_copy, sizeof(id_copy), id) == 0;
+    json_decref(known);
+    if (!found) {
+        json_decref(credentials);
+        http_problem(r, MHD_HTTP_NOT_FOUND, "there is no gateway %s", r->name[0]);
+        return;
+    }
+    exchange_clear(&r->exchange);
+    json_array_foreach(credentials, i, c)
+    {
+        if (strcmp(views_text(c, "gateway_id"), id_copy) == 0 && asked++ < MAX_CREDENTIALS)
+            ask_delete(r, STORE_CREDENTIAL_DELETE, views_text(c, "key_id"));
+    }
+    ask_delete(r, STORE_GATEWAY_DELETE, id_copy);
+    json_decref(credentials);
+    http_wait(r, retired);
+}
+
+void gateways_retire(struct request *r)
+{
+    http_ask_store(r, store_query_new(STORE_GATEWAYS));
+    http_ask_store(r, store_query_new(STORE_CREDENTIALS));
+    http_ask_view(r, VIEW_GATEWAYS, "", false);
+    http_wait(r, retire_known);
+}

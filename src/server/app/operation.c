@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Running the server: the enforcement switch, status, thread map, liveness and readiness. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/text.h"
+#include "config.h"
+#include "server/app/app_state.h"
+#include "server/app/http.h"
+#include "server/app/routes.h"
+#include "server/app/views.h"
+#include "server/msg.h"
+
+#define SETTING "enforcement"
+
+static void ask_setting(struct request *r)
+{
+    struct store_query *q = store_query_new(STORE_SETTINGS);
+    if (q)
+        (void)text_copy(q->name, sizeof(q->name), SETTING);
+    http_ask_store(r, q);
+}
+
+/* On until somebody turned it off. */
+static bool setting_is_on(const json_t *rows)
+{
+    const json_t *value = json_object_get(json_array_get(rows, 0), "value");
+    return !json_is_false(json_object_get(value, "on"));
+}
+
+static void enforcement_ready(struct request *r)
+{
+    const struct exchange_answer *a = &r->exchange.answer[0];
+    if (a->status < 0)
+        http_problem_status(r, a->status, "the database");
+    else
+        http_answer_json(r, MHD_HTTP_OK, json_pack("{s:b}", "on", setting_is_on(a->json)));
+}
+
+void operation_enforcement_get(struct request *r)
+{
+    ask_setting(r);
+    http_wait(r, enforcement_ready);
+}
+
+struct enforcement_work {
+    bool on;
+};
+
+static void enforcement_known(struct request *r)
+{
+    const struct enforcement_work *w = r->work;
+    size_t failed = 0;
+    for (size_t i = 0; i < r->exchange.count; i++)
+        failed += r->exchange.answer[i].status < 0;
+    if (failed > 0)
+        http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE,
+                     "stored, but %zu of the SLA processes did not confirm; try again", failed);
+    else
+        http_answer_json(r, MHD_HTTP_OK, json_pack("{s:b}", "on", w->on));
+}
+
+static void enforcement_stored(struct request *r)
+{
+    const struct enforcement_work *w = r->work;
+    struct app *app = r->app;
+    if (r->exchange.answer[0].status < 0) {
+        http_problem_status(r, r->exchange.answer[0].status, "the database");
+        return;
+    }
+    exchange_clear(&r->exchange);
+    for (size_t i = 0; i < app->threads->services_count; i++) {
+        struct msg m = {.kind = MSG_ENFORCEMENT, .arg = {w->on}};
+        exchange_ask(&r->exchange, app->threads->services[i], m, APP_VIEW_NS, app->now_ns);
+    }
+    http_wait(r, enforcement_known);
+}
+
+void operation_enforcement_put(struct request *r)
+{
+    json_t *body;
+    if (!http_body(r, &body))
+        return;
+    const json_t *on = json_object_get(body, "on");
+    struct enforcement_work *w = malloc(sizeof(*w));
+    if (!w || !json_is_boolean(on) || json_object_size(body) != 1) {
+        http_problem(r, MHD_HTTP_UNPROCESSABLE_CONTENT,
+                     "expected {\"on\": true} or {\"on\": false}");
+        json_decref(body);
+        free(w);
+        return;
+    }
+    w->on = json_is_true(on);
+    json_decref(body);
+    r->work = w;
+    r->work_free = free;
+    struct store_write *write = store_write_new(STORE_SETTING_PUT);
+    if (write) {
+        (void)text_copy(write->name, sizeof(write->name), SETTING);
+        write->json = json_pack("{s:b}", "on", w->on);
+    }
+    http_ask_write(r, write);
+    http_wait(r, enforcement_stored);
+}
+
+static json_t *thread_json(const struct mailbox_stats *s, uint64_t now_ns)
+{
+    json_t *busy = s->busy_since_ns == 0 ? json_null()
+                   : now_ns > s->busy_since_ns
+                       ? json_integer((json_int_t)((now_ns - s->busy_since_ns) / NS_PER_US))
+                       : json_integer(0);
+    const char *longest = s->busy_ns_max > 0 ? msg_kind_name(s->busy_kind_max) : NULL;
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s?, s:I, s:o, s:I, s:I}",
+                     "name", s->name, "capacity", (json_int_t)s->capacity, "depth",
+                     (json_int_t)s->depth, "depthMax", (json_int_t)s->depth_max, "posted",
+                     (json_int_t)s->posted, "refused", (json_int_t)s->refused, "taken",
+                     (json_int_t)s->taken, "replies", (json_int_t)s->replies, "expired",
+                     (json_int_t)s->expired, "ticketsOut", (json_int_t)s->tickets_out,
+                     "longestKind", longest, "longestUs", (json_int_t)(s->busy_ns_max / NS_PER_US),
+                     "busyNowUs", busy, "waitMaxUs", (json_int_t)(s->latency_ns_max / NS_PER_US),
+                     "busyTotalUs", (json_int_t)(s->busy_ns_total / NS_PER_US));
+}
+
+void operation_threads(struct request *r)
+{
+    const struct mailbox_set *set = r->app->threads->set;
+    json_t *items = json_array();
+    uint64_t now_ns = clock_mono_ns();
+    for (size_t i = 0; i < mailbox_set_count(set); i++) {
+        struct mailbox_stats s;
+        mailbox_stats(set, i, &s);
+        json_array_append_new(items, thread_json(&s, now_ns));
+    }
+    http_answer_json(r, MHD_HTTP_OK, json_pack("{s:o}", "items", items));
+}
+
+/* Sum of the numbers in an object, such as the queues of the store by kind. */
+static json_int_t sum_of(json_t *object)
+{
+    const char *key;
+    json_t *value;
+    json_int_t sum = json_integer_value(object);
+    json_object_foreach(object, key, value) sum += json_integer_value(value);
+    return sum;
+}
+
+static json_t *store_json(const struct exchange_answer *a)
+{
+    if (a->status < 0 || !json_is_object(a->json))
+        return json_pack("{s:b, s:s, s:i, s:i, s:i}", "ok", false, "error",
+                         weir_strerror(a->status < 0 ? a->status : WEIR_E_UNAVAILABLE), "queued", 0,
+                         "dropped", 0, "bytes", 0);
+    bool ok = json_is_true(json_object_get(a->json, "available"));
+    const char *error = views_text(a->json, "lastError");
+    return json_pack("{s:b, s:s?, s:I, s:I, s:I}", "ok", ok, "error",
+                     ok || error[0] == '\0' ? NULL : error, "queued",
+                     sum_of(json_object_get(a->json, "queue")), "dropped",
+                     sum_of(json_object_get(a->json, "dropped")), "bytes",
+                     sum_of(json_object_get(a->json, "bytes")));
+}
+
+static json_int_t count_where(const json_t *items, const char *field, const char *value)
+{
+    json_int_t n = 0;
+    size_t i;
+    json_t *item;
+    json_array_foreach(items, i, item) n += strcmp(views_text(item, field), value) == 0;
+    return n;
+}
+
+static json_int_t count_throttled(const json_t *streams)
+{
+    json_int_t n = 0;
+    size_t i;
+    json_t *item;
+    json_array_foreach(streams, i, item) n +=
+        json_is_string(json_object_get(json_object_get(item, "control"), "since"));
+    return n;
+}
+
+static json_int_t count_failing(const json_t *agreements)
+{
+    json_int_t n = 0;
+    size_t i;
+    json_t *item;
+    json_array_foreach(agreements, i, item) n +=
+        strcmp(views_text(json_object_get(item, "status"), "verdict"), "failing") == 0;
+    return n;
+}
+
+static json_t *instant(int64_t wall_us)
+{
+    char at[40];
+    clock_format_wall(wall_us, at, sizeof(at));
+    return json_string(at);
+}
+
+static void status_ready(struct request *r)
+{
+    struct app *app = r->app;
+    const struct exchange *x = &r->exchange;
+    size_t n = app->threads->services_count, failed;
+    json_t *gateways = views_gather(x, app, 2, &failed),
+           *streams = views_gather(x, app, 2 + n, NULL);
+    json_t *targets_all = views_gather(x, app, 2 + 2 * n, NULL),
+           *targets = views_join_targets(targets_all);
+    json_t *agreements_all = views_gather(x, app, 2 + 3 * n, NULL);
+    json_t *agreements = views_join_agreements(agreements_all);
+    if (views_usable(r, failed)) {
+        bool on = x->answer[1].status < 0 || setting_is_on(x->answer[1].json);
+        http_answer_json(
+            r, MHD_HTTP_OK,
+            json_pack("{s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:b}, s:b, s:o}",
+                      "version", WEIR_VERSION, "now", instant(clock_wall_us()), "started",
+                      instant(app->started_wall_us), "gateways",
+                      count_where(gateways, "state", "admitted"), "gatewaysLost",
+                      count_where(gateways, "state", "lost"), "targets",
+                      (json_int_t)json_array_size(targets), "streams",
+                      (json_int_t)json_array_size(streams), "throttled", count_throttled(streams),
+                      "agreements", (json_int_t)json_array_size(agreements), "agreementsFailing",
+                      count_failing(agreements), "enforcement", "on", on, "observe",
+                      app->config->observe, "store", store_json(&x->answer[0])));
+    }
+    json_decref(gateways);
+    json_decref(streams);
+    json_decref(targets_all);
+    json_decref(targets);
+    json_decref(agreements_all);
+    json_decref(agreements);
+}
+
+void operation_status(struct request *r)
+{
+    http_ask_store(r, store_query_new(STORE_STATUS));
+    ask_setting(r);
+    http_ask_view(r, VIEW_GATEWAYS, "", false);
+    http_ask_view(r, VIEW_STREAMS, "", false);
+    http_ask_view(r, VIEW_TARGETS, "", false);
+    http_ask_view(r, VIEW_AGREEMENTS, "", false);
+    http_wait(r, status_ready);
+}
+
+void operation_health(struct request *r)
+{
+    http_answer_static(r, MHD_HTTP_OK, "text/plain; charset=utf-8", "ok\n", 3);
+}
+
+static void ready_known(struct request *r)
+{
+    const struct exchange *x = &r->exchange;
+    size_t failed;
+    json_decref(views_gather(x, r->app, 1, &failed));
+    bool store =
+        x->answer[0].status == 0 && json_is_true(json_object_get(x->answer[0].json, "available"));
+    if (store && failed == 0 && r->app->access.loaded)
+        http_answer_static(r, MHD_HTTP_OK, "text/plain; charset=utf-8", "ready\n", 6);
+    else
+        http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE,
+                     "database: %s; SLA processes without an answer: %zu; tokens %s",
+                     store ? "answers" : "does not answer", failed,
+                     r->app->access.loaded ? "read" : "not read yet");
+}
+
+void operation_ready(struct request *r)
+{
+    http_ask_store(r, store_query_new(STORE_STATUS));
+    http_ask_view(r, VIEW_STATUS, "", false);
+    http_wait(r, ready_known);
+}
