@@ -1,1 +1,419 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* An SLA process.
+ *
+ * Problem: drive the pure services/ from messages and time, and bring what they put out to other threads,
+ * none of which may be waited for.
+ *
+ * Model: a loop around one mailbox. Each round: take messages (at most ROUND_MESSAGES), tick the services, send
+ * what has gathered, then sleep until a message or the next due time. What goes out:
+ *
+ *   polls, controls, ends of sessions  -> outbound of the gateway's pair, at once; a full ring is told to the
+ *                                         services, which keep controls and send again
+ *   samples, actions, events           -> one batch a flush to the store's writer; kept, bounded, while its ring is full;
+ *                                         what does not fit is dropped and counted, samples long before the rest
+ *   actions, events                    -> also to the application server, for live views; dropped when it is full
+ *   records of gateways                -> to the store's writer, WRITES_OUT at once at most, the rest in a bounded queue
+ *   targets seen                       -> to the resource manager; said again each second until they went
+ *
+ * Start: documents, settings and gateways are asked of a store reader. Until all three are here, gateways are
+ * polled and shown, but no control is sent (services_loaded). An answer that fails or times out is asked again
+ * after a second; a document that changes before the documents are here makes them asked again.
+ *
+ * What may fail: memory (the process cannot go on and says so), rings (above), a reader (asked again). */
+#include "server/sla.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "server/model/model.h"
+#include "server/msg.h"
+#include "server/resource/resource.h"
+#include "server/services/services.h"
+#include "server/sla_out.h"
+#include "server/store/store.h"
+#include "server/view.h"
+
+#define ROUND_MESSAGES 256u
+#define ASK_TIMEOUT_NS (5 * NS_PER_S)
+/* Streams one process holds; see services/state.h for what one costs. */
+#define SLA_MAX_STREAMS 16384u
+#define LOAD_ROWS 10000u
+
+/* What is loaded at the start, in this order of tags. */
+enum load { LOAD_DOCUMENTS, LOAD_SETTINGS, LOAD_GATEWAYS, LOAD_COUNT };
+enum load_state { LOAD_WANTED, LOAD_ASKED, LOAD_DONE };
+
+struct sla {
+    const struct sla_thread *setup;
+    struct mailbox *box;
+    struct services *services;
+    struct sla_out out;
+    enum load_state load[LOAD_COUNT];
+    bool load_again;      /* documents changed while they were read */
+    uint64_t load_at_ns;  /* not before */
+    uint64_t load_tries;
+    bool loaded;
+    bool stopping;
+};
+
+/* --- loading ------------------------------------------------------------------------------------------------ */
+
+static void load_document(struct sla *s, const json_t *row, uint64_t now_ns, int64_t wall_us)
+{
+    const json_t *doc = json_object_get(row, "document");
+    const char *name = json_string_value(json_object_get(row, "name"));
+    const char *kind = json_string_value(json_object_get(row, "kind"));
+    uint64_t version = (uint64_t)json_integer_value(json_object_get(row, "version"));
+    if (doc == NULL || kind == NULL)
+        return;
+    struct text errors;
+    text_init(&errors, 4096);
+    char why[512] = "";
+    int err = 0;
+    if (strcmp(kind, "Agreement") == 0) {
+        struct agreement a;
+        err = model_agreement_parse(doc, &a, &errors);
+        a.version = version;
+        if (err == 0)
+            err = services_agreement_put(s->services, &a, now_ns, wall_us, why, sizeof(why));
+    } else if (strcmp(kind, "Tenant") == 0) {
+        struct tenant *t = calloc(1, sizeof(*t)); /* 33 KiB */
+        err = t != NULL ? model_tenant_parse(doc, t, &errors) : WEIR_E_FULL;
+        if (err == 0) {
+            t->version = version;
+            err = services_tenant_put(s->services, t, now_ns, wall_us);
+        }
+        free(t);
+    } else if (strcmp(kind, "Policy") == 0) {
+        struct policy p;
+        err = model_policy_parse(doc, &p, &errors);
+        p.version = version;
+        if (err == 0)
+            err = services_policy_put(s->services, &p, now_ns, wall_us);
+    }
+    if (err < 0)
+        log_error("%s %s is stored but not in force: %s %s%s", kind, name != NULL ? name : "?",
+                  weir_strerror(err), why, errors.len > 0 ? errors.data : "");
+    text_fini(&errors);
+}
+
+static void load_setting(struct sla *s, const char *name, const json_t *value, uint64_t now_ns,
+                         int64_t wall_us)
+{
+    const json_t *on = json_object_get(value, "on");
+    if (name != NULL && strcmp(name, "enforcement") == 0 && json_is_boolean(on))
+        services_enforcement(s->services, json_is_true(on), now_ns, wall_us);
+}
+
+/* Rows {"name": .., "json" or "value": {..}}, or one object of all settings by name. */
+static void load_settings(struct sla *s, json_t *body, uint64_t now_ns, int64_t wall_us)
+{
+    if (json_is_object(body)) {
+        const char *name;
+        json_t *value;
+        json_object_foreach(body, name, value)
+            load_setting(s, name, value, now_ns, wall_us);
+        return;
+    }
+    size_t i;
+    json_t *row;
+    json_array_foreach(body, i, row) {
+        const json_t *value = json_object_get(row, "json");
+        if (value == NULL)
+            value = json_object_get(row, "value");
+        load_setting(s, json_string_value(json_object_get(row, "name")), value, now_ns, wall_us);
+    }
+}
+
+static void load_gateway(struct sla *s, const json_t *row, uint64_t now_ns)
+{
+    struct gateway_record g;
+    if (!gateway_record_read(row, &g))
+        return;
+    /* Another process's, or of a life with another number of processes: it is met again by itself. */
+    if (g.process != s->setup->index || g.processes != s->setup->threads->services_count)
+        return;
+    services_gateway_recall(s->services, g.id, g.name, g.software, g.address, g.first_seen_us,
+                            g.last_seen_us, now_ns);
+}
+
+static void load_reply(struct sla *s, const struct msg *m, uint64_t now_ns, int64_t wall_us)
+{
+    weir_assert(m->tag < LOAD_COUNT);
+    enum load what = (enum load)m->tag;
+    json_t *body = m->body;
+    bool again = what == LOAD_DOCUMENTS && s->load_again;
+    if (m->status != 0 || body == NULL || again) {
+        s->load[what] = LOAD_WANTED;
+        s->load_again = false;
+        s->load_at_ns = again ? now_ns : now_ns + NS_PER_S;
+        if (!again && s->load_tries++ % 30 == 0)
+            log_warning("the store does not say yet what is agreed (%s); it is asked again",
+                        weir_strerror(m->status));
+        return;
+    }
+    s->load[what] = LOAD_DONE;
+    size_t i;
+    json_t *row;
+    switch (what) {
+    case LOAD_DOCUMENTS:
+        json_array_foreach(body, i, row)
+            load_document(s, row, now_ns, wall_us);
+        break;
+    case LOAD_SETTINGS:
+        load_settings(s, body, now_ns, wall_us);
+        break;
+    case LOAD_GATEWAYS:
+        json_array_foreach(body, i, row)
+            load_gateway(s, row, now_ns);
+        break;
+    case LOAD_COUNT:
+        break;
+    }
+}
+
+static void load_ask(struct sla *s, enum load what, uint64_t now_ns)
+{
+    static const enum store_table tables[LOAD_COUNT] = {
+        [LOAD_DOCUMENTS] = STORE_DOCUMENTS,
+        [LOAD_SETTINGS] = STORE_SETTINGS,
+        [LOAD_GATEWAYS] = STORE_GATEWAYS,
+    };
+    const struct threads *t = s->setup->threads;
+    struct store_query *q = store_query_new(tables[what]);
+    if (q == NULL)
+        return;
+    q->limit = LOAD_ROWS;
+    q->now_us = clock_wall_us();
+    struct msg m = {.kind = MSG_STORE_QUERY, .tag = what, .body = q, .body_free = store_query_free};
+    uint64_t ticket;
+    if (mailbox_ask(s->box, t->store_reader[s->setup->index % t->readers], &m, ASK_TIMEOUT_NS, now_ns,
+                    &ticket) == 0)
+        s->load[what] = LOAD_ASKED;
+    else
+        store_query_free(q);
+}
+
+static void load_drive(struct sla *s, uint64_t now_ns, int64_t wall_us)
+{
+    if (s->loaded || now_ns < s->load_at_ns)
+        return;
+    bool all = true;
+    for (int i = 0; i < LOAD_COUNT; i++) {
+        if (s->load[i] == LOAD_WANTED)
+            load_ask(s, (enum load)i, now_ns);
+        all = all && s->load[i] == LOAD_DONE;
+    }
+    if (all) {
+        s->loaded = true;
+        services_loaded(s->services, now_ns, wall_us);
+    } else {
+        s->load_at_ns = now_ns + NS_PER_MS;
+    }
+}
+
+/* --- messages ------------------------------------------------------------------------------------------------- */
+
+static void json_release(void *json)
+{
+    json_decref(json);
+}
+
+static void on_view(struct sla *s, const struct msg *m)
+{
+    json_t *j = view_render(services_entities(s->services), m->body, s->setup->index);
+    mailbox_reply(s->box, m, j != NULL ? 0 : WEIR_E_UNAVAILABLE, j, j != NULL ? json_release : NULL);
+}
+
+static int document_apply(struct sla *s, const struct document_change *c, uint64_t now_ns,
+                          int64_t wall_us, char *why, size_t size)
+{
+    if (c->remove)
+        return services_document_remove(s->services, c->kind, c->name, now_ns, wall_us);
+    if (strcmp(c->kind, "Agreement") == 0)
+        return services_agreement_put(s->services, &c->agreement, now_ns, wall_us, why, size);
+    if (strcmp(c->kind, "Tenant") == 0)
+        return services_tenant_put(s->services, &c->tenant, now_ns, wall_us);
+    if (strcmp(c->kind, "Policy") == 0)
+        return services_policy_put(s->services, &c->policy, now_ns, wall_us);
+    return WEIR_E_INVALID;
+}
+
+static void on_document(struct sla *s, const struct msg *m, uint64_t now_ns, int64_t wall_us)
+{
+    char why[512] = "";
+    int err = document_apply(s, m->body, now_ns, wall_us, why, sizeof(why));
+    if (s->load[LOAD_DOCUMENTS] != LOAD_DONE)
+        s->load_again = s->load[LOAD_DOCUMENTS] == LOAD_ASKED;
+    json_t *body = NULL;
+    if (err < 0)
+        body = json_pack("{s:s}", "words", why[0] != '\0' ? why : weir_strerror(err));
+    mailbox_reply(s->box, m, err, body, body != NULL ? json_release : NULL);
+}
+
+static void on_reply(struct sla *s, const struct msg *m, uint64_t now_ns, int64_t wall_us)
+{
+    switch (m->kind) {
+    case MSG_STORE_QUERY:
+        load_reply(s, m, now_ns, wall_us);
+        break;
+    case MSG_STORE_WRITE:
+        sla_out_written(&s->out, m->status);
+        break;
+    default:
+        weir_assert(!"a reply that was never asked for");
+    }
+}
+
+static void on_message(struct sla *s, struct msg *m, uint64_t now_ns, int64_t wall_us)
+{
+    struct services *sv = s->services;
+    switch (m->kind) {
+    case MSG_STOP:
+        s->stopping = true;
+        sla_out_flush(&s->out, now_ns, true);
+        mailbox_reply(s->box, m, 0, NULL, NULL);
+        break;
+    case MSG_GATEWAY_UP:
+        services_gateway_up(sv, m->body, now_ns, wall_us);
+        break;
+    case MSG_GATEWAY_DOWN:
+        services_gateway_down(sv, m->arg[0], m->body != NULL ? m->body : "its session ended", now_ns,
+                              wall_us);
+        break;
+    case MSG_REPORT:
+        services_report(sv, m->body, now_ns, wall_us);
+        break;
+    case MSG_CONTROLS_ACK:
+        services_ack(sv, m->arg[0], m->arg[1], m->status, now_ns, wall_us);
+        break;
+    case MSG_SURGE:
+        services_surge(sv, m->arg[0], (uint32_t)m->arg[1], now_ns, wall_us);
+        break;
+    case MSG_TARGET_HEALTH:
+        services_target_health(sv, m->body, now_ns);
+        break;
+    case MSG_VIEW:
+        on_view(s, m);
+        break;
+    case MSG_DOCUMENT_CHANGED:
+        on_document(s, m, now_ns, wall_us);
+        break;
+    case MSG_ENFORCEMENT:
+        services_enforcement(sv, m->arg[0] != 0, now_ns, wall_us);
+        mailbox_reply(s->box, m, 0, NULL, NULL);
+        break;
+    default:
+        weir_assert(!"a message that no thread sends to an SLA process");
+    }
+}
+
+static bool handle_some(struct sla *s)
+{
+    struct msg m;
+    for (unsigned n = 0; n < ROUND_MESSAGES && !s->stopping; n++) {
+        if (!mailbox_take(s->box, &m))
+            return false;
+        uint64_t now_ns = clock_mono_ns();
+        int64_t wall_us = clock_wall_us();
+        mailbox_busy(s->box, m.kind, now_ns);
+        if (m.is_reply)
+            on_reply(s, &m, now_ns, wall_us);
+        else
+            on_message(s, &m, now_ns, wall_us);
+        msg_release(&m);
+        mailbox_idle(s->box, clock_mono_ns());
+    }
+    return true;
+}
+
+/* --- the loop ---------------------------------------------------------------------------------------------------- */
+
+static void expire_tickets(struct sla *s, uint64_t now_ns, int64_t wall_us)
+{
+    struct msg m;
+    while (mailbox_take_expired(s->box, now_ns, &m))
+        on_reply(s, &m, now_ns, wall_us);
+}
+
+static void wait_for_work(struct sla *s, uint64_t now_ns)
+{
+    if (mailbox_drained(s->box))
+        return;
+    uint64_t due = services_next_ns(s->services);
+    uint64_t out = sla_out_next_ns(&s->out);
+    uint64_t at = due < out ? due : out;
+    if (!s->loaded && s->load_at_ns < at)
+        at = s->load_at_ns;
+    if (at > now_ns + NS_PER_S)
+        at = now_ns + NS_PER_S; /* tickets expire */
+    uint64_t wait = at > now_ns ? at - now_ns : 0;
+    struct timespec ts = {.tv_sec = (time_t)(wait / NS_PER_S), .tv_nsec = (long)(wait % NS_PER_S)};
+    struct pollfd p = {.fd = mailbox_fd(s->box), .events = POLLIN};
+    ppoll(&p, 1, &ts, NULL);
+}
+
+static void round_once(struct sla *s, uint64_t *expired_ns)
+{
+    bool more = handle_some(s);
+    if (s->stopping)
+        return;
+    uint64_t now_ns = clock_mono_ns();
+    int64_t wall_us = clock_wall_us();
+    if (now_ns - *expired_ns >= NS_PER_S) {
+        *expired_ns = now_ns;
+        expire_tickets(s, now_ns, wall_us);
+    }
+    load_drive(s, now_ns, wall_us);
+    services_tick(s->services, now_ns, wall_us);
+    sla_out_flush(&s->out, now_ns, false);
+    if (!more)
+        wait_for_work(s, clock_mono_ns());
+}
+
+static int sla_init(struct sla *s, const struct sla_thread *setup)
+{
+    const struct server_config *c = setup->config;
+    *s = (struct sla){.setup = setup, .box = setup->threads->services[setup->index]};
+    int err = sla_out_init(&s->out, setup);
+    if (err < 0)
+        return err;
+    struct services_config config = {
+        .period_ns = c->period_ns,
+        .lease_ns = c->lease_ns,
+        .observe = c->observe,
+        .max_gateways = c->max_gateways,
+        .max_streams = SLA_MAX_STREAMS,
+        .process = (uint32_t)setup->index,
+        .processes = (uint32_t)setup->threads->services_count,
+        .first_epoch = (uint64_t)clock_wall_us(),
+    };
+    struct services_sink sink = sla_out_sink(&s->out);
+    s->services = services_new(&config, &sink);
+    s->out.services = s->services;
+    return s->services != NULL ? 0 : WEIR_E_FULL;
+}
+
+void *sla_main(void *sla_thread)
+{
+    const struct sla_thread *setup = sla_thread;
+    struct sla *s = calloc(1, sizeof(*s));
+    int err = s != NULL ? sla_init(s, setup) : WEIR_E_FULL;
+    if (err < 0) {
+        log_error("SLA process %zu has no memory to start with", setup->index);
+        abort();
+    }
+    uint64_t expired_ns = clock_mono_ns();
+    while (!s->stopping)
+        round_once(s, &expired_ns);
+    services_free(s->services);
+    sla_out_fini(&s->out);
+    free(s);
+    return NULL;
+}

@@ -1,1 +1,579 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Rendering. All numbers are canonical: I/Os and bytes per second, microseconds; "no limit" is null. */
+#include "server/view.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+
+static json_t *count(uint64_t n)
+{
+    return json_integer(n > (uint64_t)INT64_MAX ? INT64_MAX : (json_int_t)n);
+}
+
+static json_t *count_or_null(uint64_t n)
+{
+    return n == UINT64_MAX ? json_null() : count(n);
+}
+
+/* What cannot be text is shown as such, never left out. */
+static json_t *text(const char *s)
+{
+    json_t *j = json_string(s);
+    return j != NULL ? j : json_string("?");
+}
+
+static json_t *text_or_null(const char *s)
+{
+    return s[0] != '\0' ? text(s) : json_null();
+}
+
+static json_t *instant(int64_t wall_us)
+{
+    char out[40];
+    clock_format_wall(wall_us, out, sizeof(out));
+    return text(out);
+}
+
+static json_t *percent(double ppm)
+{
+    return json_real(ppm / 1e4);
+}
+
+static json_t *rates(uint64_t iops, uint64_t bytes_s)
+{
+    return json_pack("{s:o, s:o}", "iops", count_or_null(iops), "bandwidth",
+                     count_or_null(bytes_s));
+}
+
+/* --- streams ------------------------------------------------------------------------------------------- */
+
+static json_t *latency_part(uint64_t mean, uint64_t p50, uint64_t p99, uint64_t max)
+{
+    return json_pack("{s:o, s:o, s:o, s:o}", "meanUs", count(mean), "p50Us", count(p50), "p99Us",
+                     count(p99), "maxUs", count(max));
+}
+
+static json_t *window_latency(const struct entity_window *w)
+{
+    json_t *all = json_object();
+    for (int k = 0; k < METER_HIST_COUNT; k++)
+        json_object_set_new(all, meter_hist_name((enum meter_hist)k),
+                            latency_part(w->mean_us[k], w->p50_us[k], w->p99_us[k], w->max_us[k]));
+    return all;
+}
+
+static json_t *objective(const struct objective *o)
+{
+    if (o == NULL)
+        return json_null();
+    return json_pack("{s:o, s:o, s:o}", "percentile", percent(o->percentile_ppm), "latencyUs",
+                     count(o->latency_us), "whileIops", count_or_null(o->while_iops));
+}
+
+static json_t *control(const struct entity_throttle *t)
+{
+    return json_pack("{s:o, s:o, s:o, s:o}", "desired", rates(t->iops, t->bytes_s), "applied",
+                     rates(t->applied_iops, t->applied_bytes_s), "since",
+                     t->active ? instant(t->since_wall_us) : json_null(), "reason",
+                     t->active ? text_or_null(t->reason) : json_null());
+}
+
+static json_t *counters(const struct meter *m)
+{
+    json_t *all = json_object();
+    for (int op = 0; op < IO_OP_COUNT; op++) {
+        const struct meter_op *c = &m->op[op];
+        json_object_set_new(
+            all, io_op_name((enum io_op)op),
+            json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "arrivals", count(c->arrivals),
+                      "completions", count(c->completions), "errors", count(c->errors), "bytes",
+                      count(c->bytes), "held", count(c->held), "heldUs", count(c->held_ns / 1000),
+                      "dropped", count(c->dropped)));
+    }
+    return all;
+}
+
+/* Cumulative, as [upper edge in us, count up to it]; only buckets in use. */
+static json_t *histogram(const struct hist *h)
+{
+    json_t *buckets = json_array();
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < HIST_BUCKETS; i++) {
+        if (h->bucket[i] == 0)
+            continue;
+        sum += h->bucket[i];
+        uint64_t high = i + 1 < HIST_BUCKETS ? hist_bucket_high(i) : h->max_ns + 1;
+        json_array_append_new(buckets,
+                              json_pack("[f, o]", (double)(high - 1) / 1e3, count(sum)));
+    }
+    return json_pack("{s:f, s:o, s:o}", "sumUs", (double)h->sum_ns / 1e3, "count", count(sum),
+                     "buckets", buckets);
+}
+
+static json_t *histograms(const struct meter *m)
+{
+    json_t *both = json_object();
+    for (int d = IO_DIR_READ; d <= IO_DIR_WRITE; d++) {
+        json_t *set = json_object();
+        for (int k = 0; k < METER_HIST_COUNT; k++)
+            json_object_set_new(set, meter_hist_name((enum meter_hist)k), histogram(&m->hist[d][k]));
+        json_object_set_new(both, d == IO_DIR_READ ? "read" : "write", set);
+    }
+    return both;
+}
+
+static uint64_t errors_per_second(const struct entity_window *w)
+{
+    if (w->duration_ns == 0)
+        return 0;
+    return (uint64_t)((double)w->errors * 1e9 / (double)w->duration_ns + 0.5);
+}
+
+static void stream_identity(json_t *j, const struct entity_stream *st)
+{
+    json_object_set_new(j, "key", text(st->key));
+    json_object_set_new(j, "host", text(st->host));
+    json_object_set_new(j, "volume", text(st->volume));
+    json_object_set_new(j, "tenant", text_or_null(st->tenant));
+    json_object_set_new(j, "target", text(st->target_name));
+    json_object_set_new(j, "gateway", text(st->gateway->hello.name));
+    json_object_set_new(j, "size", count(st->size));
+    json_object_set_new(j, "connections", count(st->connections));
+}
+
+static void stream_rates(json_t *j, const struct entity_stream *st)
+{
+    const struct entity_window *w = &st->window;
+    json_object_set_new(j, "demandIops", count(w->demand_iops));
+    json_object_set_new(j, "iops", count(w->iops));
+    json_object_set_new(j, "readIops", count(w->read_iops));
+    json_object_set_new(j, "writeIops", count(w->write_iops));
+    json_object_set_new(j, "readBytesPerSecond", count(w->read_bytes_s));
+    json_object_set_new(j, "writeBytesPerSecond", count(w->write_bytes_s));
+    json_object_set_new(j, "errorsPerSecond", count(errors_per_second(w)));
+    json_object_set_new(j, "inflight", count(entity_stream_inflight(st)));
+    json_object_set_new(j, "heldNow", count(st->held_now));
+    json_object_set_new(j, "latency", window_latency(w));
+    json_object_set_new(j, "heldBy", text_or_null(st->held_by));
+    json_object_set_new(j, "oldestHeldUs", count(st->oldest_held_ns / 1000));
+    json_object_set_new(j, "burstCreditPercent",
+                        st->has_burst ? percent(st->burst_ppm > 1000000 ? 1000000 : st->burst_ppm)
+                                      : json_null());
+}
+
+static json_t *stream(const struct entity_stream *st, bool with_histograms)
+{
+    json_t *j = json_object();
+    stream_identity(j, st);
+    stream_rates(j, st);
+    json_object_set_new(j, "agreement",
+                        st->agreement != NULL ? text(st->agreement->name) : json_null());
+    json_object_set_new(j, "objective", objective(st->objective));
+    json_object_set_new(j, "judgedLatencyUs",
+                        st->objective != NULL ? count(st->judged_latency_us) : json_null());
+    json_object_set_new(j, "verdict", text(verdict_name(st->verdict)));
+    json_object_set_new(j, "harmPercent", percent(st->harm_ppm));
+    json_object_set_new(j, "control", control(&st->throttle));
+    json_object_set_new(j, "counters", counters(&st->now));
+    if (with_histograms)
+        json_object_set_new(j, "histograms", histograms(&st->now));
+    return j;
+}
+
+static void render_streams(const struct entities *e, const struct view_request *r, json_t *out)
+{
+    list_for_each(it, &e->streams) {
+        const struct entity_stream *st = container_of(it, struct entity_stream, link);
+        if (r->name[0] == '\0' || strcmp(r->name, st->key) == 0)
+            json_array_append_new(out, stream(st, r->histograms));
+    }
+}
+
+/* --- gateways --------------------------------------------------------------------------------------------- */
+
+static json_t *gateway(const struct entity_gateway *g, uint64_t process)
+{
+    json_t *epoch = json_pack("{s:o, s:o}", "desired", count(g->epoch_desired), "applied",
+                              count(g->epoch_applied));
+    json_t *j = json_object();
+    json_object_set_new(j, "name", text(g->hello.name));
+    json_object_set_new(j, "id", text(g->id_text));
+    json_object_set_new(j, "state", text(gateway_state_name(g->state)));
+    json_object_set_new(j, "address", text_or_null(g->hello.address));
+    json_object_set_new(j, "software", text(g->hello.software));
+    json_object_set_new(j, "streams", count(g->stream_count));
+    json_object_set_new(j, "firstSeen", instant(g->first_seen_us));
+    json_object_set_new(j, "lastSeen", instant(g->last_seen_us));
+    json_object_set_new(j, "polls", count(g->polls));
+    json_object_set_new(j, "pollsLost", count(g->polls_lost));
+    json_object_set_new(j, "roundTripUs", count(g->round_trip_ns / 1000));
+    json_object_set_new(j, "epoch", epoch);
+    json_object_set_new(j, "pair", count(g->hello.pair));
+    json_object_set_new(j, "process", count(process));
+    return j;
+}
+
+static void render_gateways(const struct entities *e, const struct view_request *r,
+                            uint64_t process, json_t *out)
+{
+    list_for_each(it, &e->gateways) {
+        const struct entity_gateway *g = container_of(it, struct entity_gateway, link);
+        if (r->name[0] == '\0' || strcmp(r->name, g->hello.name) == 0 ||
+            strcmp(r->name, g->id_text) == 0)
+            json_array_append_new(out, gateway(g, process));
+    }
+}
+
+/* --- targets: one object for a target, whatever the number of gateways before it ---------------------------- */
+
+struct target_row {
+    const struct entity_target *t;
+    size_t first;                /* of its rows */
+    uint64_t iops;
+    struct hist *hist;           /* METER_HIST_COUNT of them, at the first row only */
+};
+
+static int row_order(const void *a, const void *b)
+{
+    const struct entity_target *x = ((const struct target_row *)a)->t;
+    const struct entity_target *y = ((const struct target_row *)b)->t;
+    int names = strcmp(x->name, y->name);
+    return names != 0 ? names : strcmp(x->uri, y->uri);
+}
+
+static struct target_row *row_of(struct target_row *rows, size_t n, const struct entity_target *t)
+{
+    struct target_row key = {.t = t};
+    if (n == 0)
+        return NULL;
+    struct target_row *row = bsearch(&key, rows, n, sizeof(key), row_order);
+    return row != NULL ? &rows[row->first] : NULL;
+}
+
+static void rows_add_streams(const struct entities *e, struct target_row *rows, size_t n)
+{
+    list_for_each(it, &e->streams) {
+        const struct entity_stream *st = container_of(it, struct entity_stream, link);
+        struct target_row *row = st->target != NULL ? row_of(rows, n, st->target) : NULL;
+        if (row == NULL || st->window.duration_ns == 0)
+            continue;
+        row->iops += st->window.iops;
+        if (row->hist == NULL)
+            row->hist = calloc(METER_HIST_COUNT, sizeof(*row->hist));
+        for (int k = 0; row->hist != NULL && k < METER_HIST_COUNT; k++)
+            hist_merge(&row->hist[k], &st->window.hist[k]);
+    }
+}
+
+static json_t *rows_latency(const struct target_row *row)
+{
+    json_t *all = json_object();
+    for (int k = 0; k < METER_HIST_COUNT; k++) {
+        const struct hist *h = row->hist != NULL ? &row->hist[k] : NULL;
+        json_t *part = h == NULL ? latency_part(0, 0, 0, 0)
+                                 : latency_part(hist_mean(h) / 1000, hist_quantile(h, 0.5) / 1000,
+                                                hist_quantile(h, 0.99) / 1000, h->max_ns / 1000);
+        json_object_set_new(all, meter_hist_name((enum meter_hist)k), part);
+    }
+    return all;
+}
+
+static json_t *probe(const struct entity_target *t)
+{
+    if (!t->has_health)
+        return json_null();
+    const struct target_health *h = &t->health;
+    json_t *j = json_object();
+    json_object_set_new(j, "reachable", json_boolean(h->reachable));
+    json_object_set_new(j, "size", count(h->size));
+    json_object_set_new(j, "blockMin", count(h->block_min));
+    json_object_set_new(j, "blockPreferred", count(h->block_preferred));
+    json_object_set_new(j, "blockMax", count(h->block_max));
+    json_object_set_new(j, "latencyUs", count(h->probe_latency_us));
+    json_object_set_new(j, "connectUs", count(h->connect_latency_us));
+    json_object_set_new(j, "at", instant(h->wall_us));
+    json_object_set_new(j, "probes", count(h->probes));
+    json_object_set_new(j, "failures", count(h->failures));
+    json_object_set_new(j, "error", text_or_null(h->error));
+    return j;
+}
+
+static json_t *target(const struct target_row *rows, size_t n)
+{
+    const struct entity_target *t = rows[0].t;
+    json_t *gateways = json_array();
+    uint64_t connections = 0, connects = 0, failures = 0, inflight = 0, errors = 0;
+    const char *last_error = "";
+    for (size_t i = 0; i < n; i++) {
+        const struct entity_target *one = rows[i].t;
+        json_array_append_new(gateways, text(one->gateway->hello.name));
+        connections += one->connections;
+        connects += one->connects;
+        failures += one->connect_failures;
+        inflight += one->inflight;
+        errors += one->errors;
+        if (one->last_error[0] != '\0')
+            last_error = one->last_error;
+    }
+    json_t *j = json_object();
+    json_object_set_new(j, "name", text(t->name));
+    json_object_set_new(j, "uri", text(t->uri));
+    json_object_set_new(j, "gateways", gateways);
+    json_object_set_new(j, "connections", count(connections));
+    json_object_set_new(j, "connects", count(connects));
+    json_object_set_new(j, "connectFailures", count(failures));
+    json_object_set_new(j, "inflight", count(inflight));
+    json_object_set_new(j, "errors", count(errors));
+    json_object_set_new(j, "lastError", text_or_null(last_error));
+    json_object_set_new(j, "iops", count(rows[0].iops));
+    json_object_set_new(j, "latency", rows_latency(&rows[0]));
+    json_object_set_new(j, "probe", probe(t));
+    return j;
+}
+
+static void render_targets(const struct entities *e, const struct view_request *r, json_t *out)
+{
+    struct target_row *rows = calloc(e->target_count + 1, sizeof(*rows));
+    if (rows == NULL)
+        return;
+    size_t n = 0;
+    list_for_each(it, &e->targets) {
+        const struct entity_target *t = container_of(it, struct entity_target, link);
+        if (r->name[0] == '\0' || strcmp(r->name, t->name) == 0)
+            rows[n++].t = t;
+    }
+    qsort(rows, n, sizeof(*rows), row_order);
+    for (size_t i = 1; i < n; i++)
+        rows[i].first = row_order(&rows[i - 1], &rows[i]) == 0 ? rows[i - 1].first : i;
+    rows_add_streams(e, rows, n);
+    for (size_t i = 0, end; i < n; i = end) {
+        for (end = i + 1; end < n && rows[end].first == i;)
+            end++;
+        json_array_append_new(out, target(&rows[i], end - i));
+    }
+    for (size_t i = 0; i < n; i++)
+        free(rows[i].hist);
+    free(rows);
+}
+
+/* --- agreements ---------------------------------------------------------------------------------------------- */
+
+static void render_agreements(const struct entities *e, const struct view_request *r, json_t *out)
+{
+    list_for_each(it, &e->agreements) {
+        const struct entity_agreement *a = container_of(it, struct entity_agreement, link);
+        if (r->name[0] != '\0' && strcmp(r->name, a->agreement.name) != 0)
+            continue;
+        json_t *status = json_object();
+        enum verdict v = a->streams > 0 ? a->verdict : VERDICT_NONE;
+        json_object_set_new(status, "verdict", text(verdict_name(v)));
+        json_object_set_new(status, "streams", count(a->streams));
+        json_object_set_new(status, "iops", count(a->iops));
+        json_object_set_new(status, "demandIops", count(a->demand_iops));
+        json_object_set_new(status, "latencyUs", count(a->latency_us));
+        json_object_set_new(status, "windows", count(a->windows));
+        json_object_set_new(status, "windowsMet", count(a->windows_met));
+        json_array_append_new(out, json_pack("{s:s, s:o}", "name", a->agreement.name, "status",
+                                             status));
+    }
+}
+
+/* --- sums of streams by host, volume or tenant ---------------------------------------------------------------- */
+
+struct sum_row {
+    const char *name;
+    const struct entity_stream *st;
+};
+
+static int sum_order(const void *a, const void *b)
+{
+    return strcmp(((const struct sum_row *)a)->name, ((const struct sum_row *)b)->name);
+}
+
+static const char *sum_name(enum view_kind kind, const struct entity_stream *st)
+{
+    if (kind == VIEW_HOSTS)
+        return st->host;
+    return kind == VIEW_VOLUMES ? st->volume : st->tenant;
+}
+
+static json_t *sum(const struct sum_row *rows, size_t n)
+{
+    uint64_t demand = 0, iops = 0, reads = 0, writes = 0, read_bytes = 0, write_bytes = 0;
+    uint64_t errors = 0, inflight = 0, held = 0, throttled = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct entity_window *w = &rows[i].st->window;
+        demand += w->demand_iops;
+        iops += w->iops;
+        reads += w->read_iops;
+        writes += w->write_iops;
+        read_bytes += w->read_bytes_s;
+        write_bytes += w->write_bytes_s;
+        errors += errors_per_second(w);
+        inflight += entity_stream_inflight(rows[i].st);
+        held += rows[i].st->held_now;
+        throttled += rows[i].st->throttle.active;
+    }
+    json_t *j = json_object();
+    json_object_set_new(j, "name", text(rows[0].name));
+    json_object_set_new(j, "streams", count(n));
+    json_object_set_new(j, "demandIops", count(demand));
+    json_object_set_new(j, "iops", count(iops));
+    json_object_set_new(j, "readIops", count(reads));
+    json_object_set_new(j, "writeIops", count(writes));
+    json_object_set_new(j, "readBytesPerSecond", count(read_bytes));
+    json_object_set_new(j, "writeBytesPerSecond", count(write_bytes));
+    json_object_set_new(j, "errorsPerSecond", count(errors));
+    json_object_set_new(j, "inflight", count(inflight));
+    json_object_set_new(j, "heldNow", count(held));
+    json_object_set_new(j, "throttled", count(throttled));
+    return j;
+}
+
+static void render_sums(const struct entities *e, const struct view_request *r, json_t *out)
+{
+    struct sum_row *rows = calloc(e->stream_count + 1, sizeof(*rows));
+    if (rows == NULL)
+        return;
+    size_t n = 0;
+    list_for_each(it, &e->streams) {
+        const struct entity_stream *st = container_of(it, struct entity_stream, link);
+        const char *name = sum_name(r->kind, st);
+        if (name[0] != '\0' && (r->name[0] == '\0' || strcmp(r->name, name) == 0))
+            rows[n++] = (struct sum_row){.name = name, .st = st};
+    }
+    qsort(rows, n, sizeof(*rows), sum_order);
+    for (size_t i = 0, end; i < n; i = end) {
+        for (end = i + 1; end < n && strcmp(rows[i].name, rows[end].name) == 0;)
+            end++;
+        json_array_append_new(out, sum(&rows[i], end - i));
+    }
+    free(rows);
+}
+
+/* --- status: what this process adds to the whole ---------------------------------------------------------------- */
+
+static void render_status(const struct entities *e, json_t *out)
+{
+    uint64_t admitted = 0, lost = 0, throttled = 0, failing = 0;
+    list_for_each(it, &e->gateways) {
+        const struct entity_gateway *g = container_of(it, struct entity_gateway, link);
+        admitted += g->state == GATEWAY_ADMITTED;
+        lost += g->state == GATEWAY_LOST;
+    }
+    list_for_each(it, &e->streams)
+        throttled += container_of(it, struct entity_stream, link)->throttle.active;
+    list_for_each(it, &e->agreements) {
+        const struct entity_agreement *a = container_of(it, struct entity_agreement, link);
+        failing += a->streams > 0 && a->verdict == VERDICT_FAILING;
+    }
+    json_t *j = json_object();
+    json_object_set_new(j, "gateways", count(admitted));
+    json_object_set_new(j, "gatewaysLost", count(lost));
+    json_object_set_new(j, "targets", count(e->target_count));
+    json_object_set_new(j, "streams", count(e->stream_count));
+    json_object_set_new(j, "throttled", count(throttled));
+    json_object_set_new(j, "agreements", count(e->agreement_count));
+    json_object_set_new(j, "agreementsFailing", count(failing));
+    json_object_set_new(j, "enforcement", json_pack("{s:b}", "on", e->enforcing ? 1 : 0));
+    json_object_set_new(j, "observe", json_boolean(e->observe));
+    json_object_set_new(j, "pollsLost", count(e->polls_lost));
+    json_object_set_new(j, "staleReports", count(e->stale_reports));
+    json_array_append_new(out, j);
+}
+
+json_t *view_render(const struct entities *e, const struct view_request *r, uint64_t process)
+{
+    json_t *out = json_array();
+    if (out == NULL)
+        return NULL;
+    switch (r->kind) {
+    case VIEW_STREAMS:
+        render_streams(e, r, out);
+        break;
+    case VIEW_GATEWAYS:
+        render_gateways(e, r, process, out);
+        break;
+    case VIEW_TARGETS:
+        render_targets(e, r, out);
+        break;
+    case VIEW_AGREEMENTS:
+        render_agreements(e, r, out);
+        break;
+    case VIEW_HOSTS:
+    case VIEW_VOLUMES:
+    case VIEW_TENANTS:
+        render_sums(e, r, out);
+        break;
+    case VIEW_STATUS:
+        render_status(e, out);
+        break;
+    }
+    return out;
+}
+
+/* --- notices --------------------------------------------------------------------------------------------------------- */
+
+static json_t *id_text(uint64_t id)
+{
+    char out[24];
+    snprintf(out, sizeof(out), "%llu", (unsigned long long)id);
+    return text(out);
+}
+
+json_t *view_action(const struct action_record *a)
+{
+    json_t *j = json_object();
+    json_object_set_new(j, "id", id_text(a->id));
+    json_object_set_new(j, "at", instant(a->wall_us));
+    json_object_set_new(j, "verb", text(a->verb));
+    json_object_set_new(j, "enforced", json_boolean(a->enforced));
+    json_object_set_new(j, "decision", text(a->decision));
+    json_object_set_new(j, "target", text(a->target));
+    json_object_set_new(j, "gateway", text(a->gateway));
+    json_object_set_new(j, "victim", text_or_null(a->victim));
+    json_object_set_new(j, "bully", text(a->bully));
+    json_object_set_new(j, "agreement", text_or_null(a->agreement));
+    json_object_set_new(j, "agreementVersion",
+                        a->agreement_version > 0 ? count(a->agreement_version) : json_null());
+    json_object_set_new(j, "policy", text_or_null(a->policy));
+    json_object_set_new(j, "from", rates(a->from_iops, a->from_bytes_s));
+    json_object_set_new(j, "to", rates(a->to_iops, a->to_bytes_s));
+    json_object_set_new(j, "victimLatencyUs", count(a->victim_latency_us));
+    json_object_set_new(j, "objectiveUs", count(a->victim_objective_us));
+    json_object_set_new(j, "percentile", percent(a->victim_percentile_ppm));
+    json_object_set_new(j, "victimIops", count(a->victim_iops));
+    json_object_set_new(j, "bullyIops", count(a->bully_iops));
+    json_object_set_new(j, "harmPercent", percent(a->harm_share_ppm));
+    json_object_set_new(j, "reason", text(a->reason));
+    return j;
+}
+
+static const char *severity_name(enum event_severity s)
+{
+    switch (s) {
+    case EVENT_INFO:
+        return "info";
+    case EVENT_WARNING:
+        return "warning";
+    case EVENT_ERROR:
+        return "error";
+    }
+    return "error";
+}
+
+json_t *view_event(const struct event_record *e)
+{
+    json_t *j = json_object();
+    json_object_set_new(j, "id", id_text((uint64_t)e->wall_us));
+    json_object_set_new(j, "at", instant(e->wall_us));
+    json_object_set_new(j, "severity", text(severity_name(e->severity)));
+    json_object_set_new(j, "kind", text(e->kind));
+    json_object_set_new(j, "subject", text(e->subject));
+    json_object_set_new(j, "text", text(e->text));
+    return j;
+}

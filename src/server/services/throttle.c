@@ -557,8 +557,8 @@ static void target_run(struct services *s, struct target *t)
 
 void throttle_run(struct services *s, struct gateway *g)
 {
-    if (s->now_ns == g->window_start_ns)
-        return;
+    if (!s->loaded)
+        return; /* nothing could be sent, and not all promises are known */
     list_for_each(it, &g->targets)
         target_run(s, container_of(it, struct target, link));
 }
