@@ -32,6 +32,8 @@
  *      deeper meanwhile, then it is looked at once more) but never late.
  *   6. `ages` holds all held I/Os by the time they were submitted; of each queue the head comes first, so the
  *      first of `ages` is always the head of its queue, and max-hold needs to look nowhere else.
+ *      A place that had its turn is due again now, behind all that were due before: after a late poll no place
+ *      spends alone what others need as well.
  *   7. In one gate_poll a bucket gains nothing (the clock stands), hence a queue moves at most once for each
  *      bucket in debt and the loop ends.
  *
@@ -556,6 +558,8 @@ struct gate_io *gate_poll(struct gate *g, uint64_t now_ns)
         struct gate_verdict v = gate_judge(gate_queue_head(q), false, now_ns);
         if (v.goes) {
             io = gate_release(g, q, e.rule, e.kind, now_ns);
+            if (p->heap_index != 0)
+                gate_place_rekey(e.rule, e.kind, now_ns);
         } else {
             struct gate_rule *refused_by = q->flow->cover[v.cover_index];
             weir_assert(refused_by != e.rule || v.kind != e.kind);
