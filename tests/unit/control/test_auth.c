@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Goal: only who knows the key, for this handshake and this side, makes a proof that is taken; tokens are read
+ * exactly; keys derived by enrolment are bound to their gateway.
+ * Method: a known answer from an independent implementation (Python's hmac and hashlib), then every byte of the
+ * context changed in turn. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/err.h"
+#include "control/auth.h"
+
+static struct auth_context context(void)
+{
+    struct auth_context c = {.version = 1, .key_id = "local"};
+    for (size_t i = 0; i < AUTH_ID_SIZE; i++) {
+        c.gateway_id[i] = (uint8_t)i;
+        c.boot_id[i] = (uint8_t)(16 + i);
+    }
+    for (size_t i = 0; i < AUTH_NONCE_SIZE; i++) {
+        c.nonce_gateway[i] = (uint8_t)(32 + i);
+        c.nonce_server[i] = (uint8_t)(64 + i);
+    }
+    return c;
+}
+
+static void some_key(uint8_t key[AUTH_KEY_SIZE])
+{
+    for (size_t i = 0; i < AUTH_KEY_SIZE; i++)
+        key[i] = (uint8_t)(200 - i);
+}
+
+static void as_hex(const uint8_t *bytes, size_t n, char *out)
+{
+    for (size_t i = 0; i < n; i++)
+        sprintf(out + 2 * i, "%02x", bytes[i]);
+}
+
+static void proofs_are_what_another_implementation_makes(void **state)
+{
+    (void)state;
+    struct auth_context c = context();
+    uint8_t key[AUTH_KEY_SIZE], out[AUTH_PROOF_SIZE];
+    char hex[2 * AUTH_PROOF_SIZE + 1];
+    some_key(key);
+    auth_prove(&c, key, AUTH_GATEWAY, out);
+    as_hex(out, sizeof(out), hex);
+    assert_string_equal(hex, "0802fc8a975f76a48878ed1822c0936991f70f34df8f2884fc6b6bcb813dbb4f");
+    auth_prove(&c, key, AUTH_SERVER, out);
+    as_hex(out, sizeof(out), hex);
+    assert_string_equal(hex, "4aebd0bfcfb511148225a66b0b2427e27223c5dbebf9d4253c8c0949d46ea9e9");
+    auth_derive(&c, key, out);
+    as_hex(out, sizeof(out), hex);
+    assert_string_equal(hex, "fe7d54111cc6fc95a2014971f52cbc06686ac021d19b16429239242b46e8beb0");
+}
+
+static void a_proof_fits_only_its_side(void **state)
+{
+    (void)state;
+    struct auth_context c = context();
+    uint8_t key[AUTH_KEY_SIZE], proof[AUTH_PROOF_SIZE];
+    some_key(key);
+    auth_prove(&c, key, AUTH_SERVER, proof);
+    assert_true(auth_check(&c, key, AUTH_SERVER, proof, sizeof(proof)));
+    assert_false(auth_check(&c, key, AUTH_GATEWAY, proof, sizeof(proof)));
+    assert_false(auth_check(&c, key, AUTH_SERVER, proof, sizeof(proof) - 1));
+    assert_false(auth_check(&c, key, AUTH_SERVER, proof, 0));
+}
+
+static void a_proof_fits_no_other_handshake(void **state)
+{
+    (void)state;
+    uint8_t key[AUTH_KEY_SIZE], proof[AUTH_PROOF_SIZE];
+    struct auth_context c = context();
+    some_key(key);
+    auth_prove(&c, key, AUTH_GATEWAY, proof);
+    struct {
+        size_t at, size;
+    } fields[] = {
+        {offsetof(struct auth_context, version), sizeof(c.version)},
+        {offsetof(struct auth_context, gateway_id), sizeof(c.gateway_id)},
+        {offsetof(struct auth_context, boot_id), sizeof(c.boot_id)},
+        {offsetof(struct auth_context, nonce_gateway), sizeof(c.nonce_gateway)},
+        {offsetof(struct auth_context, nonce_server), sizeof(c.nonce_server)},
+        {offsetof(struct auth_context, key_id), 5},
+    };
+    for (size_t f = 0; f < sizeof(fields) / sizeof(fields[0]); f++) {
+        for (size_t i = 0; i < fields[f].size; i++) {
+            struct auth_context other = context();
+            ((uint8_t *)&other)[fields[f].at + i] ^= 1;
+            assert_false(auth_check(&other, key, AUTH_GATEWAY, proof, sizeof(proof)));
+        }
+    }
+    for (size_t i = 0; i < sizeof(key); i++) {
+        key[i] ^= 0x80;
+        assert_false(auth_check(&c, key, AUTH_GATEWAY, proof, sizeof(proof)));
+        key[i] ^= 0x80;
+    }
+    assert_true(auth_check(&c, key, AUTH_GATEWAY, proof, sizeof(proof)));
+}
+
+static void a_token_is_read_as_it_was_made(void **state)
+{
+    (void)state;
+    uint8_t random[40], made[AUTH_KEY_SIZE], read[AUTH_KEY_SIZE];
+    char token[AUTH_TOKEN_SIZE], id[AUTH_TOKEN_ID_SIZE], again[AUTH_TOKEN_ID_SIZE], hex[65];
+    for (size_t i = 0; i < sizeof(random); i++)
+        random[i] = (uint8_t)(3 * i);
+    auth_token_make(random, token, id, made);
+    assert_string_equal(token, "weir1.000306090c0f1215.GBseISQnKi0wMzY5PD9CRUhLTlFUV1pdYGNmaWxvcnU");
+    as_hex(made, sizeof(made), hex);
+    assert_string_equal(hex, "0b296a22d990f97afaae4ea0b99dfe5e533161603a97d6da50684d59227e83b9");
+    assert_int_equal(auth_token_parse(token, again, read), 0);
+    assert_string_equal(id, again);
+    assert_memory_equal(made, read, sizeof(made));
+}
+
+static void what_is_no_token_is_refused(void **state)
+{
+    (void)state;
+    uint8_t random[40] = {1}, key[AUTH_KEY_SIZE];
+    char token[AUTH_TOKEN_SIZE], id[AUTH_TOKEN_ID_SIZE], bad[2 * AUTH_TOKEN_SIZE];
+    auth_token_make(random, token, id, key);
+    const char *const wrong[] = {"", "weir1.", "weir2.0102", "x"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+        assert_int_equal(auth_token_parse(wrong[i], id, key), WEIR_E_PARSE);
+    for (size_t cut = 0; cut < strlen(token); cut++) {
+        snprintf(bad, sizeof(bad), "%.*s", (int)cut, token);
+        assert_int_equal(auth_token_parse(bad, id, key), WEIR_E_PARSE);
+    }
+    snprintf(bad, sizeof(bad), "%sA", token);
+    assert_int_equal(auth_token_parse(bad, id, key), WEIR_E_PARSE);
+    for (size_t i = 0; i < strlen(token); i++) {
+        snprintf(bad, sizeof(bad), "%s", token);
+        bad[i] = '!';
+        assert_int_equal(auth_token_parse(bad, id, key), WEIR_E_PARSE);
+    }
+    /* The last character carries two bits that must be 0: no second spelling of a token. */
+    snprintf(bad, sizeof(bad), "%s", token);
+    bad[strlen(bad) - 1] = 'B';
+    assert_int_equal(auth_token_parse(bad, id, key), WEIR_E_PARSE);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(proofs_are_what_another_implementation_makes),
+        cmocka_unit_test(a_proof_fits_only_its_side),
+        cmocka_unit_test(a_proof_fits_no_other_handshake),
+        cmocka_unit_test(a_token_is_read_as_it_was_made),
+        cmocka_unit_test(what_is_no_token_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
