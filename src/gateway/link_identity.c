@@ -47,7 +47,8 @@ static int make_identity(const char *state_dir, const char *path, uint8_t ret_id
         return -errno;
     rng_system(id, sizeof(id));
     sodium_bin2hex(text, sizeof(text), id, sizeof(id));
-    strcat(text, "\n");
+    text[sizeof(text) - 2] = '\n';
+    text[sizeof(text) - 1] = '\0';
     int r = text_write_file_atomic(path, text, strlen(text), 0600);
     if (r == 0)
         memcpy(ret_id, id, sizeof(id));

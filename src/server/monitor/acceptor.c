@@ -32,6 +32,7 @@
 #include "base/log.h"
 #include "server/monitor/acceptor.h"
 #include "server/msg.h"
+#include "server/store/render.h"
 #include "server/store/store.h"
 
 #define ACCEPT_RETRY_NS (100 * NS_PER_MS)
@@ -226,6 +227,11 @@ static void listener_ready(struct reactor_source *s, uint32_t events)
 
 /* ---- events -------------------------------------------------------------------------------------------- */
 
+static void free_json(void *json)
+{
+    json_decref(json);
+}
+
 void acceptor_event(struct acceptor *a, const char *kind, const char *subject, const char *words)
 {
     uint64_t second = reactor_now(a->reactor) / NS_PER_S;
@@ -237,15 +243,21 @@ void acceptor_event(struct acceptor *a, const char *kind, const char *subject, c
         return; /* the counters have them all */
     int64_t wall = clock_wall_us();
     log_warning("monitor: %s", words);
+    struct event_record e = {.wall_us = wall, .severity = EVENT_WARNING};
+    snprintf(e.kind, sizeof(e.kind), "%s", kind);
+    snprintf(e.subject, sizeof(e.subject), "%s", subject);
+    snprintf(e.text, sizeof(e.text), "%s", words);
     struct store_batch *b = store_batch_new(0, 0, 1, 0);
     if (b != NULL) {
-        b->event[0] = (struct event_record){.wall_us = wall, .severity = EVENT_WARNING};
-        snprintf(b->event[0].kind, sizeof(b->event[0].kind), "%s", kind);
-        snprintf(b->event[0].subject, sizeof(b->event[0].subject), "%s", subject);
-        snprintf(b->event[0].text, sizeof(b->event[0].text), "%s", words);
-        if (!mail_post(a->me, a->m->threads->store_writer, MSG_STORE_APPEND, 0, 0, b, store_batch_free))
+        b->event[0] = e;
+        if (!mail_post(a->me, a->m->threads->store_writer, MSG_STORE_APPEND, 0, 0, b,
+                       store_batch_free))
             store_batch_free(b);
     }
+    json_t *notice = render_event((uint64_t)wall, &e);
+    if (notice != NULL &&
+        !mail_post(a->me, a->m->threads->app, MSG_NOTICE, 0, 0, notice, free_json))
+        json_decref(notice);
 }
 
 /* ---- the thread ---------------------------------------------------------------------------------------- */

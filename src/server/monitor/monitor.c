@@ -44,7 +44,8 @@ static int key_make(const char *path, uint8_t ret_key[AUTH_KEY_SIZE])
     char hex[2 * AUTH_KEY_SIZE + 2];
     rng_system(ret_key, AUTH_KEY_SIZE);
     sodium_bin2hex(hex, sizeof(hex), ret_key, AUTH_KEY_SIZE);
-    strcat(hex, "\n");
+    hex[sizeof(hex) - 2] = '\n';
+    hex[sizeof(hex) - 1] = '\0';
     int r = text_write_file_atomic(path, hex, strlen(hex), 0600);
     sodium_memzero(hex, sizeof(hex));
     return r;
