@@ -7,8 +7,12 @@
 #define WEIR_SERVER_RESOURCE_RESOURCE_H
 #include "server/threads.h"
 
-/* At most so many targets are probed; more are counted and said once. */
+/* At most so many targets are probed; a new one takes the place of one that has been unreachable for
+ * RESOURCE_STALE_NS, else it is counted and said once. */
 #define RESOURCE_MAX_TARGETS 256u
+#define RESOURCE_STALE_NS (UINT64_C(3600) * 1000000000u)
+/* So many probes run at once; the others wait their turn. */
+#define RESOURCE_MAX_RUNNING 32u
 
 /* Body of MSG_TARGET_SEEN (freed with free). */
 struct target_seen {
