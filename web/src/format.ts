@@ -38,7 +38,7 @@ export function rates(r: Rates): string {
 }
 
 export function objective(o: Objective): string {
-  const what = o.percentile === "mean" ? "mean" : `p${o.percentile}`;
+  const what = o.percentile === "mean" || o.percentile === 0 ? "mean" : `p${o.percentile}`;
   const when = o.whileIops === null ? "" : ` while ≤ ${count(o.whileIops)} IOPS`;
   return `${what} ≤ ${latency(o.latencyUs)}${when}`;
 }

@@ -452,7 +452,6 @@ static void put_committed(struct request *r)
     if (!committed(r, w))
         return;
     set_version(w, (uint64_t)views_count(r->exchange.answer[0].json, "version"));
-    w->updated_us = clock_wall_us();
     tell_services(r, w, put_known);
 }
 
@@ -464,6 +463,7 @@ static struct store_write *write_new(const struct documents_work *w, enum store_
     (void)text_copy(write->kind, sizeof(write->kind), w->kind->kind);
     (void)text_copy(write->name, sizeof(write->name), w->change.name);
     write->version = w->version;
+    write->wall_us = w->updated_us;
     if (verb == STORE_DOCUMENT_PUT) {
         write->version = w->version == 0 ? UINT64_MAX : w->version;
         write->json = json_incref(w->canonical);
@@ -491,6 +491,7 @@ static void put_checked(struct request *r)
         return;
     }
     exchange_clear(&r->exchange);
+    w->updated_us = clock_wall_us();
     http_ask_write(r, write_new(w, STORE_DOCUMENT_PUT));
     http_wait(r, put_committed);
 }

@@ -365,7 +365,8 @@ void http_ask_write(struct request *r, struct store_write *write)
     struct msg m = {.kind = MSG_STORE_WRITE, .body = write, .body_free = store_write_free};
     if (write) {
         (void)text_copy(write->actor, sizeof(write->actor), r->actor);
-        write->wall_us = clock_wall_us();
+        if (write->wall_us == 0)
+            write->wall_us = clock_wall_us();
     }
     exchange_ask(&r->exchange, app->threads->store_writer, m, APP_WRITE_NS, app->now_ns);
 }

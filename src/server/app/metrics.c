@@ -383,33 +383,25 @@ static void threads_part(struct text *out, const struct mailbox_set *set)
     }
 }
 
-/* One value for each member of an object of numbers, such as the store's queues by kind. */
-static void members_family(struct text *out, const char *family, const char *type, const char *help,
-                           json_t *object)
-{
-    const char *key;
-    json_t *value;
-    exposition_family(out, family, type, help);
-    json_object_foreach(object, key, value)
-    {
-        const struct label labels[] = {{"kind", key}, {NULL, NULL}};
-        if (json_is_number(value))
-            exposition_value(out, family, labels, json_number_value(value));
-    }
-}
-
 static void store_part(struct text *out, const json_t *status)
 {
-    exposition_family(out, "weir_store_available", "gauge",
-                      "1 while the database takes what is written.");
-    exposition_count(out, "weir_store_available", NULL,
-                     json_is_true(json_object_get(status, "available")));
-    members_family(out, "weir_store_queued_records", "gauge", "Records waiting to be written.",
-                   json_object_get(status, "queue"));
-    members_family(out, "weir_store_dropped_records_total", "counter", "Records given up.",
-                   json_object_get(status, "dropped"));
-    members_family(out, "weir_store_size_bytes", "gauge", "Of the database's files.",
-                   json_object_get(status, "bytes"));
+    static const struct {
+        const char *family, *type, *field, *help;
+    } rows[] = {
+        {"weir_store_available", "gauge", "ok", "1 while the database takes what is written."},
+        {"weir_store_queued_records", "gauge", "queued", "Records waiting to be written."},
+        {"weir_store_dropped_records_total", "counter", "dropped", "Records given up."},
+        {"weir_store_state_bytes", "gauge", "stateBytes", "Of the database of documents."},
+        {"weir_store_samples_bytes", "gauge", "samplesBytes", "Of the database of samples."},
+    };
+    for (size_t k = 0; k < sizeof(rows) / sizeof(rows[0]); k++) {
+        const json_t *value = json_object_get(status, rows[k].field);
+        exposition_family(out, rows[k].family, rows[k].type, rows[k].help);
+        if (json_is_integer(value))
+            exposition_count(out, rows[k].family, NULL, count_of(status, rows[k].field));
+        else
+            exposition_count(out, rows[k].family, NULL, json_is_true(value));
+    }
 }
 
 static void server_part(struct text *out, const struct app *app)

@@ -137,48 +137,26 @@ void operation_threads(struct request *r)
     http_answer_json(r, MHD_HTTP_OK, json_pack("{s:o}", "items", items));
 }
 
-/* Sum of the numbers in an object, such as the queues of the store by kind. */
-static json_int_t sum_of(json_t *object)
-{
-    const char *key;
-    json_t *value;
-    json_int_t sum = json_integer_value(object);
-    json_object_foreach(object, key, value) sum += json_integer_value(value);
-    return sum;
-}
-
+/* StoreStatus without what is for those who debug the store. New reference. */
 static json_t *store_json(const struct exchange_answer *a)
 {
     if (a->status < 0 || !json_is_object(a->json))
-        return json_pack("{s:b, s:s, s:i, s:i, s:i}", "ok", false, "error",
+        return json_pack("{s:b, s:s, s:i, s:i}", "ok", false, "error",
                          weir_strerror(a->status < 0 ? a->status : WEIR_E_UNAVAILABLE), "queued", 0,
-                         "dropped", 0, "bytes", 0);
-    bool ok = json_is_true(json_object_get(a->json, "available"));
-    const char *error = views_text(a->json, "lastError");
-    return json_pack("{s:b, s:s?, s:I, s:I, s:I}", "ok", ok, "error",
-                     ok || error[0] == '\0' ? NULL : error, "queued",
-                     sum_of(json_object_get(a->json, "queue")), "dropped",
-                     sum_of(json_object_get(a->json, "dropped")), "bytes",
-                     sum_of(json_object_get(a->json, "bytes")));
+                         "dropped", 0);
+    json_t *copy = json_copy(a->json);
+    json_object_del(copy, "detail");
+    return copy;
 }
 
-static json_int_t count_where(const json_t *items, const char *field, const char *value)
+/* A field added up over what each SLA process says of its own part. */
+static json_int_t sum_field(const json_t *parts, const char *field)
 {
-    json_int_t n = 0;
+    json_int_t sum = 0;
     size_t i;
-    json_t *item;
-    json_array_foreach(items, i, item) n += strcmp(views_text(item, field), value) == 0;
-    return n;
-}
-
-static json_int_t count_throttled(const json_t *streams)
-{
-    json_int_t n = 0;
-    size_t i;
-    json_t *item;
-    json_array_foreach(streams, i, item) n +=
-        json_is_string(json_object_get(json_object_get(item, "control"), "since"));
-    return n;
+    json_t *part;
+    json_array_foreach(parts, i, part) sum += views_count(part, field);
+    return sum;
 }
 
 static json_int_t count_failing(const json_t *agreements)
@@ -203,32 +181,34 @@ static void status_ready(struct request *r)
     struct app *app = r->app;
     const struct exchange *x = &r->exchange;
     size_t n = app->threads->services_count, failed;
-    json_t *gateways = views_gather(x, app, 2, &failed),
-           *streams = views_gather(x, app, 2 + n, NULL);
-    json_t *targets_all = views_gather(x, app, 2 + 2 * n, NULL),
-           *targets = views_join_targets(targets_all);
-    json_t *agreements_all = views_gather(x, app, 2 + 3 * n, NULL);
-    json_t *agreements = views_join_agreements(agreements_all);
+    json_t *parts = views_gather(x, app, 2, &failed);
+    json_t *target_items = views_gather(x, app, 2 + n, NULL);
+    json_t *targets = views_join_targets(target_items);
+    json_t *agreement_items = views_gather(x, app, 2 + 2 * n, NULL);
+    json_t *agreements = views_join_agreements(agreement_items);
     if (views_usable(r, failed)) {
         bool on = x->answer[1].status < 0 || setting_is_on(x->answer[1].json);
-        http_answer_json(
-            r, MHD_HTTP_OK,
-            json_pack("{s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:b}, s:b, s:o}",
-                      "version", WEIR_VERSION, "now", instant(clock_wall_us()), "started",
-                      instant(app->started_wall_us), "gateways",
-                      count_where(gateways, "state", "admitted"), "gatewaysLost",
-                      count_where(gateways, "state", "lost"), "targets",
-                      (json_int_t)json_array_size(targets), "streams",
-                      (json_int_t)json_array_size(streams), "throttled", count_throttled(streams),
-                      "agreements", (json_int_t)json_array_size(agreements), "agreementsFailing",
-                      count_failing(agreements), "enforcement", "on", on, "observe",
-                      app->config->observe, "store", store_json(&x->answer[0])));
+        json_t *body = json_pack(
+            "{s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:b}, s:b, s:o}",
+            "version", WEIR_VERSION,
+            "now", instant(clock_wall_us()),
+            "started", instant(app->started_wall_us),
+            "gateways", sum_field(parts, "gateways"),
+            "gatewaysLost", sum_field(parts, "gatewaysLost"),
+            "targets", (json_int_t)json_array_size(targets),
+            "streams", sum_field(parts, "streams"),
+            "throttled", sum_field(parts, "throttled"),
+            "agreements", (json_int_t)json_array_size(agreements),
+            "agreementsFailing", count_failing(agreements),
+            "enforcement", "on", on,
+            "observe", app->config->observe,
+            "store", store_json(&x->answer[0]));
+        http_answer_json(r, MHD_HTTP_OK, body);
     }
-    json_decref(gateways);
-    json_decref(streams);
-    json_decref(targets_all);
+    json_decref(parts);
+    json_decref(target_items);
     json_decref(targets);
-    json_decref(agreements_all);
+    json_decref(agreement_items);
     json_decref(agreements);
 }
 
@@ -236,8 +216,7 @@ void operation_status(struct request *r)
 {
     http_ask_store(r, store_query_new(STORE_STATUS));
     ask_setting(r);
-    http_ask_view(r, VIEW_GATEWAYS, "", false);
-    http_ask_view(r, VIEW_STREAMS, "", false);
+    http_ask_view(r, VIEW_STATUS, "", false);
     http_ask_view(r, VIEW_TARGETS, "", false);
     http_ask_view(r, VIEW_AGREEMENTS, "", false);
     http_wait(r, status_ready);
@@ -254,7 +233,7 @@ static void ready_known(struct request *r)
     size_t failed;
     json_decref(views_gather(x, r->app, 1, &failed));
     bool store =
-        x->answer[0].status == 0 && json_is_true(json_object_get(x->answer[0].json, "available"));
+        x->answer[0].status == 0 && json_is_true(json_object_get(x->answer[0].json, "ok"));
     if (store && failed == 0 && r->app->access.loaded)
         http_answer_static(r, MHD_HTTP_OK, "text/plain; charset=utf-8", "ready\n", 6);
     else

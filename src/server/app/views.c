@@ -401,9 +401,10 @@ void views_target(struct request *r)
     http_wait(r, target_ready);
 }
 
-static json_t *aggregate(const json_t *streams, const char *by)
+static json_t *joined_sums(const json_t *items)
 {
-    static const char *const sums[] = {"demandIops",
+    static const char *const sums[] = {"streams",
+                                       "demandIops",
                                        "iops",
                                        "readIops",
                                        "writeIops",
@@ -412,56 +413,41 @@ static json_t *aggregate(const json_t *streams, const char *by)
                                        "errorsPerSecond",
                                        "inflight",
                                        "heldNow",
+                                       "throttled",
                                        NULL};
-    json_t *by_name = json_object(), *s, *items = json_array(), *one;
+    json_t *by_name = json_object(), *joined = json_array(), *item;
     const char *name;
     size_t i;
-    json_array_foreach(streams, i, s)
+    json_array_foreach(items, i, item)
     {
-        name = views_text(s, by);
-        one = json_object_get(by_name, name);
-        if (!one) {
-            one = json_pack("{s:s, s:i, s:i}", "name", name, "streams", 0, "throttled", 0);
-            json_object_set_new(by_name, name, one);
-        }
-        add_counts(one, s, sums);
-        bool throttled = json_is_string(json_object_get(json_object_get(s, "control"), "since"));
-        json_object_set_new(one, "streams", json_integer(views_count(one, "streams") + 1));
-        json_object_set_new(one, "throttled",
-                            json_integer(views_count(one, "throttled") + throttled));
+        json_t *there = json_object_get(by_name, views_text(item, "name"));
+        if (there)
+            add_counts(there, item, sums);
+        else
+            json_object_set_new(by_name, views_text(item, "name"), json_deep_copy(item));
     }
-    json_object_foreach(by_name, name, one) json_array_append(items, one);
+    json_object_foreach(by_name, name, item) json_array_append(joined, item);
     json_decref(by_name);
-    return items;
+    return joined;
 }
 
-static void aggregates_ready(struct request *r, const char *by)
+static void sums_ready(struct request *r)
 {
     size_t failed;
-    json_t *streams = views_gather(&r->exchange, r->app, 0, &failed);
+    json_t *items = views_gather(&r->exchange, r->app, 0, &failed);
     if (views_usable(r, failed))
-        views_answer_page(r, aggregate(streams, by), views_key_name);
-    json_decref(streams);
-}
-
-static void hosts_ready(struct request *r)
-{
-    aggregates_ready(r, "host");
-}
-
-static void volumes_ready(struct request *r)
-{
-    aggregates_ready(r, "volume");
+        views_answer_page(r, joined_sums(items), views_key_name);
+    json_decref(items);
 }
 
 void views_hosts(struct request *r)
 {
-    http_ask_view(r, VIEW_STREAMS, "", false);
-    http_wait(r, hosts_ready);
+    http_ask_view(r, VIEW_HOSTS, "", false);
+    http_wait(r, sums_ready);
 }
 
 void views_volumes(struct request *r)
 {
-    http_ask_view(r, VIEW_STREAMS, "", false);
-    http_wait(r, volumes_ready);
+    http_ask_view(r, VIEW_VOLUMES, "", false);
+    http_wait(r, sums_ready);
 }
