@@ -412,8 +412,8 @@ static void server_part(struct text *out, const struct app *app)
     exposition_count(out, "weir_build_info", version, 1);
     exposition_family(out, "weir_start_time_seconds", "gauge",
                       "When the server started, since 1970.");
-    exposition_value(out, "weir_start_time_seconds", NULL,
-                     (double)(app->started_wall_us / 1000000));
+    exposition_count(out, "weir_start_time_seconds", NULL,
+                     (uint64_t)app->started_wall_us / 1000000);
     exposition_family(out, "weir_http_requests_total", "counter", "Answered, by class of status.");
     for (size_t i = 2; i < 6; i++) {
         const struct label labels[] = {{"code", codes[i]}, {NULL, NULL}};
