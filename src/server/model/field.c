@@ -409,6 +409,10 @@ static void refuse_unknown(struct field_reader *r, const struct field_table *tab
             size_t used = strlen(known);
             snprintf(known + used, sizeof(known) - used, "%s%s", i > 0 ? ", " : "", table->field[i].key);
         }
+        for (const char *const *a = also; table->count == 0 && a != NULL && *a != NULL; a++) {
+            size_t used = strlen(known);
+            snprintf(known + used, sizeof(known) - used, "%s%s", a != also ? ", " : "", *a);
+        }
         field_error(r, "unknown key %s; known here: %s", shown, known);
     }
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Policies: what may be done to whom. Times of day are UTC; a window that passes midnight is written as two. */
+/* Policies: what may be done to whom. Times of day are UTC; a freeze whose `from` is later than its
+ * `to` passes midnight, and its days are those it begins on. */
 #include "server/model/model.h"
 
 #include <stdio.h>
@@ -28,8 +29,8 @@ struct freeze {
 static void check_freeze(struct field_reader *r, void *object)
 {
     struct freeze *freeze = object;
-    if (freeze->f.from_min >= freeze->f.to_min)
-        field_error(r, "found from not before to, expected from < to (write two windows to pass midnight)");
+    if (freeze->f.from_min == freeze->f.to_min)
+        field_error(r, "found one time as from and to, expected two (00:00 to 24:00 is the whole day)");
     if (freeze->f.day_mask == 0)
         freeze->f.day_mask = ALL_DAYS;
 }
