@@ -84,7 +84,7 @@ static void usage(FILE *out)
           "  --target URI       where the storage is: nbd://HOST[:PORT][/EXPORT] or\n"
           "                     nbd+unix:///[EXPORT]?socket=PATH\n"
           "  --config FILE      listeners, targets, volumes and limits from a file\n"
-          "  --check-config     read everything, say what is wrong, start nothing\n"
+          "  --check-config [FILE]  read everything, say what is wrong, start nothing\n"
           "  --server ADDR      the SLA server's control address, HOST[:7400] or unix:PATH\n"
           "                     (repeatable)\n"
           "  --key-file FILE    the local key of that server\n"
@@ -202,6 +202,8 @@ static int options_parse(struct options *o, int argc, char **argv)
         if (ret != 0)
             return ret;
     }
+    if (o->check && !o->config && optind < argc)
+        o->config = argv[optind++];
     if (optind < argc) {
         fprintf(stderr, "weir-gateway: unexpected argument \"%s\". Try 'weir-gateway --help'.\n",
                 argv[optind]);
@@ -462,6 +464,8 @@ static void gateway_reload(struct gateway *g)
     if (ret < 0) {
         log_error("SIGHUP: limits: %s; everything stays as it was", weir_strerror(ret));
     } else {
+        g->config->max_hold_ns = fresh->max_hold_ns;
+        g->config->log_level = fresh->log_level;
         gate_set_max_hold(stream_gate(g->streams), fresh->max_hold_ns);
         log_init("weir-gateway", (enum log_level)fresh->log_level);
         relay_kick(g->relay);

@@ -16,10 +16,12 @@
  * One timer: until TRANSMITTING it bounds connect and negotiation, in DRAINING the silence of the
  * target. Every close has a reason from RELAY_CLOSE_TABLE, counted once and logged once.
  *
- * A host that closes without DISC: what was not dispatched is dropped (it was never answered); the
- * target is told by a half-close once it has what was dispatched, as it would be without us. A host
- * that sent DISC and went away keeps its held requests, since DISC promises them (NBD protocol,
- * NBD_CMD_DISC: "the server MUST handle all outstanding requests"); replies then go nowhere. */
+ * A host that goes without DISC: what was not dispatched is dropped (it was never answered). The
+ * target has its say on what was dispatched before it too is closed, so that it is counted, and so
+ * that no target is hurt by hosts that die: it never sees a connection end under a reply it is about
+ * to send (nbdkit 1.32 aborts on that, and takes all others' connections along). A host that sent
+ * DISC and went away keeps its held requests, since DISC promises them (NBD protocol, NBD_CMD_DISC:
+ * "the server MUST handle all outstanding requests"). Replies to a host that has gone go nowhere. */
 #include "gateway/relay_conn.h"
 
 #include <errno.h>
@@ -226,7 +228,7 @@ static void relay_conn_timeout(struct reactor_timer *t, uint64_t now_ns)
         if (c->undispatched > 0)
             c->target_heard_ns = now_ns;
         if (now_ns - c->target_heard_ns >= RELAY_DRAIN_NS)
-            relay_conn_close(c, c->ending, "the target did not end the connection");
+            relay_conn_close(c, c->ending, "the target has been silent too long");
         else
             reactor_timer_set(c->relay->reactor, t, c->target_heard_ns + RELAY_DRAIN_NS);
         return;
@@ -265,22 +267,20 @@ static bool relay_conn_settle(struct relay_conn *c)
         return false;
     }
     if (c->state == RELAY_TRANSMITTING) {
-        if (c->host.dead) {
-            relay_conn_close(c, RELAY_CLOSE_HOST_RESET, NULL);
-            return false;
-        }
-        return true;
+        if (!c->host.dead)
+            return true;
+        relay_host_forget(c);
+        relay_conn_drain(c, RELAY_CLOSE_HOST_RESET);
     }
     weir_assert(c->state == RELAY_DRAINING);
-    if (c->ending != RELAY_CLOSE_HOST_VANISHED)
-        return true;
-    if (c->host.dead || (c->out.pending == 0 && c->outstanding == 0)) {
+    bool host_gone =
+        c->ending == RELAY_CLOSE_HOST_VANISHED || c->ending == RELAY_CLOSE_HOST_RESET;
+    bool target_done = c->out.pending == 0 && c->outstanding <= c->incomplete;
+    bool host_told = c->reply_start == c->reply_parsed || c->host.dead;
+    if ((host_gone && target_done && host_told) ||
+        (c->sunk > RELAY_SINK_BYTES && c->undispatched == 0)) {
         relay_conn_close(c, c->ending, NULL);
         return false;
-    }
-    if (c->out.pending == 0 && !c->target_shut) {
-        c->target_shut = true;
-        (void)shutdown(c->target.source.fd, SHUT_WR);
     }
     return true;
 }

@@ -34,6 +34,8 @@
 #define RELAY_NEGOTIATE_OUT_MAX (1024u * 1024u)
 /* A connection that ends may wait so long for the next byte of its target. */
 #define RELAY_DRAIN_NS (UINT64_C(30) * 1000 * 1000 * 1000)
+/* Replies to a host that has gone are taken off the target's hands up to so many bytes. */
+#define RELAY_SINK_BYTES (64u * 1024u * 1024u)
 /* Reads of one side in one turn, so that a fast connection lets the others have theirs. */
 #define RELAY_TURN 4
 /* Connections ended are kept warm up to here; beyond it their memory goes back. */
@@ -134,7 +136,8 @@ struct relay_conn {
     uint32_t outstanding;           /* slots DISPATCHED */
     uint32_t next_cookie;
     enum relay_close ending;        /* in DRAINING: the reason that began it */
-    bool target_shut;               /* in DRAINING: told that the host is gone */
+    uint32_t incomplete;            /* 1: the host went in the middle of a dispatched payload */
+    uint64_t sunk;                  /* bytes of replies for a host that has gone */
     bool disc_ahead;                /* the host has closed, but DISC is among what it sent */
     uint64_t target_heard_ns;
     struct relay_out out;

@@ -108,6 +108,8 @@ void relay_host_forget(struct relay_conn *c)
     }
     weir_assert(c->undispatched == 0);
     weir_assert(list_empty(&c->released));
+    if (c->host_mode == RELAY_HOST_PASS)
+        c->incomplete = 1;
     c->host_mode = RELAY_HOST_END;
     c->payload_slot = NULL;
 }
@@ -333,19 +335,18 @@ static bool relay_host_disc_ahead(const struct relay_conn *c)
     return false;
 }
 
-/* The host's stream has ended, and not by DISC as far as it was taken apart. False: @c is gone. */
-static bool relay_host_ended(struct relay_conn *c)
+/* The host's stream has ended, and not by DISC as far as it was taken apart. */
+static void relay_host_ended(struct relay_conn *c)
 {
     if (c->host.error) {
-        relay_conn_close(c, RELAY_CLOSE_HOST_RESET, NULL);
-        return false;
+        c->host.dead = true;
+    } else {
+        c->disc_ahead = c->disc_ahead || relay_host_disc_ahead(c);
+        if (c->disc_ahead)
+            return;
     }
-    c->disc_ahead = c->disc_ahead || relay_host_disc_ahead(c);
-    if (c->disc_ahead)
-        return true;
     relay_host_forget(c);
-    relay_conn_drain(c, RELAY_CLOSE_HOST_VANISHED);
-    return true;
+    relay_conn_drain(c, c->host.error ? RELAY_CLOSE_HOST_RESET : RELAY_CLOSE_HOST_VANISHED);
 }
 
 /* --- the pump --- */
@@ -378,8 +379,10 @@ bool relay_host_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress)
     relay_host_dispatch_released(c, now_ns);
     if (!relay_host_parse(c, now_ns))
         return false;
-    if (c->host.eof && c->state == RELAY_TRANSMITTING && !relay_host_ended(c))
-        return false;
+    if (c->host.eof && c->state == RELAY_TRANSMITTING) {
+        relay_host_ended(c);
+        *ret_progress |= c->state == RELAY_DRAINING; /* replies may now go nowhere, at once */
+    }
     relay_host_send(c, ret_progress);
     return true;
 }

@@ -118,9 +118,10 @@ bool relay_target_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress
         .iov_len = c->reply_parsed - c->reply_start,
     };
     size_t sent = relay_side_send(&c->host, &iov, 1);
-    /* A host that sent DISC and left: its replies go nowhere. */
-    if (c->host.dead && c->state == RELAY_DRAINING)
+    if (c->host.dead) {
         sent = iov.iov_len;
+        c->sunk += sent;
+    }
     c->reply_start += sent;
     *ret_progress |= sent > 0;
     return true;
