@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The rule book.
  *
- * Problem: controls arrive by the hundred, every second, while I/Os are held by the ones before; a bad one among
- * them must leave all as it was; and a control that keeps its name must keep its credit and its debts, or each
- * renewal would be a burst.
+ * Problem: controls arrive by the hundred, every second, while I/Os are held by the ones before; a
+ * bad one among them must leave all as it was; and a control that keeps its name must keep its
+ * credit and its debts, or each renewal would be a burst.
  *
- * Model: three steps. *Stage* reads and copies everything that was asked for, next to what is in force: a new id
- * becomes a FRESH group, a known one gets a `staged` twin, one that goes is marked DEAD. Only here may something
- * fail, and then all marks are taken back. *Commit* gives fresh groups a rule in the gate, and has changed ones
- * adopt their twins (gate_rule_change keeps the buckets' state). Then the owner of the streams covers them anew.
- * *Sweep* frees the dead, by now parked at by nobody.
+ * Model: three steps. *Stage* reads and copies everything that was asked for, next to what is in
+ * force: a new id becomes a FRESH group, a known one gets a `staged` twin, one that goes is marked
+ * DEAD. Only here may something fail, and then all marks are taken back. *Commit* gives fresh
+ * groups a rule in the gate, and has changed ones adopt their twins (gate_rule_change keeps the
+ * buckets' state). Then the owner of the streams covers them anew. *Sweep* frees the dead, by now
+ * parked at by nobody.
  *
  * Invariants:
  *   1. Between calls of the owner every group STANDS.
@@ -17,7 +18,8 @@
  *   3. control_count and member_count count groups of origin AGREED and PLANNED that are not FRESH.
  *   4. No stream is named by more than STREAM_CONTROLS_MAX controls, whether it exists or not.
  *
- * Bounds: controls, members of one, members of all (rule_book_init); memory outside the I/O path. */
+ * Bounds: controls, members of one, members of all (rule_book_init); memory outside the I/O
+ * path. */
 #include "gateway/rule.h"
 
 #include <stdio.h>
@@ -34,7 +36,8 @@ static struct rule_group *group_of(struct list *l)
     return container_of(l, struct rule_group, link);
 }
 
-/* FNV-1a. Chains are bounded by the book's own bounds, so a hostile choice of names costs little. */
+/* FNV-1a. Chains are bounded by the book's own bounds, so a hostile choice of names costs
+ * little. */
 uint64_t rule_hash(const char *text)
 {
     uint64_t h = UINT64_C(14695981039346656037);
@@ -43,7 +46,7 @@ uint64_t rule_hash(const char *text)
     return h;
 }
 
-/* ---- life -------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 size_t rule_book_rules_max(size_t max_streams, size_t spare)
 {
@@ -101,7 +104,7 @@ void rule_book_fini(struct rule_book *b)
     *b = (struct rule_book){.gate = NULL};
 }
 
-/* ---- ids --------------------------------------------------------------------------------------------- */
+/* ---- ids ------------------------------------------------------------------------------------- */
 
 static struct rule_group **book_bucket(struct rule_book *b, const char *id)
 {
@@ -145,7 +148,7 @@ static void book_append(struct rule_book *b, struct rule_group *g)
     book_link(b, g);
 }
 
-/* ---- checks ------------------------------------------------------------------------------------------ */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 static bool limits_in_force(const struct gate_limits *l)
 {
@@ -189,7 +192,7 @@ static int control_check(const struct rule_book *b, const struct control *c)
     return 0;
 }
 
-/* ---- groups ------------------------------------------------------------------------------------------ */
+/* ---- groups ---------------------------------------------------------------------------------- */
 
 static bool group_copy_members(struct rule_group *g, const char *const *members, size_t count)
 {
@@ -279,7 +282,7 @@ static void group_adopt(struct rule_group *g, uint64_t now_ns)
         gate_rule_change(&container_of(l, struct rule_own, link)->rule, &g->control.limits, now_ns);
 }
 
-/* ---- stage ------------------------------------------------------------------------------------------- */
+/* ---- stage ----------------------------------------------------------------------------------- */
 
 static void book_rollback(struct rule_book *b)
 {
@@ -340,7 +343,8 @@ static int named_compare(const void *va, const void *vb)
     return a->group == b->group ? 0 : a->group < b->group ? -1 : 1;
 }
 
-/* Whether no stream is named by more than STREAM_CONTROLS_MAX different controls of the next state. */
+/* Whether no stream is named by more than STREAM_CONTROLS_MAX different controls of the next
+ * state. */
 static bool named_within_bound(struct named *named, size_t count)
 {
     qsort(named, count, sizeof named[0], named_compare);
@@ -403,7 +407,8 @@ static int book_stage_control(struct rule_book *b, const struct control *c)
     return 0;
 }
 
-int rule_book_stage_controls(struct rule_book *b, const struct control *controls, size_t count, bool full)
+int rule_book_stage_controls(struct rule_book *b, const struct control *controls, size_t count,
+                             bool full)
 {
     if (count > 2 * b->control_max)
         return WEIR_E_FULL;
@@ -457,7 +462,7 @@ size_t rule_book_stage_expiry(struct rule_book *b)
     return count;
 }
 
-/* ---- commit and sweep -------------------------------------------------------------------------------- */
+/* ---- commit and sweep ------------------------------------------------------------------------ */
 
 void rule_book_commit(struct rule_book *b, uint64_t now_ns)
 {
@@ -497,7 +502,7 @@ void rule_book_sweep(struct rule_book *b)
     }
 }
 
-/* ---- rules of streams -------------------------------------------------------------------------------- */
+/* ---- rules of streams ------------------------------------------------------------------------ */
 
 static bool pattern_matches(const char *pattern, const char *name)
 {

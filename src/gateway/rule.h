@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The rule book: every control and file limit in force, changed in three steps (stage, commit, sweep).
+/* The rule book: every control and file limit in force, changed in three steps (stage, commit,
+ * sweep).
  *
  * Private to stream.c, which owns the streams that rules cover. Reactor thread only. */
 #ifndef WEIR_GATEWAY_RULE_H
@@ -63,12 +64,14 @@ bool rule_book_init(struct rule_book *b, struct gate *gate, size_t max_streams, 
 /* Nothing may be covered any more. */
 void rule_book_fini(struct rule_book *b);
 
-/* Stage: check everything, take all memory, change nothing that is in force. On an error nothing is staged:
- * WEIR_E_FULL or WEIR_E_INVALID. */
-int rule_book_stage_controls(struct rule_book *b, const struct control *controls, size_t count, bool full);
+/* Stage: check everything, take all memory, change nothing that is in force. On an error nothing is
+ * staged: WEIR_E_FULL or WEIR_E_INVALID. */
+int rule_book_stage_controls(struct rule_book *b, const struct control *controls, size_t count,
+                             bool full);
 int rule_book_stage_limits(struct rule_book *b, const struct limit_config *limits, size_t count);
 size_t rule_book_stage_expiry(struct rule_book *b);
-/* Commit: staged limits are in force. The caller then covers its streams anew, by groups not RULE_DEAD. */
+/* Commit: staged limits are in force. The caller then covers its streams anew, by groups not
+ * RULE_DEAD. */
 void rule_book_commit(struct rule_book *b, uint64_t now_ns);
 /* Sweep: what is dead is freed. */
 void rule_book_sweep(struct rule_book *b);

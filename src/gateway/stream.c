@@ -1,30 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The stream table.
  *
- * Problem: know each stream again when its host reconnects, with its counters, its limits and its debts, in memory
- * that is bounded at start, whoever connects; and have each stream covered by exactly the limits and controls that
- * name it, also by controls that came before the stream did.
+ * Problem: know each stream again when its host reconnects, with its counters, its limits and its
+ * debts, in memory that is bounded at start, whoever connects; and have each stream covered by
+ * exactly the limits and controls that name it, also by controls that came before the stream did.
  *
- * Model: max_streams slots, found by a chained hash of "host/volume" (and the target, since two targets may have
- * an export of one name), plus one slot a target for its default stream. A slot without connections waits in
- * `idle`, longest idle first, until its host returns or a newcomer needs it. Rules live in the rule book (rule.c);
- * here is decided whom they cover.
+ * Model: max_streams slots, found by a chained hash of "host/volume" (and the target, since two
+ * targets may have an export of one name), plus one slot a target for its default stream. A slot
+ * without connections waits in `idle`, longest idle first, until its host returns or a newcomer
+ * needs it. Rules live in the rule book (rule.c); here is decided whom they cover.
  *
  *        newcomer                    last connection gone
- *   FREE ---------> LIVE, connected ----------------------> LIVE, idle ---> reused for a newcomer, under a
+ *   FREE ---------> LIVE, connected ----------------------> LIVE, idle ---> reused, under a
  *                        ^                                     |            new index
  *                        +------------- host returns ----------+
  *
  * Invariants:
- *   1. A live slot, the default ones aside, is in the hash exactly once, and in `idle` exactly when it has no
- *      connection.
- *   2. flow.cover holds the file limits that match, in the order of the file, then the controls that name the key,
- *      each once: at most STREAM_FILE_LIMITS_MAX + STREAM_CONTROLS_MAX == GATE_MAX_COVER.
- *   3. A stream has one rule_own for each limit per stream that covers it, as long as it lives in the slot.
+ *   1. A live slot, the default ones aside, is in the hash exactly once, and in `idle` exactly when
+ *      it has no connection.
+ *   2. flow.cover holds the file limits that match, in the order of the file, then the controls
+ *      that name the key, each once: at most STREAM_FILE_LIMITS_MAX + STREAM_CONTROLS_MAX ==
+ *      GATE_MAX_COVER.
+ *   3. A stream has one rule_own for each limit per stream that covers it, as long as it lives in
+ *      the slot.
  *   4. No two streams of one boot have the same index.
  *
- * Memory at start: (max_streams + targets) x (a meter of 77 KiB + about 1 KiB) + the gate's heap + the rule
- * book's pools. Controls take memory when they are applied, never an I/O. */
+ * Memory at start: (max_streams + targets) x (a meter of 77 KiB + about 1 KiB) + the gate's heap +
+ * the rule book's pools. Controls take memory when they are applied, never an I/O. */
 #include "gateway/stream.h"
 
 #include <assert.h>
@@ -82,7 +84,7 @@ static struct slot *slot_of(struct stream *s)
     return container_of(s, struct slot, stream);
 }
 
-/* ---- cover ------------------------------------------------------------------------------------------- */
+/* ---- cover ----------------------------------------------------------------------------------- */
 
 static struct rule_own *slot_own_of(const struct slot *s, const struct rule_group *g)
 {
@@ -92,8 +94,9 @@ static struct rule_own *slot_own_of(const struct slot *s, const struct rule_grou
     return NULL;
 }
 
-/* The file limits that match, as the beginning of the cover. Keeps the rules of limits per stream that still
- * match, makes those that are new; those that match no longer are left in @ret_left for after the cover. */
+/* The file limits that match, as the beginning of the cover. Keeps the rules of limits per stream
+ * that still match, makes those that are new; those that match no longer are left in @ret_left for
+ * after the cover. */
 static void slot_cover_file(struct stream_table *t, struct slot *s, struct rule_own **ret_left,
                             uint32_t *ret_left_count, uint64_t now_ns)
 {
@@ -234,7 +237,7 @@ static void table_cover_all(struct stream_table *t, bool limits_changed, uint64_
     rule_book_sweep(&t->book);
 }
 
-/* ---- life -------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct stream_table *stream_table_new(const struct gateway_config *config, uint64_t now_ns)
 {
@@ -280,7 +283,7 @@ void stream_table_free(struct stream_table *t)
     free(t);
 }
 
-/* ---- slots ------------------------------------------------------------------------------------------- */
+/* ---- slots ----------------------------------------------------------------------------------- */
 
 static void slot_hash_in(struct stream_table *t, struct slot *s)
 {
@@ -297,7 +300,8 @@ static void slot_hash_out(struct stream_table *t, struct slot *s)
     *at = s->hash_next;
 }
 
-static struct slot *slot_find(struct stream_table *t, const char *key, const struct target_config *target)
+static struct slot *slot_find(struct stream_table *t, const char *key,
+                              const struct target_config *target)
 {
     uint64_t hash = rule_hash(key);
     struct slot *s = t->hash[hash & t->hash_mask];
@@ -308,7 +312,8 @@ static struct slot *slot_find(struct stream_table *t, const char *key, const str
     return NULL;
 }
 
-/* A slot for a newcomer: a fresh one, else the longest idle that holds nothing; NULL: all are busy. */
+/* A slot for a newcomer: a fresh one, else the longest idle that holds nothing; NULL: all are
+ * busy. */
 static struct slot *slot_take(struct stream_table *t, uint64_t now_ns)
 {
     if (t->used < t->max_streams)
@@ -355,7 +360,8 @@ static void slot_begin(struct stream_table *t, struct slot *s, const struct targ
 }
 
 /* The stream that newcomers share when every slot is busy. */
-static struct slot *slot_default(struct stream_table *t, const struct target_config *target, uint64_t now_ns)
+static struct slot *slot_default(struct stream_table *t, const struct target_config *target,
+                                 uint64_t now_ns)
 {
     weir_assert(target->index < t->config->target_count);
     struct slot *s = &t->slots[t->max_streams + target->index];
@@ -366,8 +372,9 @@ static struct slot *slot_default(struct stream_table *t, const struct target_con
     return s;
 }
 
-struct stream *stream_connect(struct stream_table *t, const struct target_config *target, const char *host,
-                              const char *volume, const char *tenant, uint64_t size, uint64_t now_ns)
+struct stream *stream_connect(struct stream_table *t, const struct target_config *target,
+                              const char *host, const char *volume, const char *tenant,
+                              uint64_t size, uint64_t now_ns)
 {
     char key[STREAM_KEY_SIZE];
     name_stream_key(host, volume, key);
@@ -430,10 +437,10 @@ struct target_stats *stream_target_stats(struct stream_table *t, uint32_t target
     return &t->target[target_index];
 }
 
-/* ---- controls ---------------------------------------------------------------------------------------- */
+/* ---- controls -------------------------------------------------------------------------------- */
 
-int stream_controls_apply(struct stream_table *t, const struct control *controls, size_t count, bool full,
-                          uint64_t now_ns)
+int stream_controls_apply(struct stream_table *t, const struct control *controls, size_t count,
+                          bool full, uint64_t now_ns)
 {
     int r = rule_book_stage_controls(&t->book, controls, count, full);
     if (r != 0)

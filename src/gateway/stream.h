@@ -2,9 +2,10 @@
 /* Streams of one gateway: who does I/O to what, metered and held; and the rules that cover them.
  *
  * A stream is one host's I/O to one volume. It lives on when its connections are gone, so that a
- * host that reconnects finds its counters and limits again. At most max_streams exist; further hosts
- * share one default stream per target (host "*", volume "*"). A stream without connection may be reused for a newcomer,
- * the longest idle first, when the table is full. All of it belongs to the reactor thread. */
+ * host that reconnects finds its counters and limits again. At most max_streams exist; further
+ * hosts share one default stream per target (host "*", volume "*"). A stream without connection may
+ * be reused for a newcomer, the longest idle first, when the table is full. All of it belongs to
+ * the reactor thread. */
 #ifndef WEIR_GATEWAY_STREAM_H
 #define WEIR_GATEWAY_STREAM_H
 #include <stdbool.h>
@@ -61,7 +62,7 @@ const char *rule_origin_name(enum rule_origin o); /* "file", "agreement", "plann
 struct control {
     char id[2 * NAME_SIZE];    /* "agreement/oltp-gold", "throttle/host/vol", "file/X" */
     enum rule_origin origin;
-    const char *const *members; /* stream keys that pay into it, borrowed; patterns for RULE_FILE only */
+    const char *const *members; /* stream keys that pay into it, borrowed; of a file: patterns */
     size_t member_count;
     struct gate_limits limits;
     char reason[256];          /* shown to people */
@@ -75,8 +76,9 @@ void stream_table_free(struct stream_table *t);
 
 /* The stream of @host (escaped) on @volume (escaped) of @target; created when new, covered by all
  * rules that name it. Never NULL. Adds one connection; stream_disconnect takes it away. */
-struct stream *stream_connect(struct stream_table *t, const struct target_config *target, const char *host,
-                              const char *volume, const char *tenant, uint64_t size, uint64_t now_ns);
+struct stream *stream_connect(struct stream_table *t, const struct target_config *target,
+                              const char *host, const char *volume, const char *tenant,
+                              uint64_t size, uint64_t now_ns);
 void stream_disconnect(struct stream_table *t, struct stream *s, uint64_t now_ns);
 
 /* Live streams by position: 0 <= i < stream_count; NULL for a slot that is free. */
@@ -87,21 +89,22 @@ struct stream *stream_find(struct stream_table *t, const char *key);
 struct gate *stream_gate(struct stream_table *t);
 struct target_stats *stream_target_stats(struct stream_table *t, uint32_t target_index);
 
-/* Replace all controls of origin AGREED and PLANNED (@full), or add, change and (limits with nothing in
- * force) remove the named ones. All or nothing: 0, WEIR_E_FULL or WEIR_E_INVALID. */
-int stream_controls_apply(struct stream_table *t, const struct control *controls, size_t count, bool full,
-                          uint64_t now_ns);
+/* Replace all controls of origin AGREED and PLANNED (@full), or add, change and (limits with
+ * nothing in force) remove the named ones. All or nothing: 0, WEIR_E_FULL or WEIR_E_INVALID. */
+int stream_controls_apply(struct stream_table *t, const struct control *controls, size_t count,
+                          bool full, uint64_t now_ns);
 /* Drop every RULE_PLANNED control: its lease has ended. Returns how many. */
 size_t stream_controls_expire(struct stream_table *t, uint64_t now_ns);
-/* Replace the limits of the file (those that keep their name keep their credit and debts). All or nothing: 0,
- * WEIR_E_FULL or WEIR_E_INVALID. @limits is copied. */
+/* Replace the limits of the file (those that keep their name keep their credit and debts). All or
+ * nothing: 0, WEIR_E_FULL or WEIR_E_INVALID. @limits is copied. */
 int stream_limits_reload(struct stream_table *t, const struct limit_config *limits, size_t count,
                          uint64_t now_ns);
 /* Bring burst credit that people see up to @now_ns; call before a visit or stream_burst_ppm. */
 void stream_refresh(struct stream_table *t, uint64_t now_ns);
 /* The control that a rule of this table belongs to (of gate_queue_blocked_by, say). */
 const struct control *stream_rule_control(const struct gate_rule *rule);
-/* Least burst credit among the rules that cover @s, in parts per million; false: none declares a burst. */
+/* Least burst credit among the rules that cover @s, in parts per million; false: none declares a
+ * burst. */
 bool stream_burst_ppm(const struct stream *s, uint32_t *ret_ppm);
 /* Walk the controls in force. @first_rule is NULL for a limit per stream that no stream matches. */
 typedef void control_visit(void *arg, const struct control *c, const struct gate_rule *first_rule);

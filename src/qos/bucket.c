@@ -1,30 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rate bucket: GCRA in exact integers, with a declared burst on top.
  *
- * Problem: hold a stream to its rate from 1 I/O a second to hundreds of thousands, with I/Os from one byte
- * to gigabytes, woken late and unevenly by a shared processor, and neither lose what it may have nor let
- * idleness grow into a burst nobody declared.
+ * Problem: hold a stream to its rate from 1 I/O a second to hundreds of thousands, with I/Os from
+ * one byte to gigabytes, woken late and unevenly by a shared processor, and neither lose what it
+ * may have nor let idleness grow into a burst nobody declared.
  *
  * Model: the Generic Cell Rate Algorithm (ITU-T I.371, Annex A), written as credit instead of a
  * theoretical arrival time: time adds rate * dt, an I/O of n units takes n * 10^9 (the unit is one
- * unit-nanosecond, so nothing is ever rounded). An I/O goes whenever credit is not negative and then pays
- * in full; its own size never matters to whether it may start, so a large I/O waits no longer than a small
- * one, and those behind it wait for its debt.
+ * unit-nanosecond, so nothing is ever rounded). An I/O goes whenever credit is not negative and
+ * then pays in full; its own size never matters to whether it may start, so a large I/O waits no
+ * longer than a small one, and those behind it wait for its debt.
  *
- * A burst is three stores. `credit` is the base, as above. What time adds beyond credit_max flows over into
- * `burst_credit`, hence a burst refills at the base rate less demand. A take that would leave the base in
- * debt draws on burst_credit first. `pace` is a bucket of its own at burst_rate that must be out of debt
- * too, hence I/Os pass at burst_rate while burst_credit lasts and at rate after. With demand at burst_rate,
- * burst_credit falls by burst_rate - rate a second: full credit lasts burst_ns.
+ * A burst is three stores. `credit` is the base, as above. What time adds beyond credit_max flows
+ * over into `burst_credit`, hence a burst refills at the base rate less demand. A take that would
+ * leave the base in debt draws on burst_credit first. `pace` is a bucket of its own at burst_rate
+ * that must be out of debt too, hence I/Os pass at burst_rate while burst_credit lasts and at rate
+ * after. With demand at burst_rate, burst_credit falls by burst_rate - rate a second: full credit
+ * lasts burst_ns.
  *
  * Invariants:
  *   1. credit <= credit_max = max(10 ms at rate, one unit); pace likewise at burst_rate.
  *   2. 0 <= burst_credit <= burst_max; credit < 0 only when burst_credit == 0.
- *   3. Over any interval of length t, what was granted is at most rate * t + credit_max + burst_max plus one
- *      I/O, and at most burst_rate * t + pace_max plus one I/O, forced takes aside.
- *   4. A debt never needs longer to repay than max(60 s, the cost of one I/O): max-hold forces I/Os through at
- *      the rate of demand, and a stream must not be punished for hours for what it was let do. A debt that
- *      stood when the rate was lowered is the exception; it stays what it was.
+ *   3. Over any interval of length t, what was granted is at most rate * t + credit_max + burst_max
+ *      plus one I/O, and at most burst_rate * t + pace_max plus one I/O, forced takes aside.
+ *   4. A debt never needs longer to repay than max(60 s, the cost of one I/O): max-hold forces I/Os
+ *      through at the rate of demand, and a stream must not be punished for hours for what it was
+ *      let do. A debt that stood when the rate was lowered is the exception; it stays what it was.
  *   5. Magnitudes: rate < 2^40, dt < 2^64, burst_max < 2^92, cost < 2^70: all far inside 127 bits.
  *
  * Nothing here can fail. */
@@ -49,7 +50,8 @@ static __int128 min_i128(__int128 a, __int128 b)
     return a < b ? a : b;
 }
 
-/* ceil(amount / rate) in nanoseconds, saturating. Most amounts fit 64 bits, where division is cheap. */
+/* ceil(amount / rate) in nanoseconds, saturating. Most amounts fit 64 bits, where division is
+ * cheap. */
 static uint64_t bucket_time_for(__int128 amount, uint64_t rate)
 {
     weir_assert(rate > 0);

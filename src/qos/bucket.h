@@ -2,11 +2,12 @@
 /* Rate bucket: whether an I/O may go now, and when to ask again.
  *
  * GCRA (virtual scheduling, ITU-T I.371 Annex A) in exact integer arithmetic: no fraction is ever
- * dropped, from 1 to 10^9 units a second and I/Os up to 2^32 units. An I/O goes when no debt is left
- * from those before it (whatever its own size, so that large ones never starve), and then pays in
- * full. Credit saved while idle is bounded by 10 ms at the rate, or by one unit if that is more: a
- * late wake-up loses nothing and an idle second is no burst. A declared burst is a second, explicit
- * store of credit on top: `burst_rate` for at most `burst_ns`, refilled at the base rate. */
+ * dropped, from 1 to 10^9 units a second and I/Os up to 2^32 units. An I/O goes when no debt is
+ * left from those before it (whatever its own size, so that large ones never starve), and then pays
+ * in full. Credit saved while idle is bounded by 10 ms at the rate, or by one unit if that is more:
+ * a late wake-up loses nothing and an idle second is no burst. A declared burst is a second,
+ * explicit store of credit on top: `burst_rate` for at most `burst_ns`, refilled at the base
+ * rate. */
 #ifndef WEIR_QOS_BUCKET_H
 #define WEIR_QOS_BUCKET_H
 #include <stdbool.h>
@@ -19,7 +20,8 @@
 #define BUCKET_UNITS_MAX (UINT64_C(1) << 40)            /* of one I/O */
 /* Credit that idleness may save: what a wake-up that late would otherwise lose. */
 #define BUCKET_SLACK_NS UINT64_C(10000000)
-/* I/Os forced through by max-hold deepen a debt to so long a repayment at most (or to their own cost). */
+/* I/Os forced through by max-hold deepen a debt to so long a repayment at most (or to their own
+ * cost). */
 #define BUCKET_DEBT_NS_MAX UINT64_C(60000000000)
 
 /* Rate as configured. rate 0 is "no limit" inside qos/ only; outside it is refused. */
@@ -41,10 +43,12 @@ struct bucket {
     __int128 pace_max;
 };
 
-/* Starts with no base credit (so that the first second begins without a clump) and full burst credit. */
+/* Starts with no base credit (so that the first second begins without a clump) and full burst
+ * credit. */
 void bucket_init(struct bucket *b, const struct bucket_rate *rate, uint64_t now_ns);
 
-/* Change the rate live: debts stay debts, credit is cut to its new bound, burst credit keeps its share. */
+/* Change the rate live: debts stay debts, credit is cut to its new bound, burst credit keeps its
+ * share. */
 void bucket_change(struct bucket *b, const struct bucket_rate *rate, uint64_t now_ns);
 
 /* 0 when an I/O may go now, else the nanoseconds until it may (if nothing else is taken). Takes
@@ -54,7 +58,8 @@ uint64_t bucket_wait_ns(struct bucket *b, uint64_t now_ns);
 /* Bring credit up to @now_ns, for those who look at it while nothing flows. */
 void bucket_refill(struct bucket *b, uint64_t now_ns);
 
-/* Pay @units. Only after bucket_wait_ns said 0, or when max-hold forces an I/O through (then debt). */
+/* Pay @units. Only after bucket_wait_ns said 0, or when max-hold forces an I/O through (then
+ * debt). */
 void bucket_take(struct bucket *b, uint64_t units, uint64_t now_ns);
 
 /* As of the last look at the bucket (bucket_refill brings it up to date):

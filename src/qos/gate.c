@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The gate.
  *
- * Problem: an I/O may be covered by several limits at once (its stream's, its volume's, its tenant's, its
- * target's; agreed, planned, from the file), each shared with other streams. It must go as soon as all of
- * them allow and not before, in fair turns with the others, and the decision must cost about as much as the
- * buckets it looks at, with thousands of streams held.
+ * Problem: an I/O may be covered by several limits at once (its stream's, its volume's, its
+ * tenant's, its target's; agreed, planned, from the file), each shared with other streams. It must
+ * go as soon as all of them allow and not before, in fair turns with the others, and the decision
+ * must cost about as much as the buckets it looks at, with thousands of streams held.
  *
- * Model: each bucket of each rule is a *place* at which queues park. A queue is one direction of one flow;
- * only its head is ever judged. Judging a head looks at the buckets it would pay into, in the order of cover;
- * the first in debt is where its queue parks. All places with something parked lie in a heap by the time their
- * bucket is out of debt.
+ * Model: each bucket of each rule is a *place* at which queues park. A queue is one direction of
+ * one flow; only its head is ever judged. Judging a head looks at the buckets it would pay into, in
+ * the order of cover; the first in debt is where its queue parks. All places with something parked
+ * lie in a heap by the time their bucket is out of debt.
  *
  * States of a queue:
  *
@@ -18,24 +18,29 @@
  *     ^                   |  ^  ^                       |
  *     |      last I/O     |  |  +-- its turn, refused by another bucket: moves there, nothing paid
  *     +-------------------+  |
- *                            +-- READY: FLUSH is at the head, or its cover changed; judged in gate_poll
+ *                            +-- READY: FLUSH is at the head, or its cover changed; judged in
+ *                            gate_poll
  *
  * Invariants:
- *   1. A queue with I/Os is parked at exactly one place or is in `ready`; an empty one is in neither.
- *   2. An I/O pays all of its buckets at the instant it goes and never before; one that is cancelled paid
- *      nothing. Each I/O submitted leaves once: by gate_submit's true, by gate_poll, or by gate_cancel.
- *   3. A newcomer goes past nobody: where a bucket it would pay into has queues parked, it parks behind them.
- *      A queue at its turn looks at buckets only, or two places could hand each other's queues back and forth.
- *   4. One turn is one I/O; then the queue goes to the end of the place. While a queue waits elsewhere for its
- *      own limit the shared one saves its credit (10 ms or a unit), so that going round loses no throughput.
- *   5. A place is in the heap exactly when something is parked there. Its wake_ns may be early (the bucket fell
- *      deeper meanwhile, then it is looked at once more) but never late.
- *   6. `ages` holds all held I/Os by the time they were submitted; of each queue the head comes first, so the
- *      first of `ages` is always the head of its queue, and max-hold needs to look nowhere else.
- *      A place that had its turn is due again now, behind all that were due before: after a late poll no place
- *      spends alone what others need as well.
- *   7. In one gate_poll a bucket gains nothing (the clock stands), hence a queue moves at most once for each
- *      bucket in debt and the loop ends.
+ *   1. A queue with I/Os is parked at exactly one place or is in `ready`; an empty one is in
+ *      neither.
+ *   2. An I/O pays all of its buckets at the instant it goes and never before; one that is
+ *      cancelled paid nothing. Each I/O submitted leaves once: by gate_submit's true, by gate_poll,
+ *      or by gate_cancel.
+ *   3. A newcomer goes past nobody: where a bucket it would pay into has queues parked, it parks
+ *      behind them. A queue at its turn looks at buckets only, or two places could hand each
+ *      other's queues back and forth.
+ *   4. One turn is one I/O; then the queue goes to the end of the place. While a queue waits
+ *      elsewhere for its own limit the shared one saves its credit (10 ms or a unit), so that going
+ *      round loses no throughput.
+ *   5. A place is in the heap exactly when something is parked there. Its wake_ns may be early (the
+ *      bucket fell deeper meanwhile, then it is looked at once more) but never late.
+ *   6. `ages` holds all held I/Os by the time they were submitted; of each queue the head comes
+ *      first, so the first of `ages` is always the head of its queue, and max-hold needs to look
+ *      nowhere else. A place that had its turn is due again now, behind all that were due before:
+ *      after a late poll no place spends alone what others need as well.
+ *   7. In one gate_poll a bucket gains nothing (the clock stands), hence a queue moves at most once
+ *      for each bucket in debt and the loop ends.
  *
  * FLUSH waits for writes before it only; it is never refused by a bucket. Nothing here can fail but
  * gate_flow_cover, with too many rules. */
@@ -95,7 +100,7 @@ const char *gate_kind_name(enum gate_kind k)
     return "";
 }
 
-/* ---- heap of places ---------------------------------------------------------------------------------- */
+/* ---- heap of places -------------------------------------------------------------------------- */
 
 static struct gate_place *gate_entry_place(struct gate_heap_entry e)
 {
@@ -184,7 +189,7 @@ static uint64_t gate_after(uint64_t now_ns, uint64_t wait_ns)
     return wait_ns > UINT64_MAX - 1 - now_ns ? UINT64_MAX - 1 : now_ns + wait_ns;
 }
 
-/* ---- judging ----------------------------------------------------------------------------------------- */
+/* ---- judging --------------------------------------------------------------------------------- */
 
 static struct gate_io *gate_queue_head(const struct gate_queue *q)
 {
@@ -262,7 +267,7 @@ static void gate_pay(const struct gate_io *io, uint64_t now_ns)
     }
 }
 
-/* ---- parking ----------------------------------------------------------------------------------------- */
+/* ---- parking --------------------------------------------------------------------------------- */
 
 /* Count the head at the rule where its queue stands, once a rule. */
 static void gate_count_held(struct gate_queue *q)
@@ -326,8 +331,8 @@ static void gate_queue_unlink(struct gate_queue *q, struct gate_io *io)
     io->queued = false;
 }
 
-/* Let the head of an unparked queue go, and park or ready what comes behind it. @r and @k: the place at
- * whose turn it went, or NULL. */
+/* Let the head of an unparked queue go, and park or ready what comes behind it. @r and @k: the
+ * place at whose turn it went, or NULL. */
 static struct gate_io *gate_release(struct gate *g, struct gate_queue *q, struct gate_rule *r,
                                     enum gate_kind k, uint64_t now_ns)
 {
@@ -345,7 +350,7 @@ static struct gate_io *gate_release(struct gate *g, struct gate_queue *q, struct
     return io;
 }
 
-/* ---- life -------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct gate *gate_new(size_t max_rules, uint64_t max_hold_ns)
 {
@@ -371,7 +376,8 @@ void gate_set_max_hold(struct gate *g, uint64_t max_hold_ns)
     g->max_hold_ns = max_hold_ns;
 }
 
-void gate_rule_init(struct gate *g, struct gate_rule *r, const struct gate_limits *l, uint64_t now_ns)
+void gate_rule_init(struct gate *g, struct gate_rule *r, const struct gate_limits *l,
+                    uint64_t now_ns)
 {
     weir_assert(g->rule_count < g->max_rules);
     g->rule_count++;
@@ -431,8 +437,8 @@ static bool gate_cover_has(const struct gate_flow *f, const struct gate_rule *r)
     return false;
 }
 
-int gate_flow_cover(struct gate *g, struct gate_flow *f, struct gate_rule *const *rules, size_t count,
-                    uint64_t now_ns)
+int gate_flow_cover(struct gate *g, struct gate_flow *f, struct gate_rule *const *rules,
+                    size_t count, uint64_t now_ns)
 {
     (void)now_ns;
     if (count > GATE_MAX_COVER)
@@ -460,7 +466,7 @@ bool gate_flow_idle(const struct gate_flow *f)
     return f->queue[IO_DIR_READ].length == 0 && f->queue[IO_DIR_WRITE].length == 0;
 }
 
-/* ---- I/Os -------------------------------------------------------------------------------------------- */
+/* ---- I/Os ------------------------------------------------------------------------------------ */
 
 static bool gate_pass(struct gate_io *io, uint64_t now_ns)
 {

@@ -2,15 +2,17 @@
 /* The gate: holds each I/O until every limit that covers it lets it go.
  *
  * A *rule* is one set of limits (IOPS and bytes/s, each for read, write and total). A *flow* is a
- * stream's place in the gate: the rules that cover it, and two queues, reads and writes, so that reads
- * may pass held writes. An I/O goes when every bucket of every covering rule is out of debt; then it
- * pays into all of them. One that must wait parks at the first bucket that refused it; queues parked at a
- * bucket are served in the order they parked, one I/O a turn, so that no flow of a group starves, and no
- * newcomer goes before them. FLUSH enters the write queue behind the writes before it and pays nothing. An
- * I/O that has waited max_hold_ns in the gate goes whatever the limits say, pays, and is counted.
+ * stream's place in the gate: the rules that cover it, and two queues, reads and writes, so that
+ * reads may pass held writes. An I/O goes when every bucket of every covering rule is out of debt;
+ * then it pays into all of them. One that must wait parks at the first bucket that refused it;
+ * queues parked at a bucket are served in the order they parked, one I/O a turn, so that no flow of
+ * a group starves, and no newcomer goes before them. FLUSH enters the write queue behind the writes
+ * before it and pays nothing. An I/O that has waited max_hold_ns in the gate goes whatever the
+ * limits say, pays, and is counted.
  *
- * Pure: no clock, no socket, no allocation after gate_new. Owner thread only. Bounds: GATE_MAX_COVER rules
- * a flow. With no rule in force gate_submit costs a few counters and nothing else. */
+ * Pure: no clock, no socket, no allocation after gate_new. Owner thread only. Bounds:
+ * GATE_MAX_COVER rules a flow. With no rule in force gate_submit costs a few counters and nothing
+ * else. */
 #ifndef WEIR_QOS_GATE_H
 #define WEIR_QOS_GATE_H
 #include <stdbool.h>
@@ -39,7 +41,8 @@ struct gate_limits {
     struct bucket_rate rate[GATE_KIND_COUNT];
 };
 
-/* At most so many rules may cover one flow (stream, volume, tenant, target; agreed and planned; file). */
+/* At most so many rules may cover one flow (stream, volume, tenant, target; agreed and planned;
+ * file). */
 #define GATE_MAX_COVER 16u
 /* WRITE_ZEROES pays its length up to this cap, TRIM this many bytes. */
 #define GATE_WRITE_ZEROES_BYTES_MAX (1024u * 1024u)
@@ -69,9 +72,9 @@ struct gate_flow;
 struct gate_queue {
     struct gate_flow *flow;
     struct list ios;         /* struct gate_io, in order */
-    struct gate_rule *at;    /* where parked, or NULL: nothing held, or to be looked at in gate_poll */
+    struct gate_rule *at;    /* where parked; NULL: nothing held, or to be judged in gate_poll */
     enum gate_kind at_kind;
-    struct list park_link;   /* in the place where it is parked, or in the gate's list of ready queues */
+    struct list park_link;   /* in the place where it is parked, or in the gate's ready list */
     uint32_t length;
 };
 
@@ -103,21 +106,23 @@ struct gate *gate_new(size_t max_rules, uint64_t max_hold_ns);
 void gate_free(struct gate *g);
 void gate_set_max_hold(struct gate *g, uint64_t max_hold_ns);
 
-void gate_rule_init(struct gate *g, struct gate_rule *r, const struct gate_limits *l, uint64_t now_ns);
+void gate_rule_init(struct gate *g, struct gate_rule *r, const struct gate_limits *l,
+                    uint64_t now_ns);
 /* Live change; parked I/Os are looked at again at the next gate_poll. */
 void gate_rule_change(struct gate_rule *r, const struct gate_limits *l, uint64_t now_ns);
 /* Nobody may be covered by it any more (asserted: nothing parked). */
 void gate_rule_fini(struct gate_rule *r);
 
 void gate_flow_init(struct gate *g, struct gate_flow *f);
-/* Replace the rules that cover @f (one named twice counts once); what it holds parks anew. 0 or WEIR_E_FULL (then nothing changed). */
-int gate_flow_cover(struct gate *g, struct gate_flow *f, struct gate_rule *const *rules, size_t count,
-                    uint64_t now_ns);
+/* Replace the rules that cover @f (one named twice counts once); what it holds parks anew. 0 or
+ * WEIR_E_FULL (then nothing changed). */
+int gate_flow_cover(struct gate *g, struct gate_flow *f, struct gate_rule *const *rules,
+                    size_t count, uint64_t now_ns);
 /* True when nothing is held. */
 bool gate_flow_idle(const struct gate_flow *f);
 
-/* @io->op, bytes and arrived_ns set by the caller. True: it goes now (paid). False: held. FLUSH goes now
- * when no write of the flow is held, BLOCK_STATUS and IO_OTHER always go. */
+/* @io->op, bytes and arrived_ns set by the caller. True: it goes now (paid). False: held. FLUSH
+ * goes now when no write of the flow is held, BLOCK_STATUS and IO_OTHER always go. */
 bool gate_submit(struct gate *g, struct gate_flow *f, struct gate_io *io, uint64_t now_ns);
 
 /* The next held I/O that may go at @now_ns, paid and taken out of its queue, or NULL. */

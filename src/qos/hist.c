@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Log-linear histogram.
  *
- * Problem: latencies span nanoseconds to a minute; percentiles must be right to a few per cent, add up
- * over streams, gateways and time, and cost one increment per I/O. Averaged percentiles mean nothing, so
- * the counts themselves travel.
+ * Problem: latencies span nanoseconds to a minute; percentiles must be right to a few per cent, add
+ * up over streams, gateways and time, and cost one increment per I/O. Averaged percentiles mean
+ * nothing, so the counts themselves travel.
  *
- * Model: as in HdrHistogram, values below 2^12 ns lie in 64 buckets of 64 ns, and each octave above is cut
- * into 64 equal buckets. A bucket is thus never wider than 1/64 of its lower bound from 4,096 ns on.
+ * Model: as in HdrHistogram, values below 2^12 ns lie in 64 buckets of 64 ns, and each octave above
+ * is cut into 64 equal buckets. A bucket is thus never wider than 1/64 of its lower bound from
+ * 4,096 ns on.
  *
  * Invariants:
- *   1. hist_bucket_low(i) <= v < hist_bucket_high(i) for i = hist_index(v), the last bucket aside, which
- *      has no upper bound.
+ *   1. hist_bucket_low(i) <= v < hist_bucket_high(i) for i = hist_index(v), the last bucket aside,
+ *      which has no upper bound.
  *   2. Buckets touch: hist_bucket_high(i) == hist_bucket_low(i + 1).
  *   3. count is the sum of all buckets; no count ever falls, save by hist_clear.
  *   4. Merging two histograms gives what recording into one would have given.
@@ -94,8 +95,8 @@ void hist_subtract(struct hist *out, const struct hist *now, const struct hist *
     out->max_ns = max_ns < now->max_ns ? max_ns : now->max_ns;
 }
 
-/* ceil(q * count), at least 1. A product that is a whole number but for the last bits of the double must
- * not be rounded up to the next rank. */
+/* ceil(q * count), at least 1. A product that is a whole number but for the last bits of the double
+ * must not be rounded up to the next rank. */
 static uint64_t hist_rank(double q, uint64_t count)
 {
     double exact = q * (double)count * (1.0 - 1e-12);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Log-linear histogram of durations: at most 1.6 % wide buckets, mergeable, no allocation.
  *
- * Values are nanoseconds. Below 4,096 ns buckets are 64 ns wide; above, each power of two is split in
+ * Values are nanoseconds. Below 4,096 ns buckets are 64 ns wide; above, each power of two is split
+ * in
  * 64. Values of 2^36 ns (68.7 s) and more share the last bucket. Counts never go down, so that two
  * readings subtract and a lost reading loses nothing. */
 #ifndef WEIR_QOS_HIST_H
@@ -35,8 +36,8 @@ void hist_merge(struct hist *into, const struct hist *from);
 /* out = now - before, bucket by bucket; @before is an earlier reading of the same (asserted). */
 void hist_subtract(struct hist *out, const struct hist *now, const struct hist *before);
 
-/* The smallest bucket bound that at least q (0 < q <= 1) of the values do not exceed (upper edge of the
- * bucket, less one); 0 when empty. */
+/* The smallest bucket bound that at least q (0 < q <= 1) of the values do not exceed (upper edge of
+ * the bucket, less one); 0 when empty. */
 uint64_t hist_quantile(const struct hist *h, double q);
 /* How many values lie in buckets wholly above @ns (a value in the bucket of @ns is not counted). */
 uint64_t hist_count_above(const struct hist *h, uint64_t ns);

@@ -33,7 +33,7 @@ struct meter_op {
     uint64_t arrivals;       /* requests that came from the host */
     uint64_t completions;    /* answered by the target, with or without error */
     uint64_t errors;         /* answered with an error */
-    uint64_t bytes;          /* of completions: length of READ, WRITE, ...; 0 where an op moves none */
+    uint64_t bytes;          /* of completions: length; 0 where an op moves none */
     uint64_t bytes_arrived;  /* of arrivals */
     uint64_t held;           /* requests that had to wait for a limit */
     uint64_t held_ns;        /* time those spent waiting */
@@ -51,8 +51,8 @@ struct meter {
 };
 
 void meter_arrive(struct meter *m, enum io_op op, uint64_t bytes);
-/* The target answered: @held_ns waiting for limits, @target_ns from dispatch to the first byte of the last
- * reply, @total_ns from arrival. */
+/* The target answered: @held_ns waiting for limits, @target_ns from dispatch to the first byte of
+ * the last reply, @total_ns from arrival. */
 void meter_complete(struct meter *m, enum io_op op, uint64_t bytes, bool error, uint64_t held_ns,
                     uint64_t target_ns, uint64_t total_ns);
 void meter_drop(struct meter *m, enum io_op op);

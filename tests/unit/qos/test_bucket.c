@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: a bucket gives its rate, no less and no more: to 0.1 % over time, to 1 % and one I/O in the first second,
- * and in no interval whatever more than rate x time + credit + one I/O.
- * Method: a virtual clock; rates from 1 to 500,000 IOPS and 1 B/s to 100 GB/s, I/Os from one byte to 4 GiB;
- * greedy, paced and idle clients; wake-ups up to 10 ms late; seeds are printed. */
+/* Goal: a bucket gives its rate, no less and no more: to 0.1 % over time, to 1 % and one I/O in the
+ * first second, and in no interval whatever more than rate x time + credit + one I/O.
+ * Method: a virtual clock; rates from 1 to 500,000 IOPS and 1 B/s to 100 GB/s, I/Os from one byte
+ * to 4 GiB; greedy, paced and idle clients; wake-ups up to 10 ms late; seeds are printed. */
 #include "qos_test.h"
 
 #include "qos/bucket.h"
@@ -22,8 +22,8 @@ static wide credit_max(uint64_t rate)
     return slack > (wide)NS_PER_S ? slack : (wide)NS_PER_S;
 }
 
-/* A client with more to do than the bucket lets it: woken up to @late_ns late, sends whatever goes. Returns the
- * units that went in [@from_ns, @to_ns), and the largest I/O in *@ret_last. */
+/* A client with more to do than the bucket lets it: woken up to @late_ns late, sends whatever goes.
+ * Returns the units that went in [@from_ns, @to_ns), and the largest I/O in *@ret_last. */
 static uint64_t greedy(struct bucket *b, struct rng *rng, uint64_t units_max, uint64_t late_ns,
                        uint64_t from_ns, uint64_t to_ns)
 {
@@ -253,7 +253,7 @@ static void one_byte_a_second_and_four_gigabytes_at_once_stay_exact(void **state
     assert_int_equal(bucket_wait_ns(&b, size * NS_PER_S), 0);
     b = bucket_of(UINT64_C(100000000000));
     bucket_take(&b, size, 0);
-    assert_int_equal(bucket_wait_ns(&b, 0), 42949673); /* 2^32 / 10^11 s, rounded up to a nanosecond */
+    assert_int_equal(bucket_wait_ns(&b, 0), 42949673); /* 2^32 / 10^11 s, rounded up */
     assert_int_equal(bucket_wait_ns(&b, UINT64_MAX), 0);
 }
 

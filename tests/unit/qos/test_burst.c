@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: a declared burst gives burst_rate for burst_ns and the base rate after, its credit is seen to fall and to
- * refill at the base rate less demand, and no interval holds more than the two buckets together allow.
- * Method: a virtual clock and clients that are greedy, idle or in between; random bursts against both bounds over all
- * pairs of grants. */
+/* Goal: a declared burst gives burst_rate for burst_ns and the base rate after, its credit is seen
+ * to fall and to refill at the base rate less demand, and no interval holds more than the two
+ * buckets together allow. Method: a virtual clock and clients that are greedy, idle or in between;
+ * random bursts against both bounds over all pairs of grants. */
 #include "qos_test.h"
 
 #include "qos/bucket.h"
@@ -39,8 +39,8 @@ static void paced(struct bucket *b, uint64_t gap_ns, uint64_t from_ns, uint64_t 
 static void assert_near(uint64_t value, uint64_t expected, uint64_t off)
 {
     if (value + off < expected || value > expected + off)
-        fail_msg("%llu is not within %llu of %llu", (unsigned long long)value, (unsigned long long)off,
-                 (unsigned long long)expected);
+        fail_msg("%llu is not within %llu of %llu", (unsigned long long)value,
+                 (unsigned long long)off, (unsigned long long)expected);
 }
 
 static void a_burst_gives_its_rate_for_its_time_and_then_the_base_rate(void **state)
@@ -54,7 +54,8 @@ static void a_burst_gives_its_rate_for_its_time_and_then_the_base_rate(void **st
         assert_near(greedy(&b, s * NS_PER_S, (s + 1) * NS_PER_S), 5000, 1);
     }
     assert_near(bucket_burst_ppm(&b), 0, 1000);
-    /* What is left of the rounding of the last I/O goes in the next second; after that it is the base rate. */
+    /* What is left of the rounding of the last I/O goes in the next second; after that it is the
+     * base rate. */
     assert_near(greedy(&b, 10 * NS_PER_S, 11 * NS_PER_S), 1000, 10);
     for (uint64_t s = 11; s < 30; s++)
         assert_near(greedy(&b, s * NS_PER_S, (s + 1) * NS_PER_S), 1000, 1);

@@ -67,7 +67,8 @@ static struct gate_io *io_of(struct scene *s, enum io_op op, uint64_t bytes, uin
 }
 
 /* Submit; true when it went. */
-static bool send_io(struct scene *s, struct gate_flow *f, enum io_op op, uint64_t bytes, uint64_t now)
+static bool send_io(struct scene *s, struct gate_flow *f, enum io_op op, uint64_t bytes,
+                    uint64_t now)
 {
     return gate_submit(s->g, f, io_of(s, op, bytes, now), now);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: whatever happens in whatever order, each I/O leaves the gate exactly once, nothing goes before its time or
- * is forgotten after it, groups share fairly, and every rule of a stack of rules keeps its rate.
- * Method: closed loops of many flows on a virtual clock, polls up to 10 ms late, and storms of submits, cancels,
- * changes and covers; after each round every held head is held against its rules by brute force. */
+/* Goal: whatever happens in whatever order, each I/O leaves the gate exactly once, nothing goes
+ * before its time or is forgotten after it, groups share fairly, and every rule of a stack of rules
+ * keeps its rate. Method: closed loops of many flows on a virtual clock, polls up to 10 ms late,
+ * and storms of submits, cancels, changes and covers; after each round every held head is held
+ * against its rules by brute force. */
 #include "qos_test.h"
 
 #include "base/err.h"
@@ -128,7 +129,8 @@ static void poll_all(struct world *w)
     }
 }
 
-/* Whether some bucket that @io would pay into is in debt, without a look into the gate's own mind. */
+/* Whether some bucket that @io would pay into is in debt, without a look into the gate's own
+ * mind. */
 static bool must_wait(const struct gate_io *io, uint64_t now)
 {
     enum io_direction dir = io_op_direction(io->op);
@@ -147,7 +149,8 @@ static bool must_wait(const struct gate_io *io, uint64_t now)
     return false;
 }
 
-/* After gate_poll said NULL: every head is held for a reason, and the gate wakes before that reason ends. */
+/* After gate_poll said NULL: every head is held for a reason, and the gate wakes before that reason
+ * ends. */
 static void check_heads(struct world *w)
 {
     bool any = false;
@@ -249,7 +252,8 @@ static void a_group_shares_fairly_between_different_depths_and_sizes(void **stat
         w.late_ns = late[round % 3];
         set_limit(&w, 0, GATE_IOPS_TOTAL, 2000);
         for (size_t h = 0; h < FLOWS; h++) {
-            /* With late polls one I/O at a time cannot take its share of what a poll lets go at once. */
+            /* With late polls one I/O at a time cannot take its share of what a poll lets go at
+             * once. */
             w.host[h].depth = round % 3 == 2 ? 8 + (uint32_t)rng_below(&w.rng, 57)
                                              : 1 + (uint32_t)rng_below(&w.rng, 64);
             w.host[h].size = test_rng_log(&w.rng, 512, 1 << 20);
@@ -361,8 +365,8 @@ static void no_flow_starves_beside_large_ios(void **state)
     for (size_t h = 0; h < 3; h++)
         cover_by(&w, &w.host[h], (size_t[]){0}, 1);
     run_until(&w, 60 * NS_PER_S);
-    /* A turn is an I/O, however large. One at a time is away, being answered, when every other round begins, so
-     * it has at least half the turns of one who always has more. */
+    /* A turn is an I/O, however large. One at a time is away, being answered, when every other
+     * round begins, so it has at least half the turns of one who always has more. */
     assert_true((double)w.host[1].sent >= 0.49 * (double)w.host[0].sent);
     assert_true((double)w.host[2].sent >= 0.49 * (double)w.host[0].sent);
     assert_share(w.host[0].sent, 60.0 * 64 / 6, 0.1); /* 4 to 8 MiB each */

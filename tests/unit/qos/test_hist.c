@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: each value lies in its bucket, no bucket is wider than 3 %, histograms add and subtract exactly, and a
- * quantile is off by no more than its bucket.
+/* Goal: each value lies in its bucket, no bucket is wider than 3 %, histograms add and subtract
+ * exactly, and a quantile is off by no more than its bucket.
  * Method: every bucket's edges; random values over all magnitudes, against sorted arrays. */
-#include "qos_test.h"
-
 #include <string.h>
+
+#include "qos_test.h"
 
 #include "qos/hist.h"
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: counters say what happened, operation by operation, and add up.
  * Method: a random walk of arrivals, completions and drops beside plain sums. */
-#include "qos_test.h"
-
 #include <string.h>
+
+#include "qos_test.h"
 
 #include "qos/meter.h"
 
