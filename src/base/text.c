@@ -241,7 +241,8 @@ int text_read_file(const char *path, size_t max, char **ret_data, size_t *ret_le
         return r;
     }
     *ret_data = t.data;
-    *ret_len = t.len;
+    if (ret_len != NULL)
+        *ret_len = t.len;
     return 0;
 }
 

@@ -34,7 +34,8 @@ size_t text_escape(char *out, size_t size, const char *s, size_t n);
 /* The same for the whole of @s, at the end of @t. */
 void text_append_escaped(struct text *t, const char *s);
 
-/* Read a whole file of at most @max bytes into a fresh NUL-terminated buffer that the caller frees.
+/* Read a whole file of at most @max bytes into a fresh NUL-terminated buffer that the caller frees
+ * (@ret_len may be NULL).
  * 0, -errno, or WEIR_E_TOO_LARGE. */
 int text_read_file(const char *path, size_t max, char **ret_data, size_t *ret_len);
 
