@@ -82,8 +82,8 @@ enum cli_exit cli_login(struct cli *c)
         return cli_fail(CLI_USAGE, "no token on standard input");
     }
     if (!credential_is_token(token))
-        r = cli_fail(CLI_USAGE, "that is no token; `weir token create` and the server's admin.token "
-                                "give one");
+        r = cli_fail(CLI_USAGE, "that is no token; `weir token create` and the server's "
+                                "admin.token give one");
     if (r == CLI_OK)
         r = http_use_token(c, token);
     /* A token that is wrong is refused even where none would be needed. */

@@ -48,7 +48,8 @@ static enum cli_exit add_document(struct documents *d, const char *file,
     const struct kind *k = kind ? kind_of_document(kind) : NULL;
     enum cli_exit r = CLI_OK;
     if (!json_is_object(body))
-        r = cli_fail(CLI_USAGE, "%s:%d: expected a mapping with kind, name and fields", file, y->line);
+        r = cli_fail(CLI_USAGE, "%s:%d: expected a mapping with kind, name and fields", file,
+                     y->line);
     else if (!k)
         r = cli_fail(CLI_USAGE, "%s:%d: kind: found \"%s\", expected Agreement, Tenant or Policy",
                      file, y->line, kind ? kind : "nothing");
@@ -269,8 +270,8 @@ static enum cli_exit wait_settled(struct cli *c)
         else if (now - settled_since >= NS_PER_S + WAIT_STEP_NS)
             return CLI_OK;
         if (now >= end)
-            return cli_fail(CLI_DIFFERENT, "stored, but not every gateway has applied it yet; `weir "
-                                           "get gateways -o wide` shows which");
+            return cli_fail(CLI_DIFFERENT, "stored, but not every gateway has applied it yet; "
+                                           "`weir get gateways -o wide` shows which");
         nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_NS}, NULL);
     }
 }

@@ -11,11 +11,12 @@
 
 static const struct command commands[VERB_COUNT] = {
     [VERB_GET] = {"get", "KIND [NAME...]", "List objects, or show some by name",
-                  "A stream's name is HOST/VOLUME. Agreements, tenants and policies come out of -o yaml\n"
-                  "as they may be applied again.\n",
+                  "A stream's name is HOST/VOLUME. Agreements, tenants and policies come out of\n"
+                  "-o yaml as they may be applied again.\n",
                   "KIND", 1, CLI_ARGS_MAX, cli_get},
     [VERB_DESCRIBE] = {"describe", "KIND NAME...", "Tell all about one object",
-                       "A stream's latency is split in three: held by Weir, in the storage, total.\n",
+                       "A stream's latency is split in three: held by Weir, in the storage, "
+                       "total.\n",
                        "KIND", 2, CLI_ARGS_MAX, cli_describe},
     [VERB_APPLY] = {"apply", "-f FILE", "Make or change agreements, tenants and policies",
                     "Every document is checked before any is changed.\n", NULL, 0, 0, cli_apply},
@@ -24,10 +25,11 @@ static const struct command commands[VERB_COUNT] = {
     [VERB_DELETE] = {"delete", "KIND NAME... | -f FILE", "Delete documents, retire gateways", NULL,
                      "KIND", 0, CLI_ARGS_MAX, cli_delete},
     [VERB_TOP] = {"top", "", "Streams by what they do, live",
-                  "With --gateway SOCKET the gateway itself is asked, and no server is needed.\n", NULL,
-                  0, 0, cli_top},
-    [VERB_WATCH] = {"watch", "KIND [NAME...]", "Streams, agreements, events or actions as they come",
-                    NULL, "KIND", 1, CLI_ARGS_MAX, cli_watch},
+                  "With --gateway SOCKET the gateway itself is asked, and no server is needed.\n",
+                  NULL, 0, 0, cli_top},
+    [VERB_WATCH] = {"watch", "KIND [NAME...]",
+                    "Streams, agreements, events or actions as they come", NULL, "KIND", 1,
+                    CLI_ARGS_MAX, cli_watch},
     [VERB_EVENTS] = {"events", "", "What happened, the latest last", NULL, NULL, 0, 0, cli_events},
     [VERB_ACTIONS] = {"actions", "", "What the server did to whom, the latest last", NULL, NULL, 0,
                       0, cli_actions},
@@ -52,7 +54,14 @@ static const struct command commands[VERB_COUNT] = {
     [VERB_HELP] = {"help", "[VERB]", "Explain a verb", NULL, "VERB", 0, 1, cli_help},
 };
 
-enum option_type { OPTION_FLAG, OPTION_TEXT, OPTION_FILE, OPTION_COUNT, OPTION_DURATION, OPTION_OUTPUT };
+enum option_type {
+    OPTION_FLAG,
+    OPTION_TEXT,
+    OPTION_FILE,
+    OPTION_COUNT,
+    OPTION_DURATION,
+    OPTION_OUTPUT,
+};
 
 #define V(verb) (1u << VERB_##verb)
 #define SHOWS (V(GET) | V(TOP) | V(WATCH) | V(EVENTS) | V(ACTIONS) | V(TOKEN) | V(DEBUG))
@@ -79,7 +88,8 @@ static const struct option {
      OPTION_FILE, FIELD(files), V(APPLY) | V(DIFF) | V(DELETE)},
     {"dry-run", 0, NULL, NULL, "check everything, change nothing", OPTION_FLAG, FIELD(dry_run),
      V(APPLY) | V(DELETE)},
-    {"wait", 0, NULL, NULL, "until every gateway has applied it", OPTION_FLAG, FIELD(wait), V(APPLY)},
+    {"wait", 0, NULL, NULL, "until every gateway has applied it", OPTION_FLAG, FIELD(wait),
+     V(APPLY)},
     {"timeout", 0, "TIME", NULL, "how long --wait waits (30s)", OPTION_DURATION, FIELD(timeout_ns),
      V(APPLY)},
     {"sort", 0, "KEY", "iops demand p99 held bandwidth harm",
@@ -100,8 +110,8 @@ static const struct option {
     {"agreement", 0, "NAME", NULL, "only streams under this agreement", OPTION_TEXT,
      FIELD(agreement), SELECTS},
     {"verdict", 0, "VERDICT", "none met failing exempt excess idle",
-     "only streams that are none, met, failing, exempt, excess or idle", OPTION_TEXT, FIELD(verdict),
-     SELECTS},
+     "only streams that are none, met, failing, exempt, excess or idle", OPTION_TEXT,
+     FIELD(verdict), SELECTS},
     {"role", 0, "ROLE", "viewer operator admin", "viewer (default), operator or admin", OPTION_TEXT,
      FIELD(role), V(TOKEN)},
     {"expires", 0, "TIME", NULL, "how long the token is good, such as 30d", OPTION_TEXT,
@@ -152,7 +162,8 @@ static enum cli_exit read_count(const char *name, const char *value, uint64_t *r
     errno = 0;
     unsigned long long v = strtoull(value, &end, 10);
     if (value[0] < '0' || value[0] > '9' || *end != '\0' || errno != 0 || v < 1 || v > 100000)
-        return cli_fail(CLI_USAGE, "--%s %s: expected a whole number from 1 to 100000", name, value);
+        return cli_fail(CLI_USAGE, "--%s %s: expected a whole number from 1 to 100000", name,
+                        value);
     *ret = v;
     return CLI_OK;
 }
@@ -244,8 +255,8 @@ enum cli_exit command_parse(struct cli *c, enum cli_verb verb, int argc, char **
 void command_help(struct text *out)
 {
     text_append_str(out, "usage: weir VERB [ARGUMENTS] [OPTIONS]\n\n"
-                         "The command for Weir, which keeps service level agreements on shared block "
-                         "storage.\n\n");
+                         "The command for Weir, which keeps service level agreements on shared "
+                         "block storage.\n\n");
     for (int i = 0; i < VERB_COUNT; i++)
         text_printf(out, "  %-12s %s\n", commands[i].name, commands[i].summary);
     text_append_str(out, "\nKinds: ");
@@ -321,8 +332,8 @@ void command_completion(struct text *out)
         if (o->letter)
             text_printf(out, "-%c|", o->letter);
         if (o->words)
-            text_printf(out, "--%s) COMPREPLY=($(compgen -W '%s' -- \"$cur\")); return ;;\n", o->name,
-                        o->words);
+            text_printf(out, "--%s) COMPREPLY=($(compgen -W '%s' -- \"$cur\")); return ;;\n",
+                        o->name, o->words);
         else
             text_printf(out, "--%s) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n", o->name);
     }

@@ -13,7 +13,7 @@ struct command {
     const char *args;     /* "KIND [NAME...]" */
     const char *summary;
     const char *details;  /* more lines for help, or NULL */
-    const char *words;    /* of the first argument, for completion: "on off status"; "KIND" for kinds */
+    const char *words;    /* of the first argument, for completion: "on off"; "KIND" for kinds */
     size_t args_min, args_max;
     enum cli_exit (*run)(struct cli *c);
 };

@@ -85,7 +85,8 @@ static char *read_stored(const char *server)
     return NULL;
 }
 
-enum cli_exit credential_find(struct cli *c, const char *server, bool local, struct credential *ret)
+enum cli_exit credential_find(struct cli *c, const char *server, bool local,
+                              struct credential *ret)
 {
     char path[PATH_MAX];
     *ret = (struct credential){0};

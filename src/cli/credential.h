@@ -13,7 +13,8 @@ struct credential {
     char *token; /* NULL: none found */
 };
 
-enum cli_exit credential_find(struct cli *c, const char *server, bool local, struct credential *ret);
+enum cli_exit credential_find(struct cli *c, const char *server, bool local,
+                              struct credential *ret);
 void credential_fini(struct credential *cr);
 /* Keep @token for @server, 0600. */
 enum cli_exit credential_store(const char *server, const char *token);

@@ -208,8 +208,10 @@ static enum cli_exit describe_stream(struct cli *c, const json_t *o, struct text
     static const struct line flow[] = {
         {"  demand", "demandIops", TABLE_EXACT},      {"  served", "iops", TABLE_EXACT},
         {"  reads", "readIops", TABLE_EXACT},         {"  writes", "writeIops", TABLE_EXACT},
-        {"  read/s", "readBytesPerSecond", TABLE_RATE}, {"  write/s", "writeBytesPerSecond", TABLE_RATE},
-        {"  in flight", "inflight", TABLE_EXACT},     {"  errors/s", "errorsPerSecond", TABLE_EXACT},
+        {"  read/s", "readBytesPerSecond", TABLE_RATE},
+        {"  write/s", "writeBytesPerSecond", TABLE_RATE},
+        {"  in flight", "inflight", TABLE_EXACT},
+        {"  errors/s", "errorsPerSecond", TABLE_EXACT},
     };
     PUT_LINES(out, o, identity);
     put_title(out, c, "Promise");
@@ -233,11 +235,13 @@ static enum cli_exit describe_agreement(struct cli *c, const json_t *o, struct t
         {"updated", "updated", TABLE_TEXT},       {"verdict", "status.verdict", TABLE_TEXT},
         {"streams", "status.streams", TABLE_EXACT}, {"demand", "status.demandIops", TABLE_EXACT},
         {"served", "status.iops", TABLE_EXACT},   {"latency", "status.latencyUs", TABLE_LATENCY},
-        {"windows", "status.windows", TABLE_EXACT}, {"windows met", "status.windowsMet", TABLE_EXACT},
+        {"windows", "status.windows", TABLE_EXACT},
+        {"windows met", "status.windowsMet", TABLE_EXACT},
     };
     static const struct table_column columns[] = {
         {"  STREAM", "key", TABLE_TEXT, false},   {"VERDICT", "verdict", TABLE_VERDICT, false},
-        {"IOPS", "iops", TABLE_COUNT, false},     {"P99", "latency.total.p99Us", TABLE_LATENCY, false},
+        {"IOPS", "iops", TABLE_COUNT, false},
+        {"P99", "latency.total.p99Us", TABLE_LATENCY, false},
         {"HARM", "harmPercent", TABLE_PERCENT, false},
     };
     PUT_LINES(out, o, lines);

@@ -36,7 +36,8 @@ enum cli_exit get_one(struct cli *c, const struct kind *k, const char *name, jso
     else
         r = http_find(c, path.data, &a);
     if (r == CLI_NOT_FOUND)
-        cli_fail(r, "there is no %s \"%s\"; `weir get %s` lists them", k->singular, name, k->plural);
+        cli_fail(r, "there is no %s \"%s\"; `weir get %s` lists them", k->singular, name,
+                 k->plural);
     text_fini(&path);
     if (r == CLI_OK)
         *ret = a.json;
@@ -107,8 +108,8 @@ static enum cli_exit get_list(struct cli *c, const struct kind *k, json_t **ret)
     get_filters(c, &query);
     enum cli_exit r;
     if (query.len > 0 && strcmp(k->singular, "stream") != 0)
-        r = cli_fail(CLI_USAGE, "only streams are filtered by --host, --volume, --tenant, --target, "
-                                "--gateway, --agreement and --verdict");
+        r = cli_fail(CLI_USAGE, "only streams are filtered by --host, --volume, --tenant, "
+                                "--target, --gateway, --agreement and --verdict");
     else
         r = http_list(c, k->path, query.data,
                       c->o.limit ? (size_t)c->o.limit : k->history ? HISTORY_ROWS : 0, ret);

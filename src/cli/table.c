@@ -262,8 +262,8 @@ static const char *color_of(const char *verdict)
     return NULL;
 }
 
-static void print_cell(const struct table *t, size_t column, const char *s, size_t width, bool color,
-                       struct text *out)
+static void print_cell(const struct table *t, size_t column, const char *s, size_t width,
+                       bool color, struct text *out)
 {
     size_t pad = width - display_width(s);
     bool last = column + 1 == t->column_count;

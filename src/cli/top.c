@@ -214,8 +214,8 @@ static enum cli_exit show_once(struct top *t, const json_t *items)
     if (json_array_size(sorted) == 0 && t->c->o.output == OUTPUT_TABLE)
         r = cli_fail(CLI_OK, "no streams");
     else if (t->fd >= 0)
-        r = output_rows(t->c, local_columns, sizeof(local_columns) / sizeof(local_columns[0]), "key",
-                        sorted);
+        r = output_rows(t->c, local_columns, sizeof(local_columns) / sizeof(local_columns[0]),
+                        "key", sorted);
     else
         r = output_items(t->c, k, sorted, false);
     json_decref(sorted);
