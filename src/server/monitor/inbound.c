@@ -352,7 +352,13 @@ static void read_some(struct half *h)
     do
         n = recv(h->source.fd, in->scratch, READ_SIZE, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+    int error = n < 0 ? errno : 0;
+    if (error == EAGAIN || error == EWOULDBLOCK)
+        return;
+    /* If outbound shut the socket, its reason was posted before: it is in the mailbox now. */
+    if (n <= 0)
+        mail_turn(&in->mail);
+    if (h->closing)
         return;
     if (n == 0) {
         monitor_count(in->m, ended_peer);
@@ -361,7 +367,7 @@ static void read_some(struct half *h)
     }
     if (n < 0) {
         monitor_count(in->m, ended_error);
-        end(h, weir_strerror(-errno));
+        end(h, weir_strerror(-error));
         return;
     }
     take_bytes(h, in->scratch, (size_t)n);

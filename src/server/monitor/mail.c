@@ -9,9 +9,8 @@
 /* Messages handled before sockets and timers get their turn again. */
 #define MAIL_ROUND 256u
 
-static void mail_run(struct reactor_work *w)
+void mail_turn(struct mail *m)
 {
-    struct mail *m = container_of(w, struct mail, work);
     struct msg msg;
     for (unsigned i = 0; i < MAIL_ROUND; i++) {
         if (!mailbox_take(m->box, &msg)) {
@@ -25,6 +24,11 @@ static void mail_run(struct reactor_work *w)
         mailbox_idle(m->box, clock_mono_ns());
     }
     reactor_defer(m->reactor, &m->work);
+}
+
+static void mail_run(struct reactor_work *w)
+{
+    mail_turn(container_of(w, struct mail, work));
 }
 
 static void mail_ready(struct reactor_source *s, uint32_t events)

@@ -21,6 +21,8 @@ struct mail {
 int mail_open(struct mail *m, struct reactor *r, struct mailbox *box, void (*handle)(void *ctx, struct msg *m),
               void *ctx);
 void mail_close(struct mail *m);
+/* Hand out what lies in the box now, at most as much as in one round. */
+void mail_turn(struct mail *m);
 
 /* Post without a reply; true when taken. On false @body is still the caller's. */
 bool mail_post(struct mailbox *from, struct mailbox *to, uint16_t kind, uint64_t arg0, uint64_t arg1,

@@ -161,9 +161,9 @@ static void go_down(struct half *h, const char *why)
     h->state = HALF_DOWN;
     forget_waiting(h);
     reactor_remove(h->out->reactor, &h->source);
-    shutdown(h->source.fd, SHUT_RDWR);
     h->inbound_owed = true;
-    settle(h);
+    settle(h); /* first the reason, then what makes inbound look for it */
+    shutdown(h->source.fd, SHUT_RDWR);
 }
 
 static void begin_end(struct half *h, const char *why)
