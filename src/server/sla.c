@@ -103,32 +103,12 @@ static void load_document(struct sla *s, const json_t *row, uint64_t now_ns, int
     text_fini(&errors);
 }
 
-static void load_setting(struct sla *s, const char *name, const json_t *value, uint64_t now_ns,
-                         int64_t wall_us)
+static void load_setting(struct sla *s, const json_t *row, uint64_t now_ns, int64_t wall_us)
 {
-    const json_t *on = json_object_get(value, "on");
+    const char *name = json_string_value(json_object_get(row, "name"));
+    const json_t *on = json_object_get(json_object_get(row, "value"), "on");
     if (name != NULL && strcmp(name, "enforcement") == 0 && json_is_boolean(on))
         services_enforcement(s->services, json_is_true(on), now_ns, wall_us);
-}
-
-/* Rows {"name": .., "json" or "value": {..}}, or one object of all settings by name. */
-static void load_settings(struct sla *s, json_t *body, uint64_t now_ns, int64_t wall_us)
-{
-    if (json_is_object(body)) {
-        const char *name;
-        json_t *value;
-        json_object_foreach(body, name, value)
-            load_setting(s, name, value, now_ns, wall_us);
-        return;
-    }
-    size_t i;
-    json_t *row;
-    json_array_foreach(body, i, row) {
-        const json_t *value = json_object_get(row, "json");
-        if (value == NULL)
-            value = json_object_get(row, "value");
-        load_setting(s, json_string_value(json_object_get(row, "name")), value, now_ns, wall_us);
-    }
 }
 
 static void load_gateway(struct sla *s, const json_t *row, uint64_t now_ns)
@@ -167,7 +147,8 @@ static void load_reply(struct sla *s, const struct msg *m, uint64_t now_ns, int6
             load_document(s, row, now_ns, wall_us);
         break;
     case LOAD_SETTINGS:
-        load_settings(s, body, now_ns, wall_us);
+        json_array_foreach(body, i, row)
+            load_setting(s, row, now_ns, wall_us);
         break;
     case LOAD_GATEWAYS:
         json_array_foreach(body, i, row)

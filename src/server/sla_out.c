@@ -182,9 +182,7 @@ static void text_field(char *out, size_t size, const json_t *row, const char *ke
 
 bool gateway_record_read(const json_t *row, struct gateway_record *ret)
 {
-    const json_t *in = json_object_get(row, "json");
-    if (in != NULL)
-        row = in;
+    row = json_object_get(row, "gateway"); /* beside what the store adds */
     const char *id = json_string_value(json_object_get(row, "id"));
     const char *state = json_string_value(json_object_get(row, "state"));
     if (id == NULL || !hex_read(id, ret->id))

@@ -45,6 +45,7 @@ struct brake {
     double rate;                        /* I/Os per second now allowed; 0: not throttled */
     double knee;                        /* rate up to which it may grow fast; 0: not known */
     uint64_t knee_ns;                   /* when that was learnt */
+    bool knee_found;                    /* by failing there, not only guessed from the load */
     uint64_t cut_ns;                    /* when it was cut last */
     bool changed;                       /* since it was sent */
     uint64_t drained_ns;                /* windows that began before still show the backlog; UINT64_MAX: not acknowledged */
@@ -65,6 +66,7 @@ struct target {
     struct list streams;
     double pressure;                    /* ratio of the worst off stream within its contract: up at once, down slowly */
     uint32_t calm;                      /* periods in a row with nobody to protect */
+    uint32_t strained;                  /* periods in a row above a promise */
     uint32_t throttles;                 /* of its streams, now */
     uint32_t helpless;                  /* periods in a row with a victim and nobody to cut */
     bool short_said;

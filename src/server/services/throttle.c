@@ -15,8 +15,10 @@
  *             bully's *knee*. When a bully that is throttled already still hurts, its knee is what it has.
  *   strained  within tolerance but above the promise: trimmed a little.
  *   at ease   below 0.8 of every promise (smoothed: up at once, down slowly): a throttle that binds grows by a
- *             quarter of its distance to the knee, at most x1.25; at the knee it only creeps. So it comes back
- *             to where it failed slowly and stays near: the idea of CUBIC (RFC 9438), with a dead band.
+ *             quarter of its distance to the knee, at most x1.25; at the knee it only creeps, less slowly while
+ *             the knee is a guess (the overload may have filled only part of the period) and all promises are
+ *             far from used up. So it comes back to where it failed slowly and stays near: the idea of CUBIC
+ *             (RFC 9438), with a dead band.
  *   calm      nobody was there to protect for CALM_PERIODS, or the limit did not bind for SLACK_PERIODS: lifted.
  *
  * After a cut the target's queue holds what was sent before. A throttle that is not acknowledged is not cut
@@ -43,12 +45,17 @@
 #define FINE_RATIO 1.5
 #define TARGET_LOAD 0.9
 #define EASE 0.8
+#define PRESSURE_MAX 1.5 /* remembered no higher, so that it is soon forgotten */
 #define MUCH_EASE 0.5
 #define TRIM 0.97
+#define STRAINED_PERIODS 2u /* one may be chance */
 #define GROW_MAX 1.25
 #define GROW_GAP 0.25
-#define CREEP 1.0025
-#define CREEP_FAST 1.01
+#define NEAR_KNEE 0.97
+#define CREEP_GUESSED 0.06
+#define CREEP_FOUND 0.003
+#define HOLD_PERIODS 20u
+#define FOUND_PERIODS 60u
 #define DRAIN_LATE 0.10
 #define CALM_PERIODS 5u
 #define SLACK_PERIODS 8u
@@ -348,20 +355,35 @@ static bool cut_has_shown(const struct services *s, const struct stream *st,
     return (double)hist_count_above(h, o->latency_us * 1000) > DRAIN_LATE * (double)h->count;
 }
 
+static uint32_t failing_periods(const struct stream *victim)
+{
+    const struct agreed *a = victim->agreed;
+    return a->e.agreement.per == AGREEMENT_PER_GROUP ? a->unit.failing_run : victim->unit.failing_run;
+}
+
 static void knee_learn(struct services *s, struct stream *st, const struct scene *sc, double base)
 {
     struct brake *b = &st->brake;
-    if (b->knee > 0 && s->now_ns - b->knee_ns > KNEE_KEPT_NS)
+    if (b->knee > 0 && s->now_ns - b->knee_ns > KNEE_KEPT_NS) {
         b->knee = 0;
+        b->knee_found = false;
+    }
     double knee = base;
     if (b->rate == 0) {
         double others = sc->total - sc->bullies_cost;
         double room = (TARGET_LOAD * sc->total - others) / sc->bullies_cost;
         knee = base * (room > 0 ? room : 0);
+        /* A load seen for longer than one period is no guess: the first may be overloaded in part only. */
+        bool seen = failing_periods(sc->victim) > 1;
         if (b->knee > 0 && b->knee < knee)
             knee = b->knee; /* it was here before */
-    } else {
+        else
+            b->knee_found = seen;
+    } else if (st->gateway->window_start_ns >= b->drained_ns) {
         knee *= TRIM;
+        b->knee_found = true;
+    } else {
+        knee = b->knee; /* the old backlog may have had its part in this */
     }
     b->knee = knee > 1.0 ? knee : 1.0;
     b->knee_ns = s->now_ns;
@@ -390,8 +412,7 @@ static enum outcome bully_cut(struct services *s, const struct scene *sc, const 
         base = b->rate;
     if (base < 1.0)
         return OUTCOME_AT_FLOOR;
-    double knee_was = b->knee;
-    uint64_t knee_ns_was = b->knee_ns;
+    struct brake was = *b;
     knee_learn(s, st, sc, base);
     double to = base * cut_factor(s, b, sc->ratio);
     if (b->rate == 0 && b->knee * TARGET_LOAD < to)
@@ -400,8 +421,9 @@ static enum outcome bully_cut(struct services *s, const struct scene *sc, const 
     struct ruling r;
     ask_policy(s, &p, &r);
     if (!r.allowed) {
-        b->knee = knee_was;
-        b->knee_ns = knee_ns_was;
+        b->knee = was.knee;
+        b->knee_ns = was.knee_ns;
+        b->knee_found = was.knee_found;
         suppressed(s, st, sc->victim, &r, base);
         return r.to_iops > base - 1.0 ? OUTCOME_AT_FLOOR : OUTCOME_STOPPED;
     }
@@ -462,24 +484,35 @@ static void record_growth(struct services *s, struct stream *st, double pressure
     note_action(s, &a);
 }
 
-static double grown(struct brake *b, double pressure)
+/* By how much to probe at the knee: less the nearer the promise, and nothing for a while after it failed
+ * there. Long without failing, a knee is a guess again. */
+static double creep(const struct services *s, struct brake *b, double pressure)
 {
-    double rate = b->rate;
-    if (b->knee > rate) {
-        double step = (b->knee - rate) * GROW_GAP;
-        if (step > rate * (GROW_MAX - 1.0))
-            step = rate * (GROW_MAX - 1.0);
-        if (step < 1.0)
-            step = 1.0;
-        return rate + step;
-    }
-    /* At the knee: probe. Few I/Os a second still grow by part of one. */
-    double creep = pressure < MUCH_EASE ? CREEP_FAST : CREEP;
-    b->knee = rate * creep;
-    return rate * creep;
+    uint64_t periods = (s->now_ns - b->knee_ns) / s->config.period_ns;
+    if (b->knee_found && periods > FOUND_PERIODS && pressure < MUCH_EASE)
+        b->knee_found = false;
+    if (b->knee_found && periods < HOLD_PERIODS)
+        return 1.0;
+    double headroom = (EASE - pressure) / (EASE - MUCH_EASE);
+    if (headroom > 1.0)
+        headroom = 1.0;
+    return 1.0 + headroom * (b->knee_found ? CREEP_FOUND : CREEP_GUESSED);
 }
 
-static void trim(struct services *s, struct stream *st)
+static double grown(const struct services *s, struct brake *b, double pressure)
+{
+    double rate = b->rate;
+    if (rate < NEAR_KNEE * b->knee) {
+        double step = (b->knee - rate) * GROW_GAP;
+        return rate + (step < rate * (GROW_MAX - 1.0) ? step : rate * (GROW_MAX - 1.0));
+    }
+    rate *= creep(s, b, pressure);
+    if (b->knee < rate)
+        b->knee = rate;
+    return rate;
+}
+
+static void trim(struct services *s, const struct target *t, struct stream *st)
 {
     struct brake *b = &st->brake;
     struct proposal p = proposal_of(st, b->rate, b->rate * TRIM);
@@ -491,6 +524,10 @@ static void trim(struct services *s, struct stream *st)
         b->cut_ns = s->now_ns;
     if (b->knee > b->rate)
         b->knee = b->rate;
+    if (t->strained < STRAINED_PERIODS)
+        return;
+    b->knee_ns = s->now_ns;
+    b->knee_found = true;
 }
 
 /* One throttled stream in a period without a failing victim. */
@@ -513,19 +550,21 @@ static void throttle_ease(struct services *s, struct target *t, struct stream *s
                    st->gateway->window_start_ns >= b->drained_ns;
     if (!settled || sc->pressure <= 0)
         return;
-    if (sc->pressure > 1.0)
-        trim(s, st);
+    if (t->strained > 0)
+        trim(s, t, st);
     else if (t->pressure < EASE && binds)
-        throttle_set(st, grown(b, t->pressure));
+        throttle_set(st, grown(s, b, t->pressure));
     record_growth(s, st, sc->pressure);
 }
 
 static void target_pressure(struct target *t, const struct scene *sc)
 {
     if (sc->pressure > 0) {
-        double slow = 0.7 * t->pressure + 0.3 * sc->pressure;
-        t->pressure = sc->pressure > slow ? sc->pressure : slow;
+        double now = sc->pressure < PRESSURE_MAX ? sc->pressure : PRESSURE_MAX;
+        double slow = 0.7 * t->pressure + 0.3 * now;
+        t->pressure = now > 1.0 && now > slow ? now : slow;
     }
+    t->strained = sc->pressure > 1.0 ? t->strained + 1 : 0;
     t->calm = sc->anybody ? 0 : t->calm + 1;
 }
 
