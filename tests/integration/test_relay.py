@@ -18,7 +18,7 @@ import unittest
 import nbd
 import rawnbd
 import weirtest
-from rawnbd import DISC, FLUSH, READ, TRIM, WRITE, Host, Target
+from rawnbd import BLOCK_STATUS, DISC, FLUSH, READ, TRIM, WRITE, Host, Target
 from weirtest import wait_until
 
 MIB = 1 << 20
@@ -351,6 +351,32 @@ class Order(RelayCase):
                              (rawnbd.CHUNK_MAGIC, flags, kind, 0xC0FFEE, len(data)))
             self.assertEqual(rawnbd.receive(h.sock, len(data)), data)
         wait_until(lambda: self.stream(g)["counters"]["read"]["completions"] == 1, "one completion")
+
+    def test_extended_headers_pass_with_their_payloads_and_64_bit_lengths(self):
+        t = self.target(automatic=False, extended=True)
+        g = self.world.gateway(config=config(t.uri, "iops-write = 2", gateway="max-hold = 600s"))
+        h = self.host(g, extended=True)
+        sent = [(WRITE, 0, 3, 4096, rawnbd.FLAG_PAYLOAD_LEN, b"w" * 4096), (WRITE, 1, 4099, 5, rawnbd.FLAG_PAYLOAD_LEN, b"12345"),
+                (BLOCK_STATUS, 2, 7, 12, rawnbd.FLAG_PAYLOAD_LEN, b"\0" * 12), (TRIM, 3, 1 << 40, 1 << 35, 0, b""),
+                (BLOCK_STATUS, 4, 0, 1 << 33, 0, b"")]
+        for kind, cookie, offset, length, flags, payload in sent:
+            h.sock.sendall(rawnbd.request_extended(kind, 0xABC0 + cookie, offset, length, flags, payload))
+        got = t.wait_requests(5)
+        for kind, cookie, offset, length, flags, payload in sent:
+            r = next(x for x in got if (x.kind, x.offset) == (kind, offset))
+            self.assertEqual((r.length, r.flags, r.payload), (length, flags, payload))
+            r.session.send(struct.pack(">IHHQQQ", rawnbd.CHUNK_EXT_MAGIC, 0, 5, r.cookie, offset, 12) + b"s" * 12 +
+                           struct.pack(">IHHQQQ", rawnbd.CHUNK_EXT_MAGIC, 1, 0, r.cookie, offset, 0))
+            self.assertEqual(struct.unpack(">IHHQQQ", rawnbd.receive(h.sock, 32)),
+                             (rawnbd.CHUNK_EXT_MAGIC, 0, 5, 0xABC0 + cookie, offset, 12))
+            self.assertEqual(rawnbd.receive(h.sock, 12), b"s" * 12)
+            self.assertEqual(struct.unpack(">IHHQQQ", rawnbd.receive(h.sock, 32)),
+                             (rawnbd.CHUNK_EXT_MAGIC, 1, 0, 0xABC0 + cookie, offset, 0))
+        h.sock.sendall(rawnbd.request_extended(DISC, 99))
+        self.assertEqual(t.wait_requests(6)[5].kind, DISC)
+        self.assertEqual(h.closed(), b"")
+        self.wait_idle(g)
+        self.assert_nothing_in_flight(g)
 
     def test_errors_of_the_target_reach_the_host_and_are_counted(self):
         t = self.target(automatic=False)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both ends of NBD by hand, for what no well-behaved client or server does: a host that sends exactly the bytes a test says,
-and a recording target that answers when and how a test says. Fixed newstyle, simple or structured replies
+and a recording target that answers when and how a test says. Fixed newstyle; simple, structured or extended headers
 ("The NBD protocol", doc/proto.md of the NetworkBlockDevice project)."""
 
 import contextlib
@@ -11,9 +11,12 @@ import threading
 PATIENCE = 30
 NBDMAGIC, IHAVEOPT = b"NBDMAGIC", b"IHAVEOPT"
 OPT_EXPORT_NAME, OPT_ABORT, OPT_LIST, OPT_INFO, OPT_GO, OPT_STRUCTURED_REPLY = 1, 2, 3, 6, 7, 8
+OPT_EXTENDED_HEADERS = 11
 REP_MAGIC, REP_ACK, REP_INFO, REP_ERR_UNSUP = 0x3e889045565a9, 1, 3, 0x80000001
-READ, WRITE, DISC, FLUSH, TRIM = 0, 1, 2, 3, 4
+READ, WRITE, DISC, FLUSH, TRIM, BLOCK_STATUS = 0, 1, 2, 3, 4, 7
+FLAG_PAYLOAD_LEN = 0x20
 REQUEST_MAGIC, SIMPLE_MAGIC, CHUNK_MAGIC = 0x25609513, 0x67446698, 0x668e33ef
+REQUEST_EXT_MAGIC, CHUNK_EXT_MAGIC = 0x21e41c71, 0x6e8a278c
 FLAG_DONE = 1
 EINVAL = 22
 
@@ -32,10 +35,14 @@ def request(kind, cookie, offset=0, length=0, flags=0, payload=b""):
     return struct.pack(">IHHQQI", REQUEST_MAGIC, flags, kind, cookie, offset, length) + payload
 
 
+def request_extended(kind, cookie, offset=0, length=0, flags=0, payload=b""):
+    return struct.pack(">IHHQQQ", REQUEST_EXT_MAGIC, flags, kind, cookie, offset, length) + payload
+
+
 class Host:
     """A host connected through the gateway. With handshake=False it is only a socket."""
 
-    def __init__(self, address, export=b"", structured=False, handshake=True, receive_buffer=None):
+    def __init__(self, address, export=b"", structured=False, extended=False, handshake=True, receive_buffer=None):
         if address.startswith("unix:"):
             self.sock = socket.socket(socket.AF_UNIX)
             target = address[5:]
@@ -51,6 +58,8 @@ class Host:
             self.greet()
             if structured:
                 self.option(OPT_STRUCTURED_REPLY)
+            if extended and self.option(OPT_EXTENDED_HEADERS)[-1][0] != REP_ACK:
+                raise ConnectionError("no extended headers")
             self.go(export)
 
     def __enter__(self):
@@ -126,7 +135,7 @@ class Session:
     def __init__(self, target, sock):
         self.target, self.sock = target, sock
         self.lock = threading.Lock()
-        self.closed = False
+        self.closed = self.extended = False
         self.paused = threading.Event()
         self.paused.set()
 
@@ -147,21 +156,30 @@ class Session:
                 s.sendall(struct.pack(">QIII", REP_MAGIC, option, REP_INFO, len(info)) + info)
                 s.sendall(struct.pack(">QIII", REP_MAGIC, option, REP_ACK, 0))
                 return
-            if option == OPT_STRUCTURED_REPLY and self.target.structured:
+            if option == OPT_EXTENDED_HEADERS and self.target.extended:
+                self.extended = True
+                s.sendall(struct.pack(">QIII", REP_MAGIC, option, REP_ACK, 0))
+            elif option == OPT_STRUCTURED_REPLY and self.target.structured:
                 s.sendall(struct.pack(">QIII", REP_MAGIC, option, REP_ACK, 0))
             else:
                 s.sendall(struct.pack(">QIII", REP_MAGIC, option, REP_ERR_UNSUP, 0))
             if option == OPT_ABORT:
                 raise EOFError
 
+    def header(self):
+        form, size, magic = (">IHHQQQ", 32, REQUEST_EXT_MAGIC) if self.extended else (">IHHQQI", 28, REQUEST_MAGIC)
+        fields = struct.unpack(form, receive(self.sock, size))
+        assert fields[0] == magic, hex(fields[0])
+        return fields
+
     def serve(self):
         try:
             self.handshake()
             while True:
                 self.paused.wait()
-                magic, flags, kind, cookie, offset, length = struct.unpack(">IHHQQI", receive(self.sock, 28))
-                assert magic == REQUEST_MAGIC, hex(magic)
-                payload = receive(self.sock, length) if kind == WRITE else b""
+                magic, flags, kind, cookie, offset, length = self.header()
+                has_payload = kind == WRITE or (self.extended and flags & FLAG_PAYLOAD_LEN)
+                payload = receive(self.sock, length) if has_payload else b""
                 r = Request(self, kind, flags, cookie, offset, length, payload)
                 self.target.record(r)
                 if kind == DISC:
@@ -179,8 +197,8 @@ class Session:
 class Target:
     """A recording target: every request lands in `requests` in order of arrival. automatic=True answers at once."""
 
-    def __init__(self, automatic=True, structured=False, size=1 << 30):
-        self.automatic, self.structured, self.size = automatic, structured, size
+    def __init__(self, automatic=True, structured=False, extended=False, size=1 << 30):
+        self.automatic, self.structured, self.extended, self.size = automatic, structured, extended, size
         self.requests, self.sessions = [], []
         self.change = threading.Condition()
         self.listener = socket.socket()
