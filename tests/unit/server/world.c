@@ -23,12 +23,6 @@ struct world_event {
     uint64_t session;
 };
 
-static uint64_t order_of(struct world *w)
-{
-    static const uint64_t step = 1;
-    return w->heap_count == 0 ? step : w->heap[0].order + step;
-}
-
 static bool before(const struct world_event *a, const struct world_event *b)
 {
     return a->at != b->at ? a->at < b->at : a->order < b->order;
@@ -41,7 +35,7 @@ static void push(struct world *w, struct world_event e)
         w->heap = reallocarray(w->heap, w->heap_cap, sizeof(*w->heap));
         weir_assert(w->heap != NULL);
     }
-    e.order = order_of(w);
+    e.order = ++w->order;
     size_t i = w->heap_count++;
     while (i > 0 && before(&e, &w->heap[(i - 1) / 2])) {
         w->heap[i] = w->heap[(i - 1) / 2];
@@ -409,6 +403,14 @@ static void sink_target(void *ctx, const char *gateway, const char *target, cons
 
 /* --- the face --------------------------------------------------------------------------------------------------- */
 
+struct services_sink world_sink(struct world *w)
+{
+    return (struct services_sink){.ctx = w, .poll = sink_poll, .controls = sink_controls,
+                                  .session_end = sink_end, .sample = sink_sample,
+                                  .action = sink_action, .event = sink_event,
+                                  .target_seen = sink_target};
+}
+
 void world_init(struct world *w, uint64_t seed, bool observe)
 {
     memset(w, 0, sizeof(*w));
@@ -420,10 +422,7 @@ void world_init(struct world *w, uint64_t seed, bool observe)
     struct services_config c = {.period_ns = S, .lease_ns = 10 * S, .observe = observe,
                                 .max_gateways = 16, .max_streams = 64, .processes = 1,
                                 .first_epoch = 1000};
-    struct services_sink sink = {.ctx = w, .poll = sink_poll, .controls = sink_controls,
-                                 .session_end = sink_end, .sample = sink_sample,
-                                 .action = sink_action, .event = sink_event,
-                                 .target_seen = sink_target};
+    struct services_sink sink = world_sink(w);
     w->services = services_new(&c, &sink);
     weir_assert(w->services != NULL);
     services_loaded(w->services, w->now, world_wall(w));
@@ -464,11 +463,10 @@ int world_add_gateway(struct world *w, const char *name, int device)
 
 void world_gateway_up(struct world *w, int gateway, bool reboot)
 {
-    static const uint8_t step = 1;
     struct world_gateway *g = &w->gateway[gateway];
     g->hello.session = g->hello.session + 100 + (uint64_t)gateway * 1000 * (g->hello.session == 0);
     if (reboot) {
-        g->hello.boot[0] = (uint8_t)(g->hello.boot[0] + step);
+        g->hello.boot[0] = (uint8_t)(g->hello.boot[0] + 1);
         g->epoch = 0;
         for (size_t i = 0; i < w->streams; i++) {
             if (w->stream[i].gateway != gateway)

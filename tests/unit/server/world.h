@@ -38,7 +38,7 @@ struct world_stream {
     uint64_t bytes;
     uint32_t outstanding;
     uint64_t generation;        /* arrivals of earlier runs are dropped */
-    struct world_io *waiting[4096]; /* held, in order */
+    struct world_io *waiting[4096]; /* held, in order: a ring */
     uint32_t waiting_first, waiting_count;
     bool release_set;
     struct bucket bucket;
@@ -72,6 +72,7 @@ struct world {
     size_t streams;
     struct world_event *heap;
     size_t heap_count, heap_cap;
+    uint64_t order;
     struct action_record *action;
     size_t actions;
     struct event_record *event;
@@ -81,6 +82,7 @@ struct world {
 };
 
 /* @seed is printed by the caller. Period 1 s, lease 10 s. Loaded. */
+struct services_sink world_sink(struct world *w);
 void world_init(struct world *w, uint64_t seed, bool observe);
 void world_fini(struct world *w);
 int world_add_gateway(struct world *w, const char *name, int device);
