@@ -74,6 +74,16 @@ static uint64_t id_hash(const uint8_t id[GATEWAY_ID_SIZE])
     return hash_bytes(HASH_SEED, id, GATEWAY_ID_SIZE);
 }
 
+/* Ids that differ in few bits are spread over all: the last steps of MurmurHash3. */
+static uint64_t spread(uint64_t h)
+{
+    h ^= h >> 33;
+    h *= UINT64_C(0xff51afd7ed558ccd);
+    h ^= h >> 33;
+    h *= UINT64_C(0xc4ceb9fe1a85ec53);
+    return h ^ (h >> 33);
+}
+
 static uint64_t session_hash(uint64_t session)
 {
     return hash_bytes(HASH_SEED, &session, sizeof(session));
@@ -121,7 +131,7 @@ struct gateway *entity_gateway_new(struct services *s, const struct gateway_hell
     list_push_back(table_slot(&s->by_id, id_hash(h->id)), &g->in_id);
     list_push_back(&s->e.gateways, &g->e.link);
     s->e.gateway_count++;
-    g->phase_ns = id_hash(h->id) % s->config.period_ns;
+    g->phase_ns = spread(id_hash(h->id)) % s->config.period_ns;
     return g;
 }
 
