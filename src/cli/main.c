@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* weir: the people's command. Verbs and options are the tables of command.c. */
-#include <config.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,60 +11,11 @@
 #include "cli/command.h"
 #include "cli/http.h"
 
-#define HELP_MAX (64u * 1024u)
-
-static enum cli_exit print_text(void (*print)(struct text *))
-{
-    struct text out;
-    text_init(&out, HELP_MAX);
-    print(&out);
-    cli_put(&out);
-    text_fini(&out);
-    return CLI_OK;
-}
-
-static enum cli_exit print_verb(enum cli_verb verb)
-{
-    struct text out;
-    text_init(&out, HELP_MAX);
-    command_help_verb(&out, verb);
-    cli_put(&out);
-    text_fini(&out);
-    return CLI_OK;
-}
-
-static enum cli_exit unknown_verb(const char *name)
-{
-    return cli_fail(CLI_USAGE, "there is no verb \"%s\"; `weir help` lists them", name);
-}
-
-enum cli_exit cli_help(struct cli *c)
-{
-    if (c->arg_count == 0)
-        return print_text(command_help);
-    enum cli_verb verb = command_find(c->args[0]);
-    return verb == VERB_COUNT ? unknown_verb(c->args[0]) : print_verb(verb);
-}
-
-enum cli_exit cli_version(struct cli *c)
-{
-    (void)c;
-    printf("weir %s\n", WEIR_VERSION);
-    return CLI_OK;
-}
-
-enum cli_exit cli_completion(struct cli *c)
-{
-    if (strcmp(c->args[0], "bash") != 0)
-        return cli_fail(CLI_USAGE, "there is a completion for bash only");
-    return print_text(command_completion);
-}
-
 static enum cli_exit run(int argc, char **argv)
 {
     struct cli c = {0};
     if (argc < 2) {
-        print_text(command_help);
+        command_at(VERB_HELP)->run(&c);
         return CLI_USAGE;
     }
     const char *name = argv[1];
@@ -75,12 +25,15 @@ static enum cli_exit run(int argc, char **argv)
         name = "version";
     enum cli_verb verb = command_find(name);
     if (verb == VERB_COUNT)
-        return unknown_verb(name);
+        return cli_fail(CLI_USAGE, "there is no verb \"%s\"; `weir help` lists them", name);
     enum cli_exit r = command_parse(&c, verb, argc - 2, argv + 2);
     if (r != CLI_OK)
         return r;
-    if (c.o.help)
-        return print_verb(verb);
+    if (c.o.help) {
+        c.args[0] = name;
+        c.arg_count = 1;
+        return cli_help(&c);
+    }
     const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
     c.terminal = isatty(STDOUT_FILENO) != 0;
     c.color = c.terminal && !(no_color && *no_color) && !(term && strcmp(term, "dumb") == 0);

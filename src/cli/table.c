@@ -88,24 +88,24 @@ static json_t *column_value(const json_t *object, const char *path)
     return json_integer((json_int_t)(json_number_value(a) + json_number_value(b)));
 }
 
-/* Seconds since 1970 of an RFC 3339 instant in UTC, or -1. */
+/* Seconds since 1970 of an RFC 3339 instant in UTC, or INT64_MIN. */
 static int64_t parse_instant(const char *s)
 {
     struct tm tm = {0};
     const char *rest = strptime(s, "%Y-%m-%dT%H:%M:%S", &tm);
     if (!rest || (*rest != 'Z' && *rest != '.'))
-        return -1;
+        return INT64_MIN;
     return timegm(&tm);
 }
 
 static void format_age(const char *s, int64_t now_us, struct text *out)
 {
     int64_t at = parse_instant(s);
-    int64_t age = now_us / 1000000 - at;
-    if (at < 0) {
+    if (at == INT64_MIN) {
         text_append_escaped(out, s);
         return;
     }
+    int64_t age = now_us / 1000000 - at;
     if (age < 0)
         age = 0;
     if (age < 120)

@@ -246,14 +246,32 @@ static void take_event(struct builder *b, const struct fy_event *e)
     }
 }
 
-static void report_syntax(struct builder *b, struct fy_parser *parser)
+static void report_syntax(struct builder *b, struct fy_diag *diag)
 {
-    struct fy_diag *diag = fy_parser_get_diag(parser);
     void *iterator = NULL;
-    const struct fy_diag_error *e = diag ? fy_diag_errors_iterate(diag, &iterator) : NULL;
+    const struct fy_diag_error *e = fy_diag_errors_iterate(diag, &iterator);
     fail(b, WEIR_E_PARSE, e ? e->line : 1, e && e->msg ? e->msg : "not valid YAML");
+}
+
+/* The library would print to standard error; errors are only collected. */
+static void drop_output(struct fy_diag *diag, void *user, const char *buf, size_t len)
+{
+    (void)diag;
+    (void)user;
+    (void)buf;
+    (void)len;
+}
+
+static struct fy_diag *quiet_diag(void)
+{
+    struct fy_diag_cfg cfg;
+    fy_diag_cfg_default(&cfg);
+    cfg.fp = NULL;
+    cfg.output_fn = drop_output;
+    struct fy_diag *diag = fy_diag_create(&cfg);
     if (diag)
-        fy_diag_unref(diag);
+        fy_diag_set_collect_errors(diag, true);
+    return diag;
 }
 
 int yaml_parse(const char *name, const char *data, size_t n, struct yaml_document **ret,
@@ -264,13 +282,16 @@ int yaml_parse(const char *name, const char *data, size_t n, struct yaml_documen
         fail(&b, WEIR_E_TOO_LARGE, 1, "larger than 4 MiB");
         return b.result;
     }
-    const struct fy_parse_cfg cfg = {.flags = FYPCF_QUIET | FYPCF_COLLECT_DIAG | FYPCF_JSON_NONE |
-                                              FYPCF_DISABLE_MMAP_OPT |
-                                              FYPCF_DEFAULT_VERSION_1_2};
-    struct fy_parser *parser = fy_parser_create(&cfg);
+    struct fy_diag *diag = quiet_diag();
+    const struct fy_parse_cfg cfg = {
+        .flags = FYPCF_JSON_NONE | FYPCF_DISABLE_MMAP_OPT | FYPCF_DEFAULT_VERSION_1_2,
+        .diag = diag,
+    };
+    struct fy_parser *parser = diag ? fy_parser_create(&cfg) : NULL;
     if (!parser || fy_parser_set_string(parser, data, n) != 0) {
         if (parser)
             fy_parser_destroy(parser);
+        fy_diag_destroy(diag);
         fail(&b, -ENOMEM, 1, "out of memory");
         return b.result;
     }
@@ -280,8 +301,9 @@ int yaml_parse(const char *name, const char *data, size_t n, struct yaml_documen
         fy_parser_event_free(parser, e);
     }
     if (b.result == 0 && fy_parser_get_stream_error(parser))
-        report_syntax(&b, parser);
+        report_syntax(&b, diag);
     fy_parser_destroy(parser);
+    fy_diag_destroy(diag);
 
     for (size_t i = 0; i < b.depth; i++)
         free(b.keys[i]);
