@@ -77,7 +77,8 @@ class EndToEnd(unittest.TestCase):
     def test_a_bully_is_found_named_throttled_and_released(self):
         self.start_story()
         self.wait_throttled()
-        a = throttles(self.server)[-1]
+        # What was decided is written down within a moment, in batches.
+        a = weirtest.wait_until(lambda: throttles(self.server), "the action to be in the store")[-1]
         self.assertTrue(a["victim"].endswith("/db") and a["bully"].endswith("/batch"), a)
         self.assertEqual(a["agreement"], "gold")
         self.assertGreater(a["victimLatencyUs"], a["objectiveUs"])
