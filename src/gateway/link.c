@@ -10,7 +10,8 @@
  *      ^                        |                        |                      |
  *      +------------------------+------------------------+----------------------+
  *        any failure: close, count it, wait 0.2 s doubling to 10 s, half of it jitter; the next
- *        server of the list is tried then. A session that stood for 5 s begins again at 0.2 s.
+ *        server of the list is tried then. After a session that was of use (it was polled, or stood for 5 s)
+ *        the wait begins again at 0.2 s.
  *
  * Invariants:
  *  1. fd >= 0 exactly in CONNECTING, PROVING and ESTABLISHED; link_drop is the only way out of them.
@@ -121,7 +122,7 @@ void link_drop(struct link *l, const char *why)
     text_escape(l->last_error, sizeof(l->last_error), why, strlen(why));
     link_log_drop(l, stood);
     link_close(l);
-    if (stood && now - l->established_ns >= STEADY_NS)
+    if (stood && (l->polls > l->polls_before || now - l->established_ns >= STEADY_NS))
         l->failures = 0;
     unsigned doublings = l->failures < BACKOFF_DOUBLINGS ? l->failures : BACKOFF_DOUBLINGS;
     uint64_t wait = BACKOFF_FIRST_NS << doublings;
@@ -280,6 +281,7 @@ static void link_welcomed(struct link *l, const Weir__Control__Welcome *w)
     l->heartbeat_ns = w->heartbeat_ms * NS_PER_MS;
     l->established_ns = reactor_now(l->reactor);
     l->sessions++;
+    l->polls_before = l->polls;
     l->last_error[0] = l->logged_error[0] = '\0';
     sodium_memzero(&l->key, sizeof(l->key));
     link_set_state(l, LINK_ESTABLISHED);

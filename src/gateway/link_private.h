@@ -77,7 +77,7 @@ struct link {
     struct link_controls *controls;
     struct link_surge *surge;
 
-    uint64_t polls, sessions;
+    uint64_t polls, polls_before, sessions; /* ever; ever when this session began */
     char last_error[128], logged_error[128];
 };
 

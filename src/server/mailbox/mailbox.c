@@ -251,8 +251,7 @@ static int request_put(struct mailbox *from, struct mailbox *to, struct msg *m)
 
 int mailbox_post(struct mailbox *from, struct mailbox *to, struct msg *m)
 {
-    m->ticket = 0;
-    m->status = 0;
+    m->ticket = 0; /* status passes: an acknowledgement carries the gateway's */
     return request_put(from, to, m);
 }
 
