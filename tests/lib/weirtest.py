@@ -196,6 +196,38 @@ class Storage(Process):
     uri = port = None
 
 
+class Daemon(Storage):
+    """Storage that goes to the background by itself (nbd-server -d would serve one client only); known by its pid file."""
+
+    def __init__(self, world, name, argv, pid_file):
+        super().__init__(world, name, argv)
+        if self.popen.wait(PATIENCE) != 0:
+            raise AssertionError(f"{name} did not start:\n{self.output()}")
+
+        def written():
+            with contextlib.suppress(OSError, ValueError), open(pid_file) as f:
+                return int(f.read())
+        self.daemon_pid = wait_until(written, f"the pid file of {name}")
+
+    @property
+    def pid(self):
+        return self.daemon_pid
+
+    def alive(self):
+        try:
+            with open(f"/proc/{self.daemon_pid}/stat") as f:
+                return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+        except OSError:
+            return False
+
+    def stop(self, sig=signal.SIGTERM, patience=PATIENCE):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.daemon_pid, sig)
+        wait_until(lambda: not self.alive(), f"{self.name} to end", patience)
+        self.log.close()
+        return 0
+
+
 SANITIZER = re.compile(r"ERROR: AddressSanitizer|runtime error:|ERROR: LeakSanitizer|WARNING: ThreadSanitizer")
 
 
@@ -252,7 +284,7 @@ class World(contextlib.AbstractContextManager):
         with open(conf, "w") as f:
             f.write(f"[generic]\nallowlist = true\nlistenaddr = 127.0.0.1\nport = {port}\n"
                     f"[{export or 'default'}]\nexportname = {image}\n{extra}\n")
-        p = Storage(self, "nbd-server", ["nbd-server", "-d", "-C", conf])
+        p = Daemon(self, "nbd-server", ["nbd-server", "-C", conf, "-p", conf + ".pid"], conf + ".pid")
         p.port, p.uri = port, f"nbd://127.0.0.1:{port}"
         self._wait_port(p)
         return p
