@@ -43,7 +43,7 @@
 #define CUT_LEAST 0.8
 #define CUT_FINE 0.9        /* of a throttle that was right until now */
 #define FINE_RATIO 1.5
-#define TARGET_LOAD 0.9
+#define TARGET_LOAD 0.85
 #define EASE 0.8
 #define PRESSURE_MAX 1.5 /* remembered no higher, so that it is soon forgotten */
 #define MUCH_EASE 0.5
@@ -484,29 +484,33 @@ static void record_growth(struct services *s, struct stream *st, double pressure
     note_action(s, &a);
 }
 
-/* By how much to probe at the knee: less the nearer the promise, and nothing for a while after it failed
- * there. Long without failing, a knee is a guess again. */
+/* 1 while promises are far from used up, 0 at EASE of one. */
+static double headroom(double pressure)
+{
+    double h = (EASE - pressure) / (EASE - MUCH_EASE);
+    return h < 0 ? 0 : h > 1.0 ? 1.0 : h;
+}
+
+/* By how much to probe at the knee: nothing for a while after it failed there. Long without failing, a knee
+ * is a guess again. */
 static double creep(const struct services *s, struct brake *b, double pressure)
 {
     uint64_t periods = (s->now_ns - b->knee_ns) / s->config.period_ns;
     if (b->knee_found && periods > FOUND_PERIODS && pressure < MUCH_EASE)
         b->knee_found = false;
     if (b->knee_found && periods < HOLD_PERIODS)
-        return 1.0;
-    double headroom = (EASE - pressure) / (EASE - MUCH_EASE);
-    if (headroom > 1.0)
-        headroom = 1.0;
-    return 1.0 + headroom * (b->knee_found ? CREEP_FOUND : CREEP_GUESSED);
+        return 0;
+    return b->knee_found ? CREEP_FOUND : CREEP_GUESSED;
 }
 
 static double grown(const struct services *s, struct brake *b, double pressure)
 {
-    double rate = b->rate;
+    double rate = b->rate, room = headroom(pressure);
     if (rate < NEAR_KNEE * b->knee) {
-        double step = (b->knee - rate) * GROW_GAP;
-        return rate + (step < rate * (GROW_MAX - 1.0) ? step : rate * (GROW_MAX - 1.0));
+        double step = (b->knee - rate) * GROW_GAP, most = rate * (GROW_MAX - 1.0);
+        return rate + room * (step < most ? step : most);
     }
-    rate *= creep(s, b, pressure);
+    rate *= 1.0 + room * creep(s, b, pressure);
     if (b->knee < rate)
         b->knee = rate;
     return rate;
@@ -552,7 +556,7 @@ static void throttle_ease(struct services *s, struct target *t, struct stream *s
         return;
     if (t->strained > 0)
         trim(s, t, st);
-    else if (t->pressure < EASE && binds)
+    else if (t->pressure < EASE && sc->pressure < EASE && binds)
         throttle_set(st, grown(s, b, t->pressure));
     record_growth(s, st, sc->pressure);
 }
