@@ -40,9 +40,10 @@ def request_extended(kind, cookie, offset=0, length=0, flags=0, payload=b""):
 
 
 class Host:
-    """A host connected through the gateway. With handshake=False it is only a socket."""
+    """A host connected through the gateway. With handshake=False it is only a socket. `source`: the address it comes from."""
 
-    def __init__(self, address, export=b"", structured=False, extended=False, handshake=True, receive_buffer=None):
+    def __init__(self, address, export=b"", structured=False, extended=False, handshake=True, receive_buffer=None,
+                 source=None):
         if address.startswith("unix:"):
             self.sock = socket.socket(socket.AF_UNIX)
             target = address[5:]
@@ -53,6 +54,8 @@ class Host:
         self.sock.settimeout(PATIENCE)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            self.sock.bind((source, 0))
         self.sock.connect(target)
         if handshake:
             self.greet()
