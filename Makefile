@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DEMO_SECONDS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: all demo test install clean fuzz deps
+.PHONY: all demo test install clean fuzz deps bench-limits
 all: deps
 	@tools/build $(BUILD)
 
@@ -27,6 +27,12 @@ install: all
 fuzz:
 	@tools/deps test
 	@tools/fuzz $(FUZZ_SECONDS)
+
+# How exactly limits are kept, beside rivals: a table. BENCH_ROUNDS=5 by default.
+bench-limits:
+	@tools/deps test
+	@tools/build $(BUILD)
+	@WEIR_BUILD=$(BUILD) /usr/bin/python3 bench/limits.py $(BENCH_ROUNDS)
 
 clean:
 	rm -rf build build-*
