@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: no document, however odd, breaks the readers; and what they take they also give out and take again the same.
- * Method: any text as JSON to all three readers; a document that is taken must survive render and parse. */
+/* Goal: no document, however odd, breaks the readers; and what they take they also give out and
+ * take again the same.
+ * Method: any text as JSON to all three readers; a document that is taken must survive render and
+ * parse. */
 #include <jansson.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -73,7 +75,8 @@ static void try_policy(const json_t *doc, struct text *errors)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct text errors;
-    json_t *doc = json_loadb((const char *)data, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    json_t *doc = json_loadb((const char *)data, size,
+                             JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
     if (doc == NULL)
         return 0;
     text_init(&errors, 1 << 20);

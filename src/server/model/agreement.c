@@ -1,47 +1,86 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Agreements. The objective that holds at a demand is the one with the smallest whileIops that is not below it, so
- * they must ascend and be distinct; only the last may hold at any demand. */
-#include "server/model/model.h"
-
+/* Agreements. The objective that holds at a demand is the one with the smallest whileIops that is
+ * not below it, so they must ascend and be distinct; only the last may hold at any demand. */
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/units.h"
+#include "server/model/model.h"
 #include "server/model/parts.h"
 
-#define DAY_NS (86400 * (int64_t)NS_PER_S)
+#define DAY_NS         (86400 * (int64_t)NS_PER_S)
 #define DEFAULT_WEIGHT 100u
 
 static const struct field objective_fields[] = {
-    {.key = "percentile", .type = FIELD_PERCENTILE, .required = true, .min = 500000, .max = 999900,
-     .at = offsetof(struct objective, percentile_ppm), .expected = "a percentile from 50 to 99.99, or mean"},
-    {.key = "latency", .type = FIELD_LATENCY, .required = true, .min = 1, .max = MODEL_MAX_LATENCY_US,
-     .at = offsetof(struct objective, latency_us), .twin = "latencyUs",
+    {.key = "percentile",
+     .type = FIELD_PERCENTILE,
+     .required = true,
+     .min = 500000,
+     .max = 999900,
+     .at = offsetof(struct objective, percentile_ppm),
+     .expected = "a percentile from 50 to 99.99, or mean"},
+    {.key = "latency",
+     .type = FIELD_LATENCY,
+     .required = true,
+     .min = 1,
+     .max = MODEL_MAX_LATENCY_US,
+     .at = offsetof(struct objective, latency_us),
+     .twin = "latencyUs",
      .expected = "a latency such as 5ms, up to 60s"},
-    {.key = "latencyUs", .type = FIELD_LATENCY_US, .min = 1, .max = MODEL_MAX_LATENCY_US,
-     .at = offsetof(struct objective, latency_us), .expected = "microseconds as an integer, 1 to 60000000"},
-    {.key = "whileIops", .type = FIELD_IOPS, .unlimited = true, .none = UNITS_UNLIMITED, .min = 1,
-     .max = MODEL_MAX_IOPS, .at = offsetof(struct objective, while_iops),
-     .expected = "the demand up to which it holds, I/Os per second, 1 to 1000000000; any demand is null or unlimited"},
+    {.key = "latencyUs",
+     .type = FIELD_LATENCY_US,
+     .min = 1,
+     .max = MODEL_MAX_LATENCY_US,
+     .at = offsetof(struct objective, latency_us),
+     .expected = "microseconds as an integer, 1 to 60000000"},
+    {.key = "whileIops",
+     .type = FIELD_IOPS,
+     .unlimited = true,
+     .none = UNITS_UNLIMITED,
+     .min = 1,
+     .max = MODEL_MAX_IOPS,
+     .at = offsetof(struct objective, while_iops),
+     .expected = "the demand up to which it holds, I/Os per second, 1 to 1000000000; any demand is "
+                 "null or unlimited"},
 };
 
 static const struct field_table objective_table = {.field = objective_fields, .count = 4};
 
 static const struct field reservation_fields[] = {
-    {.key = "iops", .type = FIELD_IOPS, .min = 1, .max = MODEL_MAX_IOPS,
-     .at = offsetof(struct agreement, reservation_iops), .expected = MODEL_EXPECT_IOPS},
-    {.key = "bandwidth", .type = FIELD_BANDWIDTH, .min = 1, .max = MODEL_MAX_BANDWIDTH,
-     .at = offsetof(struct agreement, reservation_bytes_s), .expected = MODEL_EXPECT_BANDWIDTH},
+    {.key = "iops",
+     .type = FIELD_IOPS,
+     .min = 1,
+     .max = MODEL_MAX_IOPS,
+     .at = offsetof(struct agreement, reservation_iops),
+     .expected = MODEL_EXPECT_IOPS},
+    {.key = "bandwidth",
+     .type = FIELD_BANDWIDTH,
+     .min = 1,
+     .max = MODEL_MAX_BANDWIDTH,
+     .at = offsetof(struct agreement, reservation_bytes_s),
+     .expected = MODEL_EXPECT_BANDWIDTH},
 };
 
 static const struct field_table reservation_table = {.field = reservation_fields, .count = 2};
 
 static const struct field compliance_fields[] = {
-    {.key = "target", .type = FIELD_PERCENT, .min = 1, .max = 1000000,
-     .at = offsetof(struct agreement, compliance_target_ppm), .expected = "a percentage such as 99.9%, above 0"},
-    {.key = "window", .type = FIELD_DURATION, .min = NS_PER_S, .max = 3600 * (int64_t)NS_PER_S,
-     .at = offsetof(struct agreement, compliance_window_ns), .expected = "a duration such as 10s, 1s to 1h"},
-    {.key = "over", .type = FIELD_DURATION, .min = 60 * (int64_t)NS_PER_S, .max = 400 * DAY_NS,
-     .at = offsetof(struct agreement, compliance_over_ns), .expected = "a duration such as 30d, 1m to 400d"},
+    {.key = "target",
+     .type = FIELD_PERCENT,
+     .min = 1,
+     .max = 1000000,
+     .at = offsetof(struct agreement, compliance_target_ppm),
+     .expected = "a percentage such as 99.9%, above 0"},
+    {.key = "window",
+     .type = FIELD_DURATION,
+     .min = NS_PER_S,
+     .max = 3600 * (int64_t)NS_PER_S,
+     .at = offsetof(struct agreement, compliance_window_ns),
+     .expected = "a duration such as 10s, 1s to 1h"},
+    {.key = "over",
+     .type = FIELD_DURATION,
+     .min = 60 * (int64_t)NS_PER_S,
+     .max = 400 * DAY_NS,
+     .at = offsetof(struct agreement, compliance_over_ns),
+     .expected = "a duration such as 30d, 1m to 400d"},
 };
 
 static void check_compliance(struct field_reader *r, void *object)
@@ -51,28 +90,34 @@ static void check_compliance(struct field_reader *r, void *object)
         field_error(r, "found a window longer than the whole period, expected window <= over");
 }
 
-static const struct field_table compliance_table = {.field = compliance_fields, .count = 3, .check = check_compliance};
+static const struct field_table compliance_table = {
+    .field = compliance_fields, .count = 3, .check = check_compliance};
 
 static const char *const per_words[] = {"group", "stream", NULL};
-_Static_assert(AGREEMENT_PER_GROUP == 0 && AGREEMENT_PER_STREAM == 1, "words stand in the order of the enum");
+_Static_assert(AGREEMENT_PER_GROUP == 0 && AGREEMENT_PER_STREAM == 1,
+               "words stand in the order of the enum");
 _Static_assert(sizeof(enum agreement_per) == sizeof(int), "the reader stores an int");
 
 static void check_ascending(struct field_reader *r, const struct agreement *a)
 {
     for (size_t i = 1; i < a->objective_count; i++)
         if (a->objective[i].while_iops <= a->objective[i - 1].while_iops)
-            field_error(r, "objectives[%zu].whileIops: found not more than in objectives[%zu], expected distinct values"
-                        " in ascending order (any demand last)", i, i - 1);
+            field_error(r,
+                        "objectives[%zu].whileIops: found not more than in objectives[%zu], "
+                        "expected distinct values"
+                        " in ascending order (any demand last)",
+                        i, i - 1);
 }
 
-static void check_reserved(struct field_reader *r, const char *key, uint64_t reserved, uint64_t limit)
+static void check_reserved(struct field_reader *r, const char *key, uint64_t reserved,
+                           uint64_t limit)
 {
     if (limit == 0 || reserved <= limit)
         return;
     size_t len = field_enter(r, "reservation");
     field_enter(r, key);
-    field_error(r, "found %llu, expected not more than limit.%s, %llu", (unsigned long long)reserved, key,
-                (unsigned long long)limit);
+    field_error(r, "found %llu, expected not more than limit.%s, %llu",
+                (unsigned long long)reserved, key, (unsigned long long)limit);
     field_leave(r, len);
 }
 
@@ -85,24 +130,54 @@ static void check_agreement(struct field_reader *r, void *object)
 }
 
 static const struct field agreement_fields[] = {
-    {.key = "appliesTo", .type = FIELD_OBJECT, .required = true, .at = offsetof(struct agreement, applies_to),
-     .table = &model_selector_table, .expected = "who is meant, such as {tenant: acme, volume: db-*}; {} is everybody"},
-    {.key = "per", .type = FIELD_WORD, .words = per_words, .at = offsetof(struct agreement, per),
+    {.key = "appliesTo",
+     .type = FIELD_OBJECT,
+     .required = true,
+     .at = offsetof(struct agreement, applies_to),
+     .table = &model_selector_table,
+     .expected = "who is meant, such as {tenant: acme, volume: db-*}; {} is everybody"},
+    {.key = "per",
+     .type = FIELD_WORD,
+     .words = per_words,
+     .at = offsetof(struct agreement, per),
      .expected = "group or stream"},
-    {.key = "objectives", .type = FIELD_LIST, .at = offsetof(struct agreement, objective), .table = &objective_table,
-     .stride = sizeof(struct objective), .max_items = AGREEMENT_MAX_OBJECTIVES,
-     .count_at = offsetof(struct agreement, objective_count), .expected = "a list of at most 8 objectives"},
-    {.key = "reservation", .type = FIELD_OBJECT, .table = &reservation_table, .expected = "an object"},
-    {.key = "limit", .type = FIELD_OBJECT, .at = offsetof(struct agreement, limits), .table = &model_limits_table,
+    {.key = "objectives",
+     .type = FIELD_LIST,
+     .at = offsetof(struct agreement, objective),
+     .table = &objective_table,
+     .stride = sizeof(struct objective),
+     .max_items = AGREEMENT_MAX_OBJECTIVES,
+     .count_at = offsetof(struct agreement, objective_count),
+     .expected = "a list of at most 8 objectives"},
+    {.key = "reservation",
+     .type = FIELD_OBJECT,
+     .table = &reservation_table,
      .expected = "an object"},
-    {.key = "weight", .type = FIELD_INTEGER, .min = 1, .max = 10000, .at = offsetof(struct agreement, weight),
+    {.key = "limit",
+     .type = FIELD_OBJECT,
+     .at = offsetof(struct agreement, limits),
+     .table = &model_limits_table,
+     .expected = "an object"},
+    {.key = "weight",
+     .type = FIELD_INTEGER,
+     .min = 1,
+     .max = 10000,
+     .at = offsetof(struct agreement, weight),
      .expected = "an integer from 1 to 10000"},
-    {.key = "priority", .type = FIELD_INTEGER, .min = -1000, .max = 1000, .at = offsetof(struct agreement, priority),
+    {.key = "priority",
+     .type = FIELD_INTEGER,
+     .min = -1000,
+     .max = 1000,
+     .at = offsetof(struct agreement, priority),
      .expected = "an integer from -1000 to 1000"},
-    {.key = "compliance", .type = FIELD_OBJECT, .table = &compliance_table, .expected = "an object"},
+    {.key = "compliance",
+     .type = FIELD_OBJECT,
+     .table = &compliance_table,
+     .expected = "an object"},
 };
 
-static const struct field_table agreement_table = {.field = agreement_fields, .count = 8, .check = check_agreement};
+static const struct field_table agreement_table = {
+    .field = agreement_fields, .count = 8, .check = check_agreement};
 
 int model_agreement_parse(const json_t *doc, struct agreement *ret, struct text *errors)
 {
@@ -126,11 +201,11 @@ static json_t *render_objectives(const struct agreement *a)
     json_t *list = json_array();
     for (size_t i = 0; i < a->objective_count; i++) {
         const struct objective *o = &a->objective[i];
-        json_t *item = json_pack("{s:o, s:I, s:o}",
-                                 "percentile", o->percentile_ppm == 0 ? json_string("mean")
-                                                                      : field_render_percent(o->percentile_ppm),
-                                 "latencyUs", (json_int_t)o->latency_us,
-                                 "whileIops", field_render_number(o->while_iops, UNITS_UNLIMITED));
+        json_t *item = json_pack("{s:o, s:I, s:o}", "percentile",
+                                 o->percentile_ppm == 0 ? json_string("mean")
+                                                        : field_render_percent(o->percentile_ppm),
+                                 "latencyUs", (json_int_t)o->latency_us, "whileIops",
+                                 field_render_number(o->while_iops, UNITS_UNLIMITED));
         json_array_append_new(list, item);
     }
     return list;
@@ -138,20 +213,16 @@ static json_t *render_objectives(const struct agreement *a)
 
 json_t *model_agreement_render(const struct agreement *a)
 {
-    json_t *target = a->compliance_target_ppm == 0 ? json_null() : field_render_percent(a->compliance_target_ppm);
+    json_t *target = a->compliance_target_ppm == 0 ? json_null()
+                                                   : field_render_percent(a->compliance_target_ppm);
     json_t *spec = json_pack("{s:o, s:s, s:o, s:{s:o, s:o}, s:o, s:I, s:I, s:{s:o, s:o, s:o}}",
-                             "appliesTo", model_selector_render(&a->applies_to),
-                             "per", per_words[a->per],
-                             "objectives", render_objectives(a),
-                             "reservation",
-                             "iops", field_render_number(a->reservation_iops, 0),
-                             "bandwidth", field_render_number(a->reservation_bytes_s, 0),
-                             "limit", model_limits_render(&a->limits),
-                             "weight", (json_int_t)a->weight,
-                             "priority", (json_int_t)a->priority,
-                             "compliance",
-                             "target", target,
-                             "window", field_render_duration(a->compliance_window_ns),
-                             "over", field_render_duration(a->compliance_over_ns));
+                             "appliesTo", model_selector_render(&a->applies_to), "per",
+                             per_words[a->per], "objectives", render_objectives(a), "reservation",
+                             "iops", field_render_number(a->reservation_iops, 0), "bandwidth",
+                             field_render_number(a->reservation_bytes_s, 0), "limit",
+                             model_limits_render(&a->limits), "weight", (json_int_t)a->weight,
+                             "priority", (json_int_t)a->priority, "compliance", "target", target,
+                             "window", field_render_duration(a->compliance_window_ns), "over",
+                             field_render_duration(a->compliance_over_ns));
     return model_document_render("Agreement", a->name, spec);
 }

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The envelope of a document. Two forms are read: fields beside kind and name, as people write them; and the form
- * that the server gives out, with the fields under spec and beside them what the server knows (version, updated,
- * status), which is ignored, so that `weir get -o yaml | weir apply -f -` works. The two never mix: version beside
- * top-level fields is an unknown key. */
-#include "server/model/parts.h"
-
+/* The envelope of a document. Two forms are read: fields beside kind and name, as people write
+ * them; and the form that the server gives out, with the fields under spec and beside them what the
+ * server knows (version, updated, status), which is ignored, so that `weir get -o yaml | weir apply
+ * -f -` works. The two never mix: version beside top-level fields is an unknown key. */
 #include <string.h>
 
 #include "base/assert.h"
 #include "base/err.h"
 #include "base/name.h"
 #include "server/model/model.h"
+#include "server/model/parts.h"
 
 static const char *const kinds[] = {"Agreement", "Tenant", "Policy"};
 #define EXPECT_KIND "Agreement, Tenant or Policy"
-#define EXPECT_NAME "a name of letters, digits, '.', '_' and '-' that starts with a letter or digit, 1 to 127 of them"
+#define EXPECT_NAME                                                                                \
+    "a name of letters, digits, '.', '_' and '-' that starts with a letter or digit, 1 to 127 of " \
+    "them"
 
 static const char *read_kind(struct field_reader *r, const json_t *doc)
 {
@@ -54,11 +55,12 @@ const char *model_kind(const json_t *doc, struct text *errors)
     return name != NULL ? kind : NULL;
 }
 
-int model_document_read(const json_t *doc, const char *kind, char name[NAME_SIZE], const struct field_table *table,
-                        void *object, struct text *errors)
+int model_document_read(const json_t *doc, const char *kind, char name[NAME_SIZE],
+                        const struct field_table *table, void *object, struct text *errors)
 {
     static const char *const envelope[] = {"kind", "name", NULL};
-    static const char *const given_out[] = {"kind", "name", "version", "updated", "status", "spec", NULL};
+    static const char *const given_out[] = {"kind",   "name", "version", "updated",
+                                            "status", "spec", NULL};
     static const struct field_table nothing = {.count = 0};
     struct field_reader r;
     field_reader_init(&r, errors);

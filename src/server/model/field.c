@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The reader of documents.
  *
- * Problem: people write documents by hand, and rivals' silently ignored misspellings cost them their limits. So every
- * key must be known, every value must have its type, unit and range, and all that is wrong is told at once.
- * Model: a struct is described by a table of fields; one function walks table and JSON together. Values land in
- * the struct by offset, in the canonical unit.
+ * Problem: people write documents by hand, and rivals' silently ignored misspellings cost them
+ * their limits. So every key must be known, every value must have its type, unit and range, and all
+ * that is wrong is told at once.
+ * Model: a struct is described by a table of fields; one function walks table and JSON together.
+ * Values land in the struct by offset, in the canonical unit.
  *
  * Invariants
  *  1. Nothing is written for a value that was refused.
- *  2. The walk is as deep as the tables are, whatever the document's own depth; lists are read up to their bound.
- *  3. Every error has the path of its value; at most FIELD_MAX_ERRORS are told, each of bounded length. */
+ *  2. The walk is as deep as the tables are, whatever the document's own depth; lists are read up
+ *     to their bound.
+ *  3. Every error has the path of its value; at most FIELD_MAX_ERRORS are told, each of bounded
+ *     length. */
 #include "server/model/field.h"
 
 #include <math.h>
@@ -145,7 +148,8 @@ static const char *text_of(const json_t *value)
     return s != NULL && strlen(s) == json_string_length(value) ? s : NULL;
 }
 
-/* Patterns are matched against escaped names: printable ASCII without what name_escape changes, '%' aside. */
+/* Patterns are matched against escaped names: printable ASCII without what name_escape changes, '%'
+ * aside. */
 static bool pattern_is_valid(const char *s)
 {
     size_t len = strlen(s);
@@ -295,7 +299,8 @@ static bool read_minute(const struct field *f, const json_t *value, uint32_t *at
     return true;
 }
 
-static void read_list(struct field_reader *r, const struct field *f, const json_t *value, char *object)
+static void read_list(struct field_reader *r, const struct field *f, const json_t *value,
+                      char *object)
 {
     size_t n = json_array_size(value);
     if (!json_is_array(value) || n > f->max_items) {
@@ -308,7 +313,8 @@ static void read_list(struct field_reader *r, const struct field *f, const json_
     for (size_t i = 0; i < n; i++) {
         size_t len = r->path_len;
         path_append(r, "[%zu]", i);
-        field_read_object(r, f->table, object + f->at + i * f->stride, json_array_get(value, i), NULL);
+        field_read_object(r, f->table, object + f->at + i * f->stride, json_array_get(value, i),
+                          NULL);
         field_leave(r, len);
     }
     memcpy(object + f->count_at, &n, sizeof(n));
@@ -359,7 +365,8 @@ static bool holds_none(const struct field *f)
     return f->type == FIELD_IOPS || f->type == FIELD_BANDWIDTH;
 }
 
-static void read_field(struct field_reader *r, const struct field *f, char *object, const json_t *all)
+static void read_field(struct field_reader *r, const struct field *f, char *object,
+                       const json_t *all)
 {
     const json_t *value = json_object_get(all, f->key);
     bool twin = f->twin != NULL && json_object_get(all, f->twin) != NULL;
@@ -394,8 +401,8 @@ static bool key_known(const struct field_table *table, const char *const *also, 
     return false;
 }
 
-static void refuse_unknown(struct field_reader *r, const struct field_table *table, const char *const *also,
-                           const json_t *value)
+static void refuse_unknown(struct field_reader *r, const struct field_table *table,
+                           const char *const *also, const json_t *value)
 {
     const char *key;
     json_t *item;
@@ -407,7 +414,8 @@ static void refuse_unknown(struct field_reader *r, const struct field_table *tab
         quote(key, shown, sizeof(shown));
         for (size_t i = 0; i < table->count; i++) {
             size_t used = strlen(known);
-            snprintf(known + used, sizeof(known) - used, "%s%s", i > 0 ? ", " : "", table->field[i].key);
+            snprintf(known + used, sizeof(known) - used, "%s%s", i > 0 ? ", " : "",
+                     table->field[i].key);
         }
         for (const char *const *a = also; table->count == 0 && a != NULL && *a != NULL; a++) {
             size_t used = strlen(known);
@@ -417,8 +425,8 @@ static void refuse_unknown(struct field_reader *r, const struct field_table *tab
     }
 }
 
-void field_read_object(struct field_reader *r, const struct field_table *table, void *object, const json_t *value,
-                       const char *const *also)
+void field_read_object(struct field_reader *r, const struct field_table *table, void *object,
+                       const json_t *value, const char *const *also)
 {
     if (!json_is_object(value)) {
         field_error_found(r, value, "an object");

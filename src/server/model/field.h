@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Field reader: walks JSON objects by tables and says every error with its path, what was found and expected. */
+/* Field reader: walks JSON objects by tables and says every error with its path, what was found and
+ * expected. */
 #ifndef WEIR_SERVER_MODEL_FIELD_H
 #define WEIR_SERVER_MODEL_FIELD_H
 #include <jansson.h>
@@ -36,14 +37,14 @@ struct field_table;
 struct field {
     const char *key;
     enum field_type type;
-    bool required;             /* must be there and not null (its twin will do) */
-    bool unlimited;            /* "unlimited" is said as null is: stores none */
-    size_t at;                 /* offset in the struct */
-    int64_t min, max;          /* of the stored number, inclusive */
-    uint64_t none;             /* what null stores, in the 64-bit types */
-    const char *expected;      /* ends "expected ..." */
-    const char *twin;          /* another key for the same place: only one may be given */
-    const char *const *words;  /* NULL-terminated */
+    bool required;            /* must be there and not null (its twin will do) */
+    bool unlimited;           /* "unlimited" is said as null is: stores none */
+    size_t at;                /* offset in the struct */
+    int64_t min, max;         /* of the stored number, inclusive */
+    uint64_t none;            /* what null stores, in the 64-bit types */
+    const char *expected;     /* ends "expected ..." */
+    const char *twin;         /* another key for the same place: only one may be given */
+    const char *const *words; /* NULL-terminated */
     const struct field_table *table;
     size_t stride, max_items, count_at; /* of a list */
 };
@@ -66,10 +67,10 @@ struct field_reader {
 
 void field_reader_init(struct field_reader *r, struct text *errors);
 
-/* Read @value into @object by @table. Keys in @also (NULL-terminated, may be NULL) are somebody else's. What is not
- * given is left as it is. Errors are in the reader. */
-void field_read_object(struct field_reader *r, const struct field_table *table, void *object, const json_t *value,
-                       const char *const *also);
+/* Read @value into @object by @table. Keys in @also (NULL-terminated, may be NULL) are somebody
+ * else's. What is not given is left as it is. Errors are in the reader. */
+void field_read_object(struct field_reader *r, const struct field_table *table, void *object,
+                       const json_t *value, const char *const *also);
 
 /* Go into a key, and back to the length that was returned. */
 size_t field_enter(struct field_reader *r, const char *key);
@@ -78,9 +79,11 @@ void field_leave(struct field_reader *r, size_t len);
 /* "PATH: found FOUND, expected EXPECTED"; a NULL @value was not there at all. */
 void field_error_found(struct field_reader *r, const json_t *value, const char *expected);
 /* "PATH: WORDS". */
-void field_error(struct field_reader *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void field_error(struct field_reader *r, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
-/* For rendering: null where @n is @none, else the integer; percentages as 99 or 99.9. New references. */
+/* For rendering: null where @n is @none, else the integer; percentages as 99 or 99.9. New
+ * references. */
 json_t *field_render_number(uint64_t n, uint64_t none);
 json_t *field_render_percent(uint32_t ppm);
 json_t *field_render_duration(uint64_t ns);

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Selector and limits. A burst is written once for both units, {iops, bandwidth, for}; in the data each rate that
- * has a burst carries its own length, and one that has none carries 0. */
+/* Selector and limits. A burst is written once for both units, {iops, bandwidth, for}; in the data
+ * each rate that has a burst carries its own length, and one that has none carries 0. */
 #include "server/model/parts.h"
 
 #include "base/assert.h"
 #include "base/clock.h"
 
-#define PATTERN(name)                                                                                    \
-    {.key = #name, .type = FIELD_PATTERN, .at = offsetof(struct selector, name), .expected = MODEL_EXPECT_PATTERN}
+#define PATTERN(name)                                                                              \
+    {                                                                                              \
+        .key = #name, .type = FIELD_PATTERN, .at = offsetof(struct selector, name),                \
+        .expected = MODEL_EXPECT_PATTERN                                                           \
+    }
 
 static const struct field selector_fields[] = {
     PATTERN(tenant),
@@ -25,7 +28,8 @@ static void check_member(struct field_reader *r, void *object)
         field_error(r, "found no pattern, expected host, volume or target (\"*\" selects all)");
 }
 
-const struct field_table model_member_table = {.field = selector_fields + 1, .count = 3, .check = check_member};
+const struct field_table model_member_table = {
+    .field = selector_fields + 1, .count = 3, .check = check_member};
 
 static int render_pattern(json_t *object, const char *key, const char *pattern)
 {
@@ -36,7 +40,8 @@ json_t *model_selector_render(const struct selector *s)
 {
     json_t *object = json_object();
     if (object == NULL || render_pattern(object, "tenant", s->tenant) != 0 ||
-        render_pattern(object, "host", s->host) != 0 || render_pattern(object, "volume", s->volume) != 0 ||
+        render_pattern(object, "host", s->host) != 0 ||
+        render_pattern(object, "volume", s->volume) != 0 ||
         render_pattern(object, "target", s->target) != 0) {
         json_decref(object);
         return NULL;
@@ -44,19 +49,36 @@ json_t *model_selector_render(const struct selector *s)
     return object;
 }
 
-#define IOPS_LIMIT(name, kind)                                                                           \
-    {.key = name, .type = FIELD_IOPS, .unlimited = true, .min = 1, .max = MODEL_MAX_IOPS,                \
-     .at = offsetof(struct gate_limits, rate[kind].rate), .expected = MODEL_EXPECT_IOPS}
-#define BANDWIDTH_LIMIT(name, kind)                                                                      \
-    {.key = name, .type = FIELD_BANDWIDTH, .unlimited = true, .min = 1, .max = MODEL_MAX_BANDWIDTH,      \
-     .at = offsetof(struct gate_limits, rate[kind].rate), .expected = MODEL_EXPECT_BANDWIDTH}
+#define IOPS_LIMIT(name, kind)                                                                     \
+    {                                                                                              \
+        .key = name, .type = FIELD_IOPS, .unlimited = true, .min = 1, .max = MODEL_MAX_IOPS,       \
+        .at = offsetof(struct gate_limits, rate[kind].rate), .expected = MODEL_EXPECT_IOPS         \
+    }
+#define BANDWIDTH_LIMIT(name, kind)                                                                \
+    {                                                                                              \
+        .key = name, .type = FIELD_BANDWIDTH, .unlimited = true, .min = 1,                         \
+        .max = MODEL_MAX_BANDWIDTH, .at = offsetof(struct gate_limits, rate[kind].rate),           \
+        .expected = MODEL_EXPECT_BANDWIDTH                                                         \
+    }
 
 static const struct field burst_fields[] = {
-    {.key = "iops", .type = FIELD_IOPS, .min = 1, .max = MODEL_MAX_IOPS,
-     .at = offsetof(struct gate_limits, rate[GATE_IOPS_TOTAL].burst_rate), .expected = MODEL_EXPECT_IOPS},
-    {.key = "bandwidth", .type = FIELD_BANDWIDTH, .min = 1, .max = MODEL_MAX_BANDWIDTH,
-     .at = offsetof(struct gate_limits, rate[GATE_BYTES_TOTAL].burst_rate), .expected = MODEL_EXPECT_BANDWIDTH},
-    {.key = "for", .type = FIELD_DURATION, .required = true, .min = NS_PER_MS, .max = 86400 * (int64_t)NS_PER_S,
+    {.key = "iops",
+     .type = FIELD_IOPS,
+     .min = 1,
+     .max = MODEL_MAX_IOPS,
+     .at = offsetof(struct gate_limits, rate[GATE_IOPS_TOTAL].burst_rate),
+     .expected = MODEL_EXPECT_IOPS},
+    {.key = "bandwidth",
+     .type = FIELD_BANDWIDTH,
+     .min = 1,
+     .max = MODEL_MAX_BANDWIDTH,
+     .at = offsetof(struct gate_limits, rate[GATE_BYTES_TOTAL].burst_rate),
+     .expected = MODEL_EXPECT_BANDWIDTH},
+    {.key = "for",
+     .type = FIELD_DURATION,
+     .required = true,
+     .min = NS_PER_MS,
+     .max = 86400 * (int64_t)NS_PER_S,
      .at = offsetof(struct gate_limits, rate[GATE_IOPS_TOTAL].burst_ns),
      .expected = "how long a burst may last, such as 60s; 1ms to 1d"},
 };
@@ -72,7 +94,8 @@ static void settle_burst(struct field_reader *r, void *object)
     iops->burst_ns = iops->burst_rate != 0 ? iops->burst_ns : 0;
 }
 
-static const struct field_table burst_table = {.field = burst_fields, .count = 3, .check = settle_burst};
+static const struct field_table burst_table = {
+    .field = burst_fields, .count = 3, .check = settle_burst};
 
 static void check_burst(struct field_reader *r, const struct bucket_rate *rate, const char *key)
 {
@@ -83,8 +106,8 @@ static void check_burst(struct field_reader *r, const struct bucket_rate *rate, 
     if (rate->rate == 0)
         field_error(r, "found a burst without a limit, expected limit.%s beside it", key);
     else
-        field_error(r, "found %llu, expected more than the limit of %llu", (unsigned long long)rate->burst_rate,
-                    (unsigned long long)rate->rate);
+        field_error(r, "found %llu, expected more than the limit of %llu",
+                    (unsigned long long)rate->burst_rate, (unsigned long long)rate->rate);
     field_leave(r, len);
 }
 
@@ -102,10 +125,14 @@ static const struct field limits_fields[] = {
     BANDWIDTH_LIMIT("bandwidth", GATE_BYTES_TOTAL),
     BANDWIDTH_LIMIT("bandwidthRead", GATE_BYTES_READ),
     BANDWIDTH_LIMIT("bandwidthWrite", GATE_BYTES_WRITE),
-    {.key = "burst", .type = FIELD_OBJECT, .table = &burst_table, .expected = "an object with iops or bandwidth, and for"},
+    {.key = "burst",
+     .type = FIELD_OBJECT,
+     .table = &burst_table,
+     .expected = "an object with iops or bandwidth, and for"},
 };
 
-const struct field_table model_limits_table = {.field = limits_fields, .count = 7, .check = check_limits};
+const struct field_table model_limits_table = {
+    .field = limits_fields, .count = 7, .check = check_limits};
 
 static json_t *render_burst(const struct gate_limits *l)
 {
@@ -113,20 +140,23 @@ static json_t *render_burst(const struct gate_limits *l)
     if (iops->burst_rate == 0 && bytes->burst_rate == 0)
         return json_null();
     uint64_t ns = iops->burst_rate != 0 ? iops->burst_ns : bytes->burst_ns;
-    return json_pack("{s:o, s:o, s:o}", "iops", field_render_number(iops->burst_rate, 0), "bandwidth",
-                     field_render_number(bytes->burst_rate, 0), "for", field_render_duration(ns));
+    return json_pack("{s:o, s:o, s:o}", "iops", field_render_number(iops->burst_rate, 0),
+                     "bandwidth", field_render_number(bytes->burst_rate, 0), "for",
+                     field_render_duration(ns));
 }
 
 json_t *model_limits_render(const struct gate_limits *l)
 {
-    weir_assert(l->rate[GATE_IOPS_READ].burst_rate == 0 && l->rate[GATE_IOPS_WRITE].burst_rate == 0);
-    weir_assert(l->rate[GATE_BYTES_READ].burst_rate == 0 && l->rate[GATE_BYTES_WRITE].burst_rate == 0);
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
-                     "iops", field_render_number(l->rate[GATE_IOPS_TOTAL].rate, 0),
-                     "iopsRead", field_render_number(l->rate[GATE_IOPS_READ].rate, 0),
-                     "iopsWrite", field_render_number(l->rate[GATE_IOPS_WRITE].rate, 0),
-                     "bandwidth", field_render_number(l->rate[GATE_BYTES_TOTAL].rate, 0),
-                     "bandwidthRead", field_render_number(l->rate[GATE_BYTES_READ].rate, 0),
-                     "bandwidthWrite", field_render_number(l->rate[GATE_BYTES_WRITE].rate, 0),
-                     "burst", render_burst(l));
+    weir_assert(l->rate[GATE_IOPS_READ].burst_rate == 0 &&
+                l->rate[GATE_IOPS_WRITE].burst_rate == 0);
+    weir_assert(l->rate[GATE_BYTES_READ].burst_rate == 0 &&
+                l->rate[GATE_BYTES_WRITE].burst_rate == 0);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "iops",
+                     field_render_number(l->rate[GATE_IOPS_TOTAL].rate, 0), "iopsRead",
+                     field_render_number(l->rate[GATE_IOPS_READ].rate, 0), "iopsWrite",
+                     field_render_number(l->rate[GATE_IOPS_WRITE].rate, 0), "bandwidth",
+                     field_render_number(l->rate[GATE_BYTES_TOTAL].rate, 0), "bandwidthRead",
+                     field_render_number(l->rate[GATE_BYTES_READ].rate, 0), "bandwidthWrite",
+                     field_render_number(l->rate[GATE_BYTES_WRITE].rate, 0), "burst",
+                     render_burst(l));
 }

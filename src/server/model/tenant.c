@@ -1,15 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Tenants: owners of streams, by patterns, and the limits for all of theirs together. */
-#include "server/model/model.h"
-
 #include "base/err.h"
+#include "server/model/model.h"
 #include "server/model/parts.h"
 
 static const struct field tenant_fields[] = {
-    {.key = "members", .type = FIELD_LIST, .at = offsetof(struct tenant, member), .table = &model_member_table,
-     .stride = sizeof(struct selector), .max_items = TENANT_MAX_MEMBERS,
-     .count_at = offsetof(struct tenant, member_count), .expected = "a list of at most 64 members"},
-    {.key = "limit", .type = FIELD_OBJECT, .at = offsetof(struct tenant, limits), .table = &model_limits_table,
+    {.key = "members",
+     .type = FIELD_LIST,
+     .at = offsetof(struct tenant, member),
+     .table = &model_member_table,
+     .stride = sizeof(struct selector),
+     .max_items = TENANT_MAX_MEMBERS,
+     .count_at = offsetof(struct tenant, member_count),
+     .expected = "a list of at most 64 members"},
+    {.key = "limit",
+     .type = FIELD_OBJECT,
+     .at = offsetof(struct tenant, limits),
+     .table = &model_limits_table,
      .expected = "an object"},
 };
 
@@ -29,6 +36,7 @@ json_t *model_tenant_render(const struct tenant *t)
     json_t *members = json_array();
     for (size_t i = 0; i < t->member_count; i++)
         json_array_append_new(members, model_selector_render(&t->member[i]));
-    json_t *spec = json_pack("{s:o, s:o}", "members", members, "limit", model_limits_render(&t->limits));
+    json_t *spec =
+        json_pack("{s:o, s:o}", "members", members, "limit", model_limits_render(&t->limits));
     return model_document_render("Tenant", t->name, spec);
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A probe.
  *
- * Problem: the target may be slow, dead, silent after accepting, or not a target at all, and its name may take
- * long to look up; none of that may hold up the thread that runs all probes.
- * Model: libnbd's asynchronous handle driven by the caller's poll. Names are looked up by glibc's own helper
- * (getaddrinfo_a) and put into the URI as a number before libnbd sees it, since libnbd looks names up in place.
+ * Problem: the target may be slow, dead, silent after accepting, or not a target at all, and its
+ * name may take long to look up; none of that may hold up the thread that runs all probes.
+ * Model: libnbd's asynchronous handle driven by the caller's poll. Names are looked up aside
+ * (lookup.c) and put into the URI as a number before libnbd sees it, since libnbd would look them
+ * up in place.
  *
  *      START -> RESOLVE -> CONNECT -> READ -> GOODBYE -> ENDED
  *         \        \          \         \_____ error, deadline ____/
@@ -12,8 +13,7 @@
  *
  * Invariants
  *  1. The result is set exactly once, before GOODBYE or ENDED, at PROBE_DEADLINE_NS at the latest.
- *  2. Only NBD_CMD_READ and NBD_CMD_DISC are ever sent.
- *  3. Memory that the name look-up writes to lives until it is done, even when its result no longer matters. */
+ *  2. Only NBD_CMD_READ and NBD_CMD_DISC are ever sent. */
 #include "server/resource/probe.h"
 
 #include <arpa/inet.h>
@@ -28,15 +28,23 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "server/resource/lookup.h"
 
 #define READ_SIZE 4096u
 /* The protocol bounds a minimum block size to 64 KiB. */
 #define BLOCK_MIN_MAX 65536u
 /* A look-up has no descriptor: look again so often. */
 #define RESOLVE_STEP_NS (20 * NS_PER_MS)
-#define URI_MAX 512u
+#define URI_MAX         512u
 
-enum probe_state { PROBE_START, PROBE_RESOLVE, PROBE_CONNECT, PROBE_READ, PROBE_GOODBYE, PROBE_ENDED };
+enum probe_state {
+    PROBE_START,
+    PROBE_RESOLVE,
+    PROBE_CONNECT,
+    PROBE_READ,
+    PROBE_GOODBYE,
+    PROBE_ENDED
+};
 
 struct probe {
     enum probe_state state;
@@ -49,8 +57,7 @@ struct probe {
     void *buffer;
     struct probe_result result;
     bool has_result, result_taken;
-    struct gaicb lookup, *lookups[1];
-    struct addrinfo hints;
+    struct lookup *lookup;
     char host[256];
 };
 
@@ -73,20 +80,14 @@ static void let_go(struct probe *p)
     p->nbd = NULL;
     free(p->buffer);
     p->buffer = NULL;
-}
-
-bool probe_busy_outside(const struct probe *p)
-{
-    return p->lookups[0] != NULL && gai_error(p->lookups[0]) == EAI_INPROGRESS;
+    lookup_drop(p->lookup);
+    p->lookup = NULL;
 }
 
 void probe_free(struct probe *p)
 {
     if (p == NULL)
         return;
-    weir_assert(!probe_busy_outside(p));
-    if (p->lookup.ar_result != NULL)
-        freeaddrinfo(p->lookup.ar_result);
     let_go(p);
     free(p);
 }
@@ -128,13 +129,15 @@ static uint64_t elapsed_us(const struct probe *p, uint64_t now_ns)
     return us > 0 ? us : 1;
 }
 
-/* Find the host in "nbd://[user@]host[:port][/export]". False: not a URI that can be probed (failed with words). */
+/* Find the host in "nbd://[user@]host[:port][/export]". False: not a URI that can be probed (failed
+ * with words). */
 static bool find_host(struct probe *p)
 {
     if (strncmp(p->uri, "nbd+unix://", 11) == 0)
         return true;
     if (strncmp(p->uri, "nbds", 4) == 0) {
-        fail(p, "the target is reached by TLS, for which the server has no keys: see the gateways' view");
+        fail(p, "the target is reached by TLS, for which the server has no keys: see the gateways' "
+                "view");
         return false;
     }
     if (strncmp(p->uri, "nbd://", 6) != 0) {
@@ -177,36 +180,33 @@ static void start_connect(struct probe *p, uint64_t now_ns)
     p->state = PROBE_CONNECT;
     p->nbd = nbd_create();
     if (p->nbd == NULL ||
-        nbd_set_uri_allow_transports(p->nbd, LIBNBD_ALLOW_TRANSPORT_TCP | LIBNBD_ALLOW_TRANSPORT_UNIX) != 0 ||
+        nbd_set_uri_allow_transports(p->nbd, LIBNBD_ALLOW_TRANSPORT_TCP |
+                                                 LIBNBD_ALLOW_TRANSPORT_UNIX) != 0 ||
         nbd_set_uri_allow_tls(p->nbd, LIBNBD_TLS_DISABLE) != 0 ||
-        nbd_set_uri_allow_local_file(p->nbd, false) != 0 || nbd_aio_connect_uri(p->nbd, p->uri) != 0)
+        nbd_set_uri_allow_local_file(p->nbd, false) != 0 ||
+        nbd_aio_connect_uri(p->nbd, p->uri) != 0)
         fail_nbd(p);
 }
 
 static void start_resolve(struct probe *p, uint64_t now_ns)
 {
-    p->hints = (struct addrinfo){.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
-    p->lookup = (struct gaicb){.ar_name = p->host, .ar_request = &p->hints};
-    p->lookups[0] = &p->lookup;
     p->state = PROBE_RESOLVE;
     p->next_ns = now_ns + RESOLVE_STEP_NS;
-    int rc = getaddrinfo_a(GAI_NOWAIT, p->lookups, 1, NULL);
-    if (rc != 0) {
-        p->lookups[0] = NULL;
-        fail(p, gai_strerror(rc));
-    }
+    p->lookup = lookup_start(p->host);
+    if (p->lookup == NULL)
+        fail(p, "no thread to look its name up");
 }
 
 /* Put a numeric address in the name's place. */
 static bool put_address(struct probe *p, const struct addrinfo *found)
 {
     char number[64], uri[URI_MAX + 80];
-    if (found == NULL || getnameinfo(found->ai_addr, found->ai_addrlen, number, sizeof(number), NULL, 0,
-                                     NI_NUMERICHOST) != 0)
+    if (found == NULL || getnameinfo(found->ai_addr, found->ai_addrlen, number, sizeof(number),
+                                     NULL, 0, NI_NUMERICHOST) != 0)
         return false;
     bool six = found->ai_family == AF_INET6;
-    int n = snprintf(uri, sizeof(uri), "%.*s%s%s%s%s", (int)p->host_at, p->uri, six ? "[" : "", number, six ? "]" : "",
-                     p->uri + p->host_at + p->host_len);
+    int n = snprintf(uri, sizeof(uri), "%.*s%s%s%s%s", (int)p->host_at, p->uri, six ? "[" : "",
+                     number, six ? "]" : "", p->uri + p->host_at + p->host_len);
     if (n < 0 || (size_t)n >= sizeof(p->uri))
         return false;
     memcpy(p->uri, uri, (size_t)n + 1);
@@ -215,22 +215,21 @@ static bool put_address(struct probe *p, const struct addrinfo *found)
 
 static void step_resolve(struct probe *p, uint64_t now_ns)
 {
-    int rc = gai_error(p->lookups[0]);
-    if (rc == EAI_INPROGRESS) {
+    const struct addrinfo *found = NULL;
+    if (!lookup_done(p->lookup)) {
         p->next_ns = now_ns + RESOLVE_STEP_NS;
         return;
     }
-    p->lookups[0] = NULL;
-    if (p->has_result) { /* came too late to matter */
-        end(p);
-        return;
-    }
-    if (rc == 0 && put_address(p, p->lookup.ar_result)) {
+    int rc = lookup_result(p->lookup, &found);
+    if (rc == 0 && put_address(p, found)) {
+        lookup_drop(p->lookup);
+        p->lookup = NULL;
         start_connect(p, now_ns);
         return;
     }
     char words[160];
-    snprintf(words, sizeof(words), "the server cannot look up %.64s (%s); only gateways may know this name", p->host,
+    snprintf(words, sizeof(words),
+             "the server cannot look up %.64s (%s); only gateways may know this name", p->host,
              rc != 0 ? gai_strerror(rc) : "no usable address");
     fail(p, words);
 }
@@ -306,7 +305,8 @@ static void look_read(struct probe *p, uint64_t now_ns)
     } else if (rc < 0) {
         char words[160];
         const char *why = nbd_get_error();
-        snprintf(words, sizeof(words), "the read failed: %.120s", why != NULL ? why : "no reason given");
+        snprintf(words, sizeof(words), "the read failed: %.120s",
+                 why != NULL ? why : "no reason given");
         fail(p, words);
     } else if (nbd_aio_is_dead(p->nbd) == 1 || nbd_aio_is_closed(p->nbd) == 1) {
         fail(p, "the target closed the connection during the read");
@@ -317,9 +317,11 @@ static void look_read(struct probe *p, uint64_t now_ns)
 static bool notify(struct probe *p, short revents)
 {
     unsigned direction = nbd_aio_get_direction(p->nbd);
-    if ((revents & (POLLIN | POLLHUP | POLLERR)) != 0 && (direction & LIBNBD_AIO_DIRECTION_READ) != 0)
+    if ((revents & (POLLIN | POLLHUP | POLLERR)) != 0 &&
+        (direction & LIBNBD_AIO_DIRECTION_READ) != 0)
         return nbd_aio_notify_read(p->nbd) == 0;
-    if ((revents & (POLLOUT | POLLHUP | POLLERR)) != 0 && (direction & LIBNBD_AIO_DIRECTION_WRITE) != 0)
+    if ((revents & (POLLOUT | POLLHUP | POLLERR)) != 0 &&
+        (direction & LIBNBD_AIO_DIRECTION_WRITE) != 0)
         return nbd_aio_notify_write(p->nbd) == 0;
     return true;
 }
@@ -353,15 +355,12 @@ static void give_up(struct probe *p)
     switch (p->state) {
     case PROBE_START:
     case PROBE_CONNECT:
-        fail(p, is_joined(p) ? "the connection was accepted, but the handshake did not end within 5 s"
-                             : "no connection within 5 s");
+        fail(p, is_joined(p)
+                    ? "the connection was accepted, but the handshake did not end within 5 s"
+                    : "no connection within 5 s");
         break;
     case PROBE_RESOLVE:
-        if (!p->has_result) {
-            fail(p, "its name could not be looked up within 5 s");
-            p->state = PROBE_RESOLVE; /* until the look-up has let go of our memory */
-        }
-        gai_cancel(p->lookups[0]);
+        fail(p, "its name could not be looked up within 5 s");
         break;
     case PROBE_READ:
         fail(p, "did not answer a read within 5 s");

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One probe of a target: connect, ask its size and block sizes, read a little, say good-bye; never blocks, never writes. */
+/* One probe of a target: connect, ask its size and block sizes, read a little, say good-bye; never
+ * blocks, never writes. */
 #ifndef WEIR_SERVER_RESOURCE_PROBE_H
 #define WEIR_SERVER_RESOURCE_PROBE_H
 #include <stdbool.h>
@@ -7,22 +8,23 @@
 
 #include "base/rng.h"
 
-/* A probe has an answer or is given up within PROBE_DEADLINE_NS; the good-bye gets PROBE_GOODBYE_NS more. */
+/* A probe has an answer or is given up within PROBE_DEADLINE_NS; the good-bye gets PROBE_GOODBYE_NS
+ * more. */
 #define PROBE_DEADLINE_NS (UINT64_C(5) * 1000000000u)
-#define PROBE_GOODBYE_NS (UINT64_C(1) * 1000000000u)
+#define PROBE_GOODBYE_NS  (UINT64_C(1) * 1000000000u)
 
 struct probe_result {
     bool reachable;
-    uint64_t size, block_min, block_preferred, block_max; /* block sizes: 0 where the server said none */
-    uint64_t connect_us, read_us;                         /* read_us 0: the target is too small to read from */
-    char error[160];                                      /* "" when reachable */
+    uint64_t size, block_min, block_preferred,
+        block_max;                /* block sizes: 0 where the server said none */
+    uint64_t connect_us, read_us; /* read_us 0: the target is too small to read from */
+    char error[160];              /* "" when reachable */
 };
 
 struct probe;
 
 /* @uri is copied. NULL: no memory. Nothing is done yet. */
 struct probe *probe_new(const char *uri, uint64_t now_ns, uint64_t seed);
-/* May not be called while probe_busy_outside says true. */
 void probe_free(struct probe *p);
 
 /* The descriptor to wait for (-1: none, call again at probe_next_ns) and the poll(2) events. */
@@ -33,9 +35,7 @@ void probe_step(struct probe *p, short revents, uint64_t now_ns);
 
 /* True once, when the result stands. */
 bool probe_take_result(struct probe *p, struct probe_result *ret);
-/* Nothing more to do: free it. */
+/* Nothing more to do: free it. (It may be freed at any time.) */
 bool probe_ended(const struct probe *p);
-/* A name is being looked up and cannot be called off: keep the probe until it has ended. */
-bool probe_busy_outside(const struct probe *p);
 
 #endif

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The storage resource manager's thread.
  *
- * Problem: the gateways see targets through the hosts' load; somebody must look at the storage itself, steadily, with
- * little load of its own, and must not be held up by a target that hangs.
- * Model: one thread, one poll(2) over its mailbox and all running probes. Each target is probed every probe period, the
- * targets spread over it; first as soon as it is heard of.
+ * Problem: the gateways see targets through the hosts' load; somebody must look at the storage
+ * itself, steadily, with little load of its own, and must not be held up by a target that hangs.
+ * Model: one thread, one poll(2) over its mailbox and all running probes. Each target is probed
+ * every probe period, the targets spread over it; first as soon as it is heard of.
  *
  * Invariants
  *  1. A target has at most one probe running; at most RESOURCE_MAX_RUNNING run at once.
- *  2. Nothing here waits but poll: a probe is a state machine (probe.c), posting to a full mailbox drops the news (the
- *     next probe brings it again) and is never repeated in place.
- *  3. An event is raised only when reachability changes; a target that was never reached raises one with its first
- *     failed probe.
+ *  2. Nothing here waits but poll: a probe is a state machine (probe.c), posting to a full mailbox
+ *     drops the news (the next probe brings it again) and is never repeated in place.
+ *  3. An event is raised only when reachability changes; a target that was never reached raises one
+ *     with its first failed probe.
  *
  * What may fail: memory for a probe (the target is tried again next period). */
 #include "server/resource/resource.h"
@@ -33,7 +33,7 @@
 struct target {
     bool used;
     char name[NAME_SIZE], uri[512];
-    struct probe *probe; /* NULL: none runs */
+    struct probe *probe;         /* NULL: none runs */
     uint64_t due_ns, reached_ns; /* reached_ns: when it was seen or heard of last */
     uint64_t probes, failures;
     bool known, reachable;
@@ -81,9 +81,9 @@ static void show_event(struct resource *r, const struct event_record *e)
     clock_format_wall(e->wall_us, at, sizeof(at));
     snprintf(id, sizeof(id), "%lld", (long long)e->wall_us);
     struct msg m = {.kind = MSG_NOTICE,
-                    .body = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "id", id, "at", at, "severity",
-                                      severity_name(e->severity), "kind", e->kind, "subject", e->subject,
-                                      "text", e->text),
+                    .body = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "id", id, "at", at,
+                                      "severity", severity_name(e->severity), "kind", e->kind,
+                                      "subject", e->subject, "text", e->text),
                     .body_free = json_free_body};
     if (m.body != NULL)
         post(r, r->threads->app, &m);
@@ -119,17 +119,22 @@ static void tell_services(struct resource *r, const struct target_health *h)
 
 static void fill_event(struct event_record *e, const struct target_health *h)
 {
-    *e = (struct event_record){.wall_us = h->wall_us, .severity = h->reachable ? EVENT_INFO : EVENT_ERROR};
-    snprintf(e->kind, sizeof(e->kind), "%s", h->reachable ? "target-reachable" : "target-unreachable");
+    *e = (struct event_record){.wall_us = h->wall_us,
+                               .severity = h->reachable ? EVENT_INFO : EVENT_ERROR};
+    snprintf(e->kind, sizeof(e->kind), "%s",
+             h->reachable ? "target-reachable" : "target-unreachable");
     snprintf(e->subject, sizeof(e->subject), "target/%s", h->target);
     if (h->reachable)
-        snprintf(e->text, sizeof(e->text), "the server's own probe reaches it again; a read took %llu us",
+        snprintf(e->text, sizeof(e->text),
+                 "the server's own probe reaches it again; a read took %llu us",
                  (unsigned long long)h->probe_latency_us);
     else
-        snprintf(e->text, sizeof(e->text), "the server's own probe does not reach it: %s", h->error);
+        snprintf(e->text, sizeof(e->text), "the server's own probe does not reach it: %s",
+                 h->error);
 }
 
-static void take_result(struct resource *r, struct target *t, const struct probe_result *p, uint64_t now_ns)
+static void take_result(struct resource *r, struct target *t, const struct probe_result *p,
+                        uint64_t now_ns)
 {
     bool changed = t->known ? t->reachable != p->reachable : !p->reachable;
     t->probes++;
@@ -160,7 +165,8 @@ static void take_result(struct resource *r, struct target *t, const struct probe
     record(r, &h, changed ? &e : NULL);
 }
 
-/* A place for a new target: a free one, or that of one long unreachable; NULL when there is none. */
+/* A place for a new target: a free one, or that of one long unreachable; NULL when there is
+ * none. */
 static struct target *find_place(struct resource *r, uint64_t now_ns)
 {
     struct target *oldest = NULL;
@@ -168,7 +174,8 @@ static struct target *find_place(struct resource *r, uint64_t now_ns)
         struct target *t = &r->target[i];
         if (!t->used)
             return t;
-        bool stale = t->known && !t->reachable && t->probe == NULL && now_ns - t->reached_ns >= RESOURCE_STALE_NS;
+        bool stale = t->known && !t->reachable && t->probe == NULL &&
+                     now_ns - t->reached_ns >= RESOURCE_STALE_NS;
         if (stale && (oldest == NULL || t->reached_ns < oldest->reached_ns))
             oldest = t;
     }
@@ -179,7 +186,8 @@ static void turn_away(struct resource *r, const struct target_seen *seen)
 {
     if (r->turned_away++ > 0)
         return;
-    struct event_record e = {.wall_us = clock_wall_us(), .severity = EVENT_WARNING, .kind = "targets-not-probed"};
+    struct event_record e = {
+        .wall_us = clock_wall_us(), .severity = EVENT_WARNING, .kind = "targets-not-probed"};
     snprintf(e.subject, sizeof(e.subject), "target/%s", seen->target);
     snprintf(e.text, sizeof(e.text), "more than %u targets: this one and later ones are not probed",
              RESOURCE_MAX_TARGETS);
@@ -242,7 +250,8 @@ static void start_probe(struct resource *r, struct target *t, uint64_t now_ns)
     uint64_t period = r->config->probe_period_ns;
     bool first = t->probes == 0;
     t->probe = probe_new(t->uri, now_ns, rng_u64(&r->rng));
-    /* The second comes at a random place of the period, the others a period after the one before. */
+    /* The second comes at a random place of the period, the others a period after the one
+     * before. */
     t->due_ns = now_ns + (first ? period / 2 + rng_below(&r->rng, period / 2 + 1) : period);
     if (t->probe == NULL)
         return;
@@ -271,8 +280,9 @@ static int timeout_ms(const struct resource *r, uint64_t now_ns)
         const struct target *t = &r->target[i];
         if (!t->used)
             continue;
-        uint64_t next = t->probe != NULL ? probe_next_ns(t->probe)
-                        : r->running < RESOURCE_MAX_RUNNING ? t->due_ns : UINT64_MAX;
+        uint64_t next = t->probe != NULL                    ? probe_next_ns(t->probe)
+                        : r->running < RESOURCE_MAX_RUNNING ? t->due_ns
+                                                            : UINT64_MAX;
         at = next < at ? next : at;
     }
     return at <= now_ns ? 0 : (int)((at - now_ns) / NS_PER_MS + 1);
@@ -318,22 +328,18 @@ static void take(struct resource *r)
     }
 }
 
-/* A name look-up under way holds on to its probe's memory. It ends by the resolver's own time-outs; rather than wait for
- * it the memory is left: the process is ending. */
 static void let_go(struct resource *r)
 {
-    for (size_t i = 0; i < RESOURCE_MAX_TARGETS; i++) {
-        struct probe *probe = r->target[i].probe;
-        if (probe != NULL && !probe_busy_outside(probe))
-            probe_free(probe);
-    }
+    for (size_t i = 0; i < RESOURCE_MAX_TARGETS; i++)
+        probe_free(r->target[i].probe);
 }
 
 void *resource_main(void *resource_thread)
 {
     const struct resource_thread *arg = resource_thread;
     /* 180 KiB of the thread's stack, so that it cannot fail. */
-    struct resource r = {.config = arg->config, .threads = arg->threads, .self = arg->threads->resource};
+    struct resource r = {
+        .config = arg->config, .threads = arg->threads, .self = arg->threads->resource};
     uint64_t seed;
     rng_system(&seed, sizeof(seed));
     rng_seed(&r.rng, seed);

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Storage resource manager: watches each target itself, beside the gateways' view.
  *
- * Learns targets from MSG_TARGET_SEEN; every probe period, on a connection of its own and within 5 s: reachable,
- * size, block sizes, one bounded read's latency. Tells every SLA process (MSG_TARGET_HEALTH) and the store. */
+ * Learns targets from MSG_TARGET_SEEN; every probe period, on a connection of its own and within 5
+ * s: reachable, size, block sizes, one bounded read's latency. Tells every SLA process
+ * (MSG_TARGET_HEALTH) and the store. */
 #ifndef WEIR_SERVER_RESOURCE_RESOURCE_H
 #define WEIR_SERVER_RESOURCE_RESOURCE_H
 #include "server/threads.h"
 
-/* At most so many targets are probed; a new one takes the place of one that has been unreachable for
- * RESOURCE_STALE_NS, else it is counted and said once. */
+/* At most so many targets are probed; a new one takes the place of one that has been unreachable
+ * for RESOURCE_STALE_NS, else it is counted and said once. */
 #define RESOURCE_MAX_TARGETS 256u
-#define RESOURCE_STALE_NS (UINT64_C(3600) * 1000000000u)
+#define RESOURCE_STALE_NS    (UINT64_C(3600) * 1000000000u)
 /* So many probes run at once; the others wait their turn. */
 #define RESOURCE_MAX_RUNNING 32u
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the database manager asks of a database; SQLite stands behind it, PostgreSQL can.
  *
- * A backend is one thread's own: the writer's may do all of it, a reader's only query. Return values: 0;
- * WEIR_E_UNAVAILABLE when the database cannot now (locked, full, gone, broken: roll back, keep, try again, reopen
- * when it is not intact); anything else is about the row itself and will not get better by trying again. */
+ * A backend is one thread's own: the writer's may do all of it, a reader's only query. Return
+ * values: 0; WEIR_E_UNAVAILABLE when the database cannot now (locked, full, gone, broken: roll
+ * back, keep, try again, reopen when it is not intact); anything else is about the row itself and
+ * will not get better by trying again. */
 #ifndef WEIR_SERVER_STORE_BACKEND_H
 #define WEIR_SERVER_STORE_BACKEND_H
 #include <jansson.h>
@@ -33,12 +34,14 @@ struct store_backend {
 struct store_backend_ops {
     void (*close)(struct store_backend *b);
 
-    /* Transactions of the writer. write, action and event want STATE begun; sample and health want SAMPLES. */
+    /* Transactions of the writer. write, action and event want STATE begun; sample and health want
+     * SAMPLES. */
     int (*begin)(struct store_backend *b, enum store_part part);
     int (*commit)(struct store_backend *b, enum store_part part);
     void (*rollback)(struct store_backend *b, enum store_part part);
 
-    /* One write with its audit row, whole or not at all. On every outcome *@ret_reply may be a new object. */
+    /* One write with its audit row, whole or not at all. On every outcome *@ret_reply may be a new
+     * object. */
     int (*write)(struct store_backend *b, const struct store_write *w, json_t **ret_reply);
     int (*action)(struct store_backend *b, const struct action_record *a);
     int (*event)(struct store_backend *b, const struct event_record *e);
@@ -46,7 +49,8 @@ struct store_backend_ops {
     int (*health)(struct store_backend *b, const struct target_health *h);
 
     /* One slice of roll-up and ageing, in transactions of its own; *@ret_more: call again soon. */
-    int (*maintain)(struct store_backend *b, const struct store_ages *ages, int64_t now_us, bool *ret_more);
+    int (*maintain)(struct store_backend *b, const struct store_ages *ages, int64_t now_us,
+                    bool *ret_more);
 
     /* Any reader; ends by itself after STORE_QUERY_NS (WEIR_E_TIMEOUT). */
     int (*query)(struct store_backend *b, const struct store_query *q, json_t **ret);
@@ -61,11 +65,13 @@ struct store_backend_ops {
 
 #define STORE_QUERY_NS (UINT64_C(2) * 1000000000u)
 
-/* Make the folder and those above it, 0700; one that is there keeps its mode: it is the administrator's. */
+/* Make the folder and those above it, 0700; one that is there keeps its mode: it is the
+ * administrator's. */
 int store_folder_make(const char *folder);
 
-/* 0, or an error with words. Folder and files are made (0700, 0600) and migrated when @access is WRITE. */
-int sqlite_backend_open(const char *folder, enum store_access access, struct store_backend **ret, char *ret_words,
-                        size_t size);
+/* 0, or an error with words. Folder and files are made (0700, 0600) and migrated when @access is
+ * WRITE. */
+int sqlite_backend_open(const char *folder, enum store_access access, struct store_backend **ret,
+                        char *ret_words, size_t size);
 
 #endif

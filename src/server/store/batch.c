@@ -5,7 +5,8 @@
 #include "base/assert.h"
 #include "server/store/store.h"
 
-/* So many rows of a kind in one batch: the whole stays below 2 GiB, and no sum here can overflow. */
+/* So many rows of a kind in one batch: the whole stays below 2 GiB, and no sum here can
+ * overflow. */
 #define BATCH_MAX_ROWS 1000000u
 
 static size_t aligned(size_t n)

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What waits for the database.
  *
- * Problem: while the database is locked, full or gone, the server goes on producing rows, and memory is finite. A
- * sample_record is 1.5 KB, most of it room that is not used; a second of a thousand streams would be 1.5 MB.
- * Model: two queues, oldest first. Samples are packed (numbers as they are, names without their padding, the
- * histogram as the blob that will be stored): about 300 bytes each. Actions and events are few and lie as they are.
+ * Problem: while the database is locked, full or gone, the server goes on producing rows, and
+ * memory is finite. A sample_record is 1.5 KB, most of it room that is not used; a second of a
+ * thousand streams would be 1.5 MB.
+ * Model: two queues, oldest first. Samples are packed (numbers as they are, names without their
+ * padding, the histogram as the blob that will be stored): about 300 bytes each. Actions and events
+ * are few and lie as they are.
  *
  * Invariants
- *  1. bytes is the sum of the rows' sizes; rows and bytes are within their bounds whenever a function returns.
+ *  1. bytes is the sum of the rows' sizes; rows and bytes are within their bounds whenever a
+ *     function returns.
  *  2. While a sample waits, no action or event is dropped.
- *  3. Every row that is given here is taken out by pending_done_* or counted in dropped_*: none vanishes. */
+ *  3. Every row that is given here is taken out by pending_done_* or counted in dropped_*: none
+ *     vanishes. */
 #include "server/store/pending.h"
 
 #include <stdlib.h>
@@ -20,7 +24,7 @@
 #include "server/store/blob.h"
 
 /* The numbers of a sample that lie between its names and its histogram. */
-#define NUMBERS_AT offsetof(struct sample_record, read_ops)
+#define NUMBERS_AT   offsetof(struct sample_record, read_ops)
 #define NUMBERS_SIZE (offsetof(struct sample_record, bucket) - NUMBERS_AT)
 #define SAMPLE_NAMES 5u
 

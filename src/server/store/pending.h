@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rows that wait for the database, in bounded memory: samples are dropped first, oldest first, and counted. */
+/* Rows that wait for the database, in bounded memory: samples are dropped first, oldest first, and
+ * counted. */
 #ifndef WEIR_SERVER_STORE_PENDING_H
 #define WEIR_SERVER_STORE_PENDING_H
 #include <stdbool.h>
@@ -11,7 +12,7 @@
 
 /* The bounds of the writer: 64 MiB hold about 200,000 samples as they are packed here. */
 #define PENDING_MAX_BYTES ((size_t)64 << 20)
-#define PENDING_MAX_ROWS ((size_t)200000)
+#define PENDING_MAX_ROWS  ((size_t)200000)
 
 enum pending_kind { PENDING_SAMPLE, PENDING_HEALTH, PENDING_ACTION, PENDING_EVENT };
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A reader: answers questions from a connection of its own, one at a time, each bounded to 2 s.
  *
- * It sees what was committed before the question came, since every query starts a new snapshot. When the database was
- * deleted, replaced or broken, it lets go of its connection and opens the one that is there now with the next question;
- * meanwhile the answer is WEIR_E_UNAVAILABLE. */
+ * It sees what was committed before the question came, since every query starts a new snapshot.
+ * When the database was deleted, replaced or broken, it lets go of its connection and opens the one
+ * that is there now with the next question; meanwhile the answer is WEIR_E_UNAVAILABLE. */
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +41,8 @@ static int make_sure(struct reader *r)
         let_go(r);
     if (r->backend != NULL)
         return 0;
-    int rc = sqlite_backend_open(r->store->folder, STORE_ACCESS_READ, &r->backend, words, sizeof(words));
+    int rc =
+        sqlite_backend_open(r->store->folder, STORE_ACCESS_READ, &r->backend, words, sizeof(words));
     return rc == 0 ? 0 : WEIR_E_UNAVAILABLE;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* SQLite behind the store: two files, so that what is kept with care (state.db, synced at every commit) does not
- * wait for what is kept in bulk (samples.db, synced at checkpoints; a power cut may cost its last seconds, a crash of
- * the program costs nothing). */
+/* SQLite behind the store: two files, so that what is kept with care (state.db, synced at every
+ * commit) does not wait for what is kept in bulk (samples.db, synced at checkpoints; a power cut
+ * may cost its last seconds, a crash of the program costs nothing). */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,8 +76,8 @@ static const struct store_backend_ops sqlite_ops = {
     .last_error = sqlite_last_error,
 };
 
-int sqlite_backend_open(const char *folder, enum store_access access, struct store_backend **ret, char *ret_words,
-                        size_t size)
+int sqlite_backend_open(const char *folder, enum store_access access, struct store_backend **ret,
+                        char *ret_words, size_t size)
 {
     ret_words[0] = '\0';
     int rc = access == STORE_ACCESS_WRITE ? store_folder_make(folder) : 0;
@@ -89,8 +89,8 @@ int sqlite_backend_open(const char *folder, enum store_access access, struct sto
     if (s == NULL)
         return -ENOMEM;
     s->base.ops = &sqlite_ops;
-    rc = sqlite_db_open(&s->db[STORE_PART_STATE], folder, "state.db", access, "FULL", sqlite_state_migration,
-                        SQLITE_STATE_VERSION, ret_words, size);
+    rc = sqlite_db_open(&s->db[STORE_PART_STATE], folder, "state.db", access, "FULL",
+                        sqlite_state_migration, SQLITE_STATE_VERSION, ret_words, size);
     if (rc == 0)
         rc = sqlite_db_open(&s->db[STORE_PART_SAMPLES], folder, "samples.db", access, "NORMAL",
                             sqlite_samples_migration, SQLITE_SAMPLES_VERSION, ret_words, size);

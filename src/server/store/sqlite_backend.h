@@ -39,18 +39,22 @@ int sqlite_event(struct store_backend *b, const struct event_record *e);
 /* sqlite_samples.c */
 int sqlite_sample(struct store_backend *b, const struct sample_record *s);
 int sqlite_health(struct store_backend *b, const struct target_health *h);
-/* Columns of a sample in every table of them, from interval_ms on, and how they lie in the record. */
-#define SQLITE_SAMPLE_COLUMNS                                                                            \
-    "interval_ms, read_ops, write_ops, other_ops, errors, arrivals, read_bytes, write_bytes, held_ops, held_us_sum,"  \
-    " target_us_sum, total_us_sum, p50_us, p99_us, max_us, held_p99_us, target_p99_us, inflight, held_now"
+/* Columns of a sample in every table of them, from interval_ms on, and how they lie in the
+ * record. */
+#define SQLITE_SAMPLE_COLUMNS                                                                      \
+    "interval_ms, read_ops, write_ops, other_ops, errors, arrivals, read_bytes, write_bytes,"      \
+    " held_ops, held_us_sum, target_us_sum, total_us_sum, p50_us, p99_us, max_us, held_p99_us,"    \
+    " target_p99_us, inflight, held_now"
 #define SQLITE_SAMPLE_NUMBERS 19
 void sqlite_sample_bind(sqlite3_stmt *stmt, int at, const struct sample_record *s);
 void sqlite_sample_column(sqlite3_stmt *stmt, int at, struct sample_record *s);
 
 /* sqlite_rollup.c */
 extern const int64_t sqlite_level_us[STORE_LEVELS]; /* width of a window; [0]: 0, as reported */
-int sqlite_maintain(struct store_backend *b, const struct store_ages *ages, int64_t now_us, bool *ret_more);
-/* To be called with every sample stored: one of a window that is rolled up already is late, and counts there too. */
+int sqlite_maintain(struct store_backend *b, const struct store_ages *ages, int64_t now_us,
+                    bool *ret_more);
+/* To be called with every sample stored: one of a window that is rolled up already is late, and
+ * counts there too. */
 int sqlite_rollup_late(struct sqlite_db *d, int64_t series, const struct sample_record *s);
 
 /* sqlite_query.c */

@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One database file.
  *
- * Problem: the file can be locked by another program, full, on a failing disk, deleted or replaced while we have it
- * open; none of these may stop a thread for long, and none may make things worse.
- * Model: a connection is opened, used, and given up as a whole. A short busy time-out turns locks into an error that
- * the caller retries. A deleted or replaced file is noticed by its inode.
+ * Problem: the file can be locked by another program, full, on a failing disk, deleted or replaced
+ * while we have it open; none of these may stop a thread for long, and none may make things worse.
+ * Model: a connection is opened, used, and given up as a whole. A short busy time-out turns locks
+ * into an error that the caller retries. A deleted or replaced file is noticed by its inode.
  *
  * Invariants
- *  1. Files are created by us with mode 0600 before SQLite sees them; -wal and -shm take their mode from the file.
- *  2. A connection to a file that is no longer at its path never writes there again: it is closed without a
- *     checkpoint, because SQLite would remove "PATH-wal" by name, which may be another database's by then
- *     ("How To Corrupt An SQLite Database File", sections 2.4 and 4.2). The -wal and -shm that were ours (by inode) are
- *     removed, so that the next database does not start with a stranger's log.
+ *  1. Files are created by us with mode 0600 before SQLite sees them; -wal and -shm take their mode
+ *     from the file.
+ *  2. A connection to a file that is no longer at its path never writes there again: it is closed
+ *     without a checkpoint, because SQLite would remove "PATH-wal" by name, which may be another
+ *     database's by then ("How To Corrupt An SQLite Database File", sections 2.4 and 4.2). The -wal
+ *     and -shm that were ours (by inode) are removed, so that the next database does not start with
+ *     a stranger's log.
  *  3. Readers never checkpoint and never remove anything.
- *  4. Migrations run in one transaction each, in order, and only forward; a database newer than this program is refused. */
+ *  4. Migrations run in one transaction each, in order, and only forward; a database newer than
+ *     this program is refused. */
 #include "server/store/sqlite_db.h"
 
 #include <errno.h>
@@ -102,7 +105,8 @@ bool sqlite_db_intact(struct sqlite_db *d)
     return true;
 }
 
-static void remove_if_ours(const struct sqlite_db *d, const char *suffix, const struct sqlite_file_id *ours)
+static void remove_if_ours(const struct sqlite_db *d, const char *suffix,
+                           const struct sqlite_file_id *ours)
 {
     char path[600];
     struct sqlite_file_id now;
@@ -211,7 +215,8 @@ void sqlite_db_deadline(struct sqlite_db *d, uint64_t deadline_ns)
 
 void sqlite_db_bind_text(sqlite3_stmt *stmt, int at, const char *text)
 {
-    int rc = text == NULL ? sqlite3_bind_null(stmt, at) : sqlite3_bind_text(stmt, at, text, -1, SQLITE_STATIC);
+    int rc = text == NULL ? sqlite3_bind_null(stmt, at)
+                          : sqlite3_bind_text(stmt, at, text, -1, SQLITE_STATIC);
     weir_assert(rc == SQLITE_OK);
 }
 
@@ -236,7 +241,8 @@ uint64_t sqlite_db_column(sqlite3_stmt *stmt, int column)
 /* The version of the schema; 0: none. */
 static int read_version(struct sqlite_db *d, int64_t *ret)
 {
-    static const char exists[] = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_version'";
+    static const char exists[] =
+        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_version'";
     static const char version[] = "SELECT max(version) FROM schema_version";
     int64_t there = 0;
     *ret = 0;
@@ -282,8 +288,8 @@ static int migrate(struct sqlite_db *d, enum store_access access, char *words, s
     if (rc != 0)
         return rc;
     if (version > d->version) {
-        snprintf(words, size, "%s: made by a newer Weir (schema %lld, known here: %d)", d->path, (long long)version,
-                 d->version);
+        snprintf(words, size, "%s: made by a newer Weir (schema %lld, known here: %d)", d->path,
+                 (long long)version, d->version);
         return WEIR_E_VERSION;
     }
     d->fresh = version == 0;
@@ -327,8 +333,9 @@ static int set_up(struct sqlite_db *d, enum store_access access, const char *syn
     return rc != 0 ? rc : sqlite_db_exec(d, "PRAGMA journal_size_limit = 67108864");
 }
 
-int sqlite_db_open(struct sqlite_db *d, const char *folder, const char *name, enum store_access access,
-                   const char *sync, const char *const *migration, int version, char *ret_words, size_t size)
+int sqlite_db_open(struct sqlite_db *d, const char *folder, const char *name,
+                   enum store_access access, const char *sync, const char *const *migration,
+                   int version, char *ret_words, size_t size)
 {
     *d = (struct sqlite_db){.migration = migration, .version = version};
     ret_words[0] = '\0';
@@ -340,7 +347,8 @@ int sqlite_db_open(struct sqlite_db *d, const char *folder, const char *name, en
         snprintf(ret_words, size, "%s: %s", d->path, weir_strerror(rc));
         return rc;
     }
-    int flags = (access == STORE_ACCESS_WRITE ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY) | SQLITE_OPEN_NOMUTEX;
+    int flags = (access == STORE_ACCESS_WRITE ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY) |
+                SQLITE_OPEN_NOMUTEX;
     file_id(d->path, &d->id);
     int opened = sqlite3_open_v2(d->path, &d->handle, flags, NULL);
     rc = opened == SQLITE_OK ? set_up(d, access, sync) : sqlite_db_error(d, opened);

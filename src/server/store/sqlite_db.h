@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One SQLite database file of ours: open, migrate, statements, errors, and whether the file is still there. */
+/* One SQLite database file of ours: open, migrate, statements, errors, and whether the file is
+ * still there. */
 #ifndef WEIR_SERVER_STORE_SQLITE_DB_H
 #define WEIR_SERVER_STORE_SQLITE_DB_H
 #include <sqlite3.h>
@@ -11,7 +12,7 @@
 #include "server/store/backend.h"
 
 /* The longest that one call sits waiting for somebody else's lock. */
-#define SQLITE_DB_BUSY_MS 50
+#define SQLITE_DB_BUSY_MS        50
 #define SQLITE_DB_MAX_STATEMENTS 64u
 
 struct sqlite_file_id {
@@ -26,9 +27,9 @@ struct sqlite_db {
     int version;                  /* how many there are */
     char path[576];
     struct sqlite_file_id id, wal_id, shm_id;
-    bool fresh;   /* the file was made, or had no schema */
-    bool broken;  /* an error after which the connection is not to be trusted */
-    int last_rc;  /* extended code of the last failure, or SQLITE_OK */
+    bool fresh;  /* the file was made, or had no schema */
+    bool broken; /* an error after which the connection is not to be trusted */
+    int last_rc; /* extended code of the last failure, or SQLITE_OK */
     struct {
         const char *sql; /* compared by address: literals only */
         sqlite3_stmt *stmt;
@@ -38,8 +39,9 @@ struct sqlite_db {
 };
 
 /* @sync: "FULL" or "NORMAL". 0 or an error with words. sqlite_db_close is right after either. */
-int sqlite_db_open(struct sqlite_db *d, const char *folder, const char *name, enum store_access access,
-                   const char *sync, const char *const *migration, int version, char *ret_words, size_t size);
+int sqlite_db_open(struct sqlite_db *d, const char *folder, const char *name,
+                   enum store_access access, const char *sync, const char *const *migration,
+                   int version, char *ret_words, size_t size);
 void sqlite_db_close(struct sqlite_db *d);
 bool sqlite_db_intact(struct sqlite_db *d);
 
@@ -48,14 +50,15 @@ int sqlite_db_error(struct sqlite_db *d, int rc);
 const char *sqlite_db_words(const struct sqlite_db *d);
 
 int sqlite_db_exec(struct sqlite_db *d, const char *sql);
-/* A statement of the cache, reset and without bindings; NULL when it cannot be made (sqlite_db_error said). Owned by
- * the cache; done with it: sqlite_db_done. */
+/* A statement of the cache, reset and without bindings; NULL when it cannot be made
+ * (sqlite_db_error said). Owned by the cache; done with it: sqlite_db_done. */
 sqlite3_stmt *sqlite_db_statement(struct sqlite_db *d, const char *sql);
 /* One row: 1, no more: 0, or an error code. */
 int sqlite_db_step(struct sqlite_db *d, sqlite3_stmt *stmt);
 /* Run a statement that gives no rows, and reset it. 0 or an error code. */
 int sqlite_db_run(struct sqlite_db *d, sqlite3_stmt *stmt);
-/* The first column of the first row: 1, 0 when there is none (then @ret is untouched) or it is NULL, or an error code. */
+/* The first column of the first row: 1, 0 when there is none (then @ret is untouched) or it is
+ * NULL, or an error code. */
 int sqlite_db_number(struct sqlite_db *d, sqlite3_stmt *stmt, int64_t *ret);
 
 /* Queries end at @deadline_ns (monotonic) with WEIR_E_TIMEOUT; 0: no bound. */

@@ -2,19 +2,23 @@
 /* Roll-up and ageing, in slices.
  *
  * Problem: samples of a second are too many to keep, and an average of percentiles is a lie.
- * Model: each level's rows are made from the level below: counts and sums are added, histograms are merged and the
- * percentiles are taken anew from the merged histogram, so that p99 of an hour is the p99 of all its I/Os (within
- * the bucket's width). Of latency held and latency in the target only percentiles are kept: their greatest is taken,
- * an upper bound. A window (end - width, end] is made once it has been over for a grace time, stream by stream; how far a
- * level has come is rollup.done_us. One call does one slice of at most SQLITE_SLICE series or rows, so that the
+ * Model: each level's rows are made from the level below: counts and sums are added, histograms are
+ * merged and the percentiles are taken anew from the merged histogram, so that p99 of an hour is
+ * the p99 of all its I/Os (within the bucket's width). Of latency held and latency in the target
+ * only percentiles are kept: their greatest is taken, an upper bound. A window (end - width, end]
+ * is made once it has been over for a grace time, stream by stream; how far a level has come is
+ * rollup.done_us. One call does one slice of at most SQLITE_SLICE series or rows, so that the
  * writer is never away for long.
  *
  * Invariants
  *  1. Making a window again gives the same rows (INSERT OR REPLACE from the rows below).
- *  2. Rows are aged out only below the next level's done_us: nothing leaves before it has been rolled up.
- *  3. A row that comes late (the clock stepped back) takes done_us back to before its window. If rows of that window have
- *     been aged out already (aged_us), it is merged into the rows above instead. Lateness costs work, not truth.
- *  4. A window at work is abandoned when done_us is taken back below it: sqlite_rollup starts again from done_us. */
+ *  2. Rows are aged out only below the next level's done_us: nothing leaves before it has been
+ *     rolled up.
+ *  3. A row that comes late (the clock stepped back) takes done_us back to before its window. If
+ *     rows of that window have been aged out already (aged_us), it is merged into the rows above
+ *     instead. Lateness costs work, not truth.
+ *  4. A window at work is abandoned when done_us is taken back below it: sqlite_rollup starts again
+ *     from done_us. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +29,7 @@
 #include "server/store/sqlite_backend.h"
 
 #define SECOND_US INT64_C(1000000)
-#define DAY_US (86400 * SECOND_US)
+#define DAY_US    (86400 * SECOND_US)
 /* Rows may be so late without being "late". */
 #define GRACE_US (15 * SECOND_US)
 /* Actions, events and audit rows: kept as long as hourly samples, and at most so many. */
@@ -60,14 +64,16 @@ static int get_progress(struct sqlite_db *d, unsigned level, struct progress *re
     sqlite3_bind_int(stmt, 1, (int)level);
     int rc = sqlite_db_step(d, stmt);
     if (rc == 1)
-        *ret = (struct progress){.done_us = sqlite3_column_int64(stmt, 0), .aged_us = sqlite3_column_int64(stmt, 1)};
+        *ret = (struct progress){.done_us = sqlite3_column_int64(stmt, 0),
+                                 .aged_us = sqlite3_column_int64(stmt, 1)};
     sqlite3_reset(stmt);
     return rc < 0 ? rc : 0;
 }
 
 static int set_progress(struct sqlite_db *d, unsigned level, const struct progress *p)
 {
-    static const char sql[] = "INSERT OR REPLACE INTO rollup(level, done_us, aged_us) VALUES(?, ?, ?)";
+    static const char sql[] =
+        "INSERT OR REPLACE INTO rollup(level, done_us, aged_us) VALUES(?, ?, ?)";
     sqlite3_stmt *stmt = sqlite_db_statement(d, sql);
     if (stmt == NULL)
         return WEIR_E_UNAVAILABLE;
@@ -155,10 +161,11 @@ static int sum_row(struct sqlite_db *d, sqlite3_stmt *stmt, struct sum *sum)
     return WEIR_E_UNAVAILABLE;
 }
 
-static int sum_window(struct sqlite_db *d, unsigned level, int64_t series, int64_t end, struct sum *sum)
+static int sum_window(struct sqlite_db *d, unsigned level, int64_t series, int64_t end,
+                      struct sum *sum)
 {
-#define SELECT_FROM(table)                                                                               \
-    "SELECT " SQLITE_SAMPLE_COLUMNS ", hist FROM " table                                                 \
+#define SELECT_FROM(table)                                                                         \
+    "SELECT " SQLITE_SAMPLE_COLUMNS ", hist FROM " table                                           \
     " WHERE series = ? AND wall_us > ? AND wall_us <= ? ORDER BY wall_us"
     static const char *const sql[STORE_LEVELS] = {
         NULL, SELECT_FROM("samples_1s"), SELECT_FROM("samples_10s"), SELECT_FROM("samples_1min")};
@@ -179,10 +186,11 @@ static int sum_window(struct sqlite_db *d, unsigned level, int64_t series, int64
     return rc;
 }
 
-static int put_sum(struct sqlite_db *d, unsigned level, int64_t series, int64_t end, const struct sum *sum)
+static int put_sum(struct sqlite_db *d, unsigned level, int64_t series, int64_t end,
+                   const struct sum *sum)
 {
-#define INSERT_INTO(table)                                                                               \
-    "INSERT OR REPLACE INTO " table "(wall_us, series, " SQLITE_SAMPLE_COLUMNS ", hist)"                 \
+#define INSERT_INTO(table)                                                                         \
+    "INSERT OR REPLACE INTO " table "(wall_us, series, " SQLITE_SAMPLE_COLUMNS ", hist)"           \
     " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     static const char *const sql[STORE_LEVELS] = {
         NULL, INSERT_INTO("samples_10s"), INSERT_INTO("samples_1min"), INSERT_INTO("samples_1h")};
@@ -198,8 +206,9 @@ static int put_sum(struct sqlite_db *d, unsigned level, int64_t series, int64_t 
     return sqlite_db_run(d, stmt);
 }
 
-/* A row below @level came or changed at @wall_us. If its window is made already: have it made again. 1: nothing is
- * left to do; 0: the window cannot be made again, since rows of it have been aged out. */
+/* A row below @level came or changed at @wall_us. If its window is made already: have it made
+ * again. 1: nothing is left to do; 0: the window cannot be made again, since rows of it have been
+ * aged out. */
 static int make_again(struct sqlite_db *d, unsigned level, int64_t wall_us)
 {
     struct progress p;
@@ -218,12 +227,13 @@ static int make_again(struct sqlite_db *d, unsigned level, int64_t wall_us)
 }
 
 /* The row of a window as it stands, as a sum of one; rows 0: there is none. */
-static int get_sum(struct sqlite_db *d, unsigned level, int64_t series, int64_t end, struct sum *sum)
+static int get_sum(struct sqlite_db *d, unsigned level, int64_t series, int64_t end,
+                   struct sum *sum)
 {
-#define SELECT_ONE(table)                                                                                \
+#define SELECT_ONE(table)                                                                          \
     "SELECT " SQLITE_SAMPLE_COLUMNS ", hist FROM " table " WHERE wall_us = ? AND series = ?"
-    static const char *const sql[STORE_LEVELS] = {NULL, SELECT_ONE("samples_10s"), SELECT_ONE("samples_1min"),
-                                                  SELECT_ONE("samples_1h")};
+    static const char *const sql[STORE_LEVELS] = {
+        NULL, SELECT_ONE("samples_10s"), SELECT_ONE("samples_1min"), SELECT_ONE("samples_1h")};
     memset(sum, 0, sizeof(*sum));
     sqlite3_stmt *stmt = sqlite_db_statement(d, sql[level]);
     if (stmt == NULL)
@@ -237,7 +247,8 @@ static int get_sum(struct sqlite_db *d, unsigned level, int64_t series, int64_t 
     return rc;
 }
 
-static int merge_late(struct sqlite_db *d, unsigned level, int64_t series, const struct sample_record *s)
+static int merge_late(struct sqlite_db *d, unsigned level, int64_t series,
+                      const struct sample_record *s)
 {
     int64_t end = window_end(s->wall_us, sqlite_level_us[level]);
     struct sum *sum = malloc(sizeof(*sum));
@@ -271,7 +282,8 @@ int sqlite_rollup_late(struct sqlite_db *d, int64_t series, const struct sample_
 }
 
 /* Up to SQLITE_SLICE series of the window at work; *@ret_last: it is done. */
-static int roll_series(struct sqlite_db *d, unsigned level, struct sqlite_rollup *at, struct sum *sum, bool *ret_last)
+static int roll_series(struct sqlite_db *d, unsigned level, struct sqlite_rollup *at,
+                       struct sum *sum, bool *ret_last)
 {
     static const char sql[] = "SELECT id FROM series WHERE id > ? ORDER BY id LIMIT 1";
     *ret_last = false;
@@ -301,7 +313,8 @@ static int roll_series(struct sqlite_db *d, unsigned level, struct sqlite_rollup
 }
 
 /* Choose the window to work at. 1 when there is one. */
-static int choose_window(struct sqlite_db *d, unsigned level, struct sqlite_rollup *at, int64_t now_us)
+static int choose_window(struct sqlite_db *d, unsigned level, struct sqlite_rollup *at,
+                         int64_t now_us)
 {
     int64_t width = sqlite_level_us[level], limit = floor_to(now_us - GRACE_US, width), first = 0;
     struct progress p, below;
@@ -353,9 +366,10 @@ static int roll_up(struct sqlite_backend *s, unsigned level, int64_t now_us, boo
     return rc;
 }
 
-/* Delete the oldest rows before @before, about SQLITE_SLICE of them: @find gives the time of the row that far in. */
-static int age_table(struct sqlite_db *d, const char *find, const char *remove, int64_t before, bool *ret_more,
-                     int64_t *ret_cut)
+/* Delete the oldest rows before @before, about SQLITE_SLICE of them: @find gives the time of the
+ * row that far in. */
+static int age_table(struct sqlite_db *d, const char *find, const char *remove, int64_t before,
+                     bool *ret_more, int64_t *ret_cut)
 {
     int64_t cut = before - 1;
     sqlite3_stmt *stmt = sqlite_db_statement(d, find);
@@ -376,15 +390,18 @@ static int age_table(struct sqlite_db *d, const char *find, const char *remove, 
     return sqlite_db_run(d, stmt);
 }
 
-#define FIND_IN(table) "SELECT wall_us FROM " table " WHERE wall_us < ? ORDER BY wall_us LIMIT 1 OFFSET ?"
+#define FIND_IN(table)                                                                             \
+    "SELECT wall_us FROM " table " WHERE wall_us < ? ORDER BY wall_us LIMIT 1 OFFSET ?"
 #define REMOVE_FROM(table) "DELETE FROM " table " WHERE wall_us <= ?"
 
-static int age_samples(struct sqlite_db *d, unsigned level, const struct store_ages *ages, int64_t now_us, bool *ret_more)
+static int age_samples(struct sqlite_db *d, unsigned level, const struct store_ages *ages,
+                       int64_t now_us, bool *ret_more)
 {
     static const char *const find[STORE_LEVELS] = {FIND_IN("samples_1s"), FIND_IN("samples_10s"),
                                                    FIND_IN("samples_1min"), FIND_IN("samples_1h")};
-    static const char *const remove[STORE_LEVELS] = {REMOVE_FROM("samples_1s"), REMOVE_FROM("samples_10s"),
-                                                     REMOVE_FROM("samples_1min"), REMOVE_FROM("samples_1h")};
+    static const char *const remove[STORE_LEVELS] = {
+        REMOVE_FROM("samples_1s"), REMOVE_FROM("samples_10s"), REMOVE_FROM("samples_1min"),
+        REMOVE_FROM("samples_1h")};
     int64_t before = now_us - ages->keep_us[level], cut;
     struct progress next;
     if (level + 1 == STORE_LEVELS)
@@ -427,7 +444,8 @@ static int age_series(struct sqlite_backend *s)
     return sqlite_db_run(d, stmt);
 }
 
-static int age_probes(struct sqlite_db *d, const struct store_ages *ages, int64_t now_us, bool *ret_more)
+static int age_probes(struct sqlite_db *d, const struct store_ages *ages, int64_t now_us,
+                      bool *ret_more)
 {
     static const char find[] = FIND_IN("target_probes");
     static const char remove[] = REMOVE_FROM("target_probes");
@@ -436,12 +454,14 @@ static int age_probes(struct sqlite_db *d, const struct store_ages *ages, int64_
 }
 
 /* Tables of state.db that grow by themselves: by age, and by number. */
-static int age_log(struct sqlite_db *d, unsigned which, const struct store_ages *ages, int64_t now_us, bool *ret_more)
+static int age_log(struct sqlite_db *d, unsigned which, const struct store_ages *ages,
+                   int64_t now_us, bool *ret_more)
 {
     static const char *const find[] = {FIND_IN("actions"), FIND_IN("events"), FIND_IN("audit")};
-    static const char *const remove[] = {REMOVE_FROM("actions"), REMOVE_FROM("events"), REMOVE_FROM("audit")};
-#define TRIM(table)                                                                                      \
-    "DELETE FROM " table " WHERE seq <= (SELECT max(seq) FROM " table ") - ?1 AND"                       \
+    static const char *const remove[] = {REMOVE_FROM("actions"), REMOVE_FROM("events"),
+                                         REMOVE_FROM("audit")};
+#define TRIM(table)                                                                                \
+    "DELETE FROM " table " WHERE seq <= (SELECT max(seq) FROM " table ") - ?1 AND"                 \
     " seq < (SELECT min(seq) FROM " table ") + ?2"
     static const char *const trim[] = {TRIM("actions"), TRIM("events"), TRIM("audit")};
     int64_t cut;
@@ -489,8 +509,8 @@ static enum store_part turn_part(enum turn turn)
     return turn >= TURN_ACTIONS ? STORE_PART_STATE : STORE_PART_SAMPLES;
 }
 
-static int take_turn(struct sqlite_backend *s, enum turn turn, const struct store_ages *ages, int64_t now_us,
-                     bool *ret_more)
+static int take_turn(struct sqlite_backend *s, enum turn turn, const struct store_ages *ages,
+                     int64_t now_us, bool *ret_more)
 {
     struct sqlite_db *d = &s->db[turn_part(turn)];
     switch (turn) {
@@ -520,7 +540,8 @@ static int take_turn(struct sqlite_backend *s, enum turn turn, const struct stor
     return 0;
 }
 
-int sqlite_maintain(struct store_backend *b, const struct store_ages *ages, int64_t now_us, bool *ret_more)
+int sqlite_maintain(struct store_backend *b, const struct store_ages *ages, int64_t now_us,
+                    bool *ret_more)
 {
     struct sqlite_backend *s = (struct sqlite_backend *)b;
     enum turn turn = (enum turn)s->maintain_turn;
@@ -533,7 +554,8 @@ int sqlite_maintain(struct store_backend *b, const struct store_ages *ages, int6
         rc = b->ops->commit(b, part);
     if (rc != 0) {
         b->ops->rollback(b, part);
-        s->rollup[turn <= TURN_ROLL_1H ? turn + 1u : 1u] = (struct sqlite_rollup){.window_end_us = 0};
+        s->rollup[turn <= TURN_ROLL_1H ? turn + 1u : 1u] =
+            (struct sqlite_rollup){.window_end_us = 0};
         return rc;
     }
     if (!again)

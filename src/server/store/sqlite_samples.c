@@ -15,9 +15,10 @@ static uint64_t capped(uint64_t n)
 void sqlite_sample_bind(sqlite3_stmt *stmt, int at, const struct sample_record *s)
 {
     const uint64_t number[SQLITE_SAMPLE_NUMBERS] = {
-        s->interval_ms, s->read_ops,      s->write_ops,   s->other_ops, s->errors, s->arrivals, s->read_bytes,
-        s->write_bytes, s->held_ops,      s->held_us_sum, s->target_us_sum, s->total_us_sum, s->p50_us, s->p99_us,
-        s->max_us,      s->held_p99_us,   s->target_p99_us, s->inflight, s->held_now,
+        s->interval_ms,   s->read_ops,      s->write_ops,   s->other_ops, s->errors,
+        s->arrivals,      s->read_bytes,    s->write_bytes, s->held_ops,  s->held_us_sum,
+        s->target_us_sum, s->total_us_sum,  s->p50_us,      s->p99_us,    s->max_us,
+        s->held_p99_us,   s->target_p99_us, s->inflight,    s->held_now,
     };
     for (int i = 0; i < SQLITE_SAMPLE_NUMBERS; i++)
         sqlite_db_bind_number(stmt, at + i, capped(number[i]));
@@ -26,9 +27,25 @@ void sqlite_sample_bind(sqlite3_stmt *stmt, int at, const struct sample_record *
 void sqlite_sample_column(sqlite3_stmt *stmt, int at, struct sample_record *s)
 {
     uint64_t *const number[SQLITE_SAMPLE_NUMBERS] = {
-        NULL,           &s->read_ops,    &s->write_ops,     &s->other_ops,    &s->errors, &s->arrivals, &s->read_bytes,
-        &s->write_bytes, &s->held_ops,   &s->held_us_sum,   &s->target_us_sum, &s->total_us_sum, &s->p50_us, &s->p99_us,
-        &s->max_us,     &s->held_p99_us, &s->target_p99_us, NULL,             NULL,
+        NULL,
+        &s->read_ops,
+        &s->write_ops,
+        &s->other_ops,
+        &s->errors,
+        &s->arrivals,
+        &s->read_bytes,
+        &s->write_bytes,
+        &s->held_ops,
+        &s->held_us_sum,
+        &s->target_us_sum,
+        &s->total_us_sum,
+        &s->p50_us,
+        &s->p99_us,
+        &s->max_us,
+        &s->held_p99_us,
+        &s->target_p99_us,
+        NULL,
+        NULL,
     };
     for (int i = 0; i < SQLITE_SAMPLE_NUMBERS; i++)
         if (number[i] != NULL)
@@ -50,9 +67,10 @@ static void bind_series(sqlite3_stmt *stmt, const struct sample_record *s)
 /* The number of a stream's series, made when it is new. */
 static int series_id(struct sqlite_db *d, const struct sample_record *s, int64_t *ret_id)
 {
-    static const char find[] =
-        "SELECT id FROM series WHERE host = ? AND volume = ? AND gateway = ? AND tenant = ? AND target = ?";
-    static const char make[] = "INSERT INTO series(host, volume, gateway, tenant, target) VALUES(?, ?, ?, ?, ?)";
+    static const char find[] = "SELECT id FROM series WHERE host = ? AND volume = ? AND gateway = "
+                               "? AND tenant = ? AND target = ?";
+    static const char make[] =
+        "INSERT INTO series(host, volume, gateway, tenant, target) VALUES(?, ?, ?, ?, ?)";
     sqlite3_stmt *stmt = sqlite_db_statement(d, find);
     if (stmt == NULL)
         return WEIR_E_UNAVAILABLE;
@@ -71,8 +89,9 @@ static int series_id(struct sqlite_db *d, const struct sample_record *s, int64_t
 
 int sqlite_sample(struct store_backend *b, const struct sample_record *s)
 {
-    static const char sql[] = "INSERT OR REPLACE INTO samples_1s(wall_us, series, " SQLITE_SAMPLE_COLUMNS ", hist)"
-                              " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    static const char sql[] =
+        "INSERT OR REPLACE INTO samples_1s(wall_us, series, " SQLITE_SAMPLE_COLUMNS ", hist)"
+        " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     struct sqlite_db *d = sqlite_samples(b);
     uint8_t blob[BLOB_SAMPLE_MAX];
     int64_t series = 0;
@@ -95,7 +114,8 @@ int sqlite_sample(struct store_backend *b, const struct sample_record *s)
 int sqlite_health(struct store_backend *b, const struct target_health *h)
 {
     static const char sql[] =
-        "INSERT OR REPLACE INTO target_probes(target, wall_us, uri, reachable, size, block_min, block_preferred,"
+        "INSERT OR REPLACE INTO target_probes(target, wall_us, uri, reachable, size, block_min, "
+        "block_preferred,"
         " block_max, latency_us, connect_us, error) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     struct sqlite_db *d = sqlite_samples(b);
     sqlite3_stmt *stmt = sqlite_db_statement(d, sql);

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* state.db: documents with their history, tokens, enrolments, credentials, gateways, settings, audit, actions, events.
+/* state.db: documents with their history, tokens, enrolments, credentials, gateways, settings,
+ * audit, actions, events.
  *
  * Invariants
- *  1. A write and its audit row are one savepoint: both or neither, whatever the group's other writes do.
- *  2. A document's version only grows, over deletion and making anew as well (the history remembers), so that an ETag
- *     never means two contents.
- *  3. An enrolment is used by one UPDATE that wants it unused; credential and use are one savepoint.
+ *  1. A write and its audit row are one savepoint: both or neither, whatever the group's other
+ *     writes do.
+ *  2. A document's version only grows, over deletion and making anew as well (the history
+ *     remembers), so that an ETag never means two contents.
+ *  3. An enrolment is used by one UPDATE that wants it unused; credential and use are one
+ *     savepoint.
  *  4. No secret goes into the audit: of tokens, enrolments and credentials only names. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +22,7 @@
 /* Versions of one document that are kept. */
 #define HISTORY_KEEP 1000
 /* A document or record as stored: far above what our kinds can need. */
-#define JSON_MAX ((size_t)1 << 20)
+#define JSON_MAX   ((size_t)1 << 20)
 #define DUMP_FLAGS (JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY | JSON_REAL_PRECISION(12))
 
 static const char *verb_name(enum store_verb verb)
@@ -99,7 +102,8 @@ static uint64_t member_number(const struct store_write *w, const char *key)
     return n < 0 ? 0 : (uint64_t)n;
 }
 
-static int audit(struct sqlite_db *d, const struct store_write *w, uint64_t version, const char *detail)
+static int audit(struct sqlite_db *d, const struct store_write *w, uint64_t version,
+                 const char *detail)
 {
     static const char sql[] = "INSERT INTO audit(wall_us, actor, verb, kind, name, version, detail)"
                               " VALUES(?, ?, ?, ?, ?, ?, ?)";
@@ -118,10 +122,12 @@ static int audit(struct sqlite_db *d, const struct store_write *w, uint64_t vers
 }
 
 /* Current version (0: not there now) and the highest that ever was. */
-static int document_versions(struct sqlite_db *d, const struct store_write *w, int64_t *ret_current, int64_t *ret_last)
+static int document_versions(struct sqlite_db *d, const struct store_write *w, int64_t *ret_current,
+                             int64_t *ret_last)
 {
     static const char current[] = "SELECT version FROM documents WHERE kind = ? AND name = ?";
-    static const char last[] = "SELECT max(version) FROM document_history WHERE kind = ? AND name = ?";
+    static const char last[] =
+        "SELECT max(version) FROM document_history WHERE kind = ? AND name = ?";
     *ret_current = 0;
     *ret_last = 0;
     sqlite3_stmt *stmt = sqlite_db_statement(d, current);
@@ -142,11 +148,14 @@ static int document_versions(struct sqlite_db *d, const struct store_write *w, i
 }
 
 /* @json NULL: the version in which it was deleted. */
-static int remember_version(struct sqlite_db *d, const struct store_write *w, int64_t version, const char *json)
+static int remember_version(struct sqlite_db *d, const struct store_write *w, int64_t version,
+                            const char *json)
 {
-    static const char insert[] = "INSERT INTO document_history(kind, name, version, updated_us, actor, json)"
-                                 " VALUES(?, ?, ?, ?, ?, ?)";
-    static const char forget[] = "DELETE FROM document_history WHERE kind = ? AND name = ? AND version <= ?";
+    static const char insert[] =
+        "INSERT INTO document_history(kind, name, version, updated_us, actor, json)"
+        " VALUES(?, ?, ?, ?, ?, ?)";
+    static const char forget[] =
+        "DELETE FROM document_history WHERE kind = ? AND name = ? AND version <= ?";
     sqlite3_stmt *stmt = sqlite_db_statement(d, insert);
     if (stmt == NULL)
         return WEIR_E_UNAVAILABLE;
@@ -171,7 +180,8 @@ static int remember_version(struct sqlite_db *d, const struct store_write *w, in
 /* 0 when the asker's expectation holds: any, must be new, or this very version. */
 static int check_expected(const struct store_write *w, int64_t current, json_t **ret_reply)
 {
-    bool holds = w->version == 0 || (w->version == UINT64_MAX && current == 0) || w->version == (uint64_t)current;
+    bool holds = w->version == 0 || (w->version == UINT64_MAX && current == 0) ||
+                 w->version == (uint64_t)current;
     if (holds)
         return 0;
     *ret_reply = json_pack("{s:I}", "version", (json_int_t)current);
@@ -180,8 +190,9 @@ static int check_expected(const struct store_write *w, int64_t current, json_t *
 
 static int document_put(struct sqlite_db *d, const struct store_write *w, json_t **ret_reply)
 {
-    static const char sql[] = "INSERT OR REPLACE INTO documents(kind, name, version, updated_us, json)"
-                              " VALUES(?, ?, ?, ?, ?)";
+    static const char sql[] =
+        "INSERT OR REPLACE INTO documents(kind, name, version, updated_us, json)"
+        " VALUES(?, ?, ?, ?, ?)";
     int64_t current, last;
     int rc = document_versions(d, w, &current, &last);
     if (rc == 0)
@@ -207,7 +218,8 @@ static int document_put(struct sqlite_db *d, const struct store_write *w, json_t
     if (rc == 0)
         rc = audit(d, w, (uint64_t)version, json);
     if (rc == 0)
-        *ret_reply = json_pack("{s:I, s:b}", "version", (json_int_t)version, "created", current == 0);
+        *ret_reply =
+            json_pack("{s:I, s:b}", "version", (json_int_t)version, "created", current == 0);
     free(json);
     return rc;
 }
@@ -250,8 +262,9 @@ static int run_changed(struct sqlite_db *d, sqlite3_stmt *stmt)
 
 static int token_put(struct sqlite_db *d, const struct store_write *w)
 {
-    static const char sql[] = "INSERT OR REPLACE INTO tokens(id, name, role, hash, created_us, expires_us)"
-                              " VALUES(?, ?, ?, ?, ?, ?)";
+    static const char sql[] =
+        "INSERT OR REPLACE INTO tokens(id, name, role, hash, created_us, expires_us)"
+        " VALUES(?, ?, ?, ?, ?, ?)";
     if (member(w, "name") == NULL || member(w, "role") == NULL || member(w, "hash") == NULL)
         return WEIR_E_INVALID;
     sqlite3_stmt *stmt = sqlite_db_statement(d, sql);
@@ -271,7 +284,8 @@ static int token_put(struct sqlite_db *d, const struct store_write *w)
 
 static int enrolment_put(struct sqlite_db *d, const struct store_write *w)
 {
-    static const char sql[] = "INSERT INTO enrolments(id, key, created_us, expires_us) VALUES(?, ?, ?, ?)";
+    static const char sql[] =
+        "INSERT INTO enrolments(id, key, created_us, expires_us) VALUES(?, ?, ?, ?)";
     if (member(w, "key") == NULL)
         return WEIR_E_INVALID;
     sqlite3_stmt *stmt = sqlite_db_statement(d, sql);
@@ -290,8 +304,9 @@ static int enrolment_use(struct sqlite_db *d, const struct store_write *w)
     /* The key is forgotten with its use. */
     static const char use[] = "UPDATE enrolments SET used_us = ?1, used_by = ?2, key = ''"
                               " WHERE id = ?3 AND used_us IS NULL AND expires_us > ?1";
-    static const char insert[] = "INSERT INTO credentials(key_id, key, gateway_id, gateway_name, created_us)"
-                                 " VALUES(?, ?, ?, ?, ?)";
+    static const char insert[] =
+        "INSERT INTO credentials(key_id, key, gateway_id, gateway_name, created_us)"
+        " VALUES(?, ?, ?, ?, ?)";
     if (member(w, "gateway_id") == NULL || member(w, "key_id") == NULL || member(w, "key") == NULL)
         return WEIR_E_INVALID;
     const char *name = member(w, "gateway_name");
@@ -314,8 +329,8 @@ static int enrolment_use(struct sqlite_db *d, const struct store_write *w)
     sqlite3_bind_int64(stmt, 5, w->wall_us);
     rc = sqlite_db_run(d, stmt);
     char detail[3 * NAME_SIZE];
-    snprintf(detail, sizeof(detail), "gateway %.120s (%.64s), credential %.80s", name != NULL ? name : "",
-             member(w, "gateway_id"), member(w, "key_id"));
+    snprintf(detail, sizeof(detail), "gateway %.120s (%.64s), credential %.80s",
+             name != NULL ? name : "", member(w, "gateway_id"), member(w, "key_id"));
     return rc == 0 ? audit(d, w, 0, detail) : rc;
 }
 
@@ -354,9 +369,11 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
 {
     static const char token_delete[] = "DELETE FROM tokens WHERE id = ?";
     static const char credential_delete[] = "DELETE FROM credentials WHERE key_id = ?";
-    static const char gateway_put[] = "INSERT OR REPLACE INTO gateways(id, updated_us, json) VALUES(?, ?, ?)";
+    static const char gateway_put[] =
+        "INSERT OR REPLACE INTO gateways(id, updated_us, json) VALUES(?, ?, ?)";
     static const char gateway_delete[] = "DELETE FROM gateways WHERE id = ?";
-    static const char setting_put[] = "INSERT OR REPLACE INTO settings(name, updated_us, json) VALUES(?, ?, ?)";
+    static const char setting_put[] =
+        "INSERT OR REPLACE INTO settings(name, updated_us, json) VALUES(?, ?, ?)";
     switch (w->verb) {
     case STORE_DOCUMENT_PUT:
         return document_put(d, w, ret_reply);
@@ -401,8 +418,10 @@ int sqlite_write(struct store_backend *b, const struct store_write *w, json_t **
     return rc;
 }
 
-/* An id that is taken by the very same action was stored before a doubt; one taken by another gives way by 1 us. */
-static int action_id(struct sqlite_db *d, const struct action_record *a, const char *json, uint64_t *ret_id)
+/* An id that is taken by the very same action was stored before a doubt; one taken by another gives
+ * way by 1 us. */
+static int action_id(struct sqlite_db *d, const struct action_record *a, const char *json,
+                     uint64_t *ret_id)
 {
     static const char sql[] = "SELECT json = ?2 FROM actions WHERE id = ?1";
     for (uint64_t id = a->id; id < a->id + 10000; id++) {
@@ -427,7 +446,8 @@ static int action_id(struct sqlite_db *d, const struct action_record *a, const c
 
 static int action_insert(struct sqlite_db *d, const struct action_record *a, const char *json)
 {
-    static const char sql[] = "INSERT INTO actions(id, wall_us, victim, bully, json) VALUES(?, ?, ?, ?, ?)";
+    static const char sql[] =
+        "INSERT INTO actions(id, wall_us, victim, bully, json) VALUES(?, ?, ?, ?, ?)";
     uint64_t id = 0;
     int rc = action_id(d, a, json, &id);
     if (rc == WEIR_E_EXISTS)
@@ -460,7 +480,8 @@ int sqlite_action(struct store_backend *b, const struct action_record *a)
 
 int sqlite_event(struct store_backend *b, const struct event_record *e)
 {
-    static const char sql[] = "INSERT INTO events(wall_us, severity, kind, subject, text) VALUES(?, ?, ?, ?, ?)";
+    static const char sql[] =
+        "INSERT INTO events(wall_us, severity, kind, subject, text) VALUES(?, ?, ?, ?, ?)";
     sqlite3_stmt *stmt = sqlite_db_statement(sqlite_state(b), sql);
     if (stmt == NULL)
         return WEIR_E_UNAVAILABLE;

@@ -20,7 +20,8 @@
 /* Somebody else's lock at start (a backup) is waited for so long. */
 #define OPEN_WAIT_NS (5 * NS_PER_S)
 
-/* The folder and those above it, 0700; one that is there keeps its mode: it is the administrator's. */
+/* The folder and those above it, 0700; one that is there keeps its mode: it is the
+ * administrator's. */
 int store_folder_make(const char *folder)
 {
     char path[576];
@@ -61,7 +62,8 @@ static int open_patiently(struct store *s, char *words, size_t size)
 {
     uint64_t deadline = clock_mono_ns() + OPEN_WAIT_NS;
     int rc;
-    while ((rc = sqlite_backend_open(s->folder, STORE_ACCESS_WRITE, &s->writer, words, size)) == WEIR_E_UNAVAILABLE &&
+    while ((rc = sqlite_backend_open(s->folder, STORE_ACCESS_WRITE, &s->writer, words, size)) ==
+               WEIR_E_UNAVAILABLE &&
            clock_mono_ns() < deadline)
         usleep(20000); /* start-up: there are no other threads yet */
     return rc;
@@ -76,9 +78,10 @@ int store_open(const struct server_config *config, struct store **ret, char *ret
         return -ENOMEM;
     s->lock_fd = -1;
     atomic_init(&s->figures.last_error, "");
-    s->ages = (struct store_ages){.keep_us = {
-        (int64_t)(config->keep_1s_ns / NS_PER_US), (int64_t)(config->keep_10s_ns / NS_PER_US),
-        (int64_t)(config->keep_1min_ns / NS_PER_US), (int64_t)(config->keep_1h_ns / NS_PER_US)}};
+    s->ages = (struct store_ages){.keep_us = {(int64_t)(config->keep_1s_ns / NS_PER_US),
+                                              (int64_t)(config->keep_10s_ns / NS_PER_US),
+                                              (int64_t)(config->keep_1min_ns / NS_PER_US),
+                                              (int64_t)(config->keep_1h_ns / NS_PER_US)}};
     int rc = text_copy(s->folder, sizeof(s->folder), config->state_dir);
     if (rc == 0)
         rc = store_folder_make(s->folder);

@@ -7,7 +7,8 @@
 #include "server/store/backend.h"
 #include "server/store/store.h"
 
-/* Written by the writer alone, read by readers for STORE_STATUS: figures of about now, each for itself. */
+/* Written by the writer alone, read by readers for STORE_STATUS: figures of about now, each for
+ * itself. */
 struct store_figures {
     _Atomic uint64_t pending_rows, pending_bytes, dropped_bulk, dropped_kept, refused_rows;
     _Atomic uint64_t writes_waiting, commits, reopened;

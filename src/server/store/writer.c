@@ -1,24 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The writer: the one thread that writes to the database.
  *
- * Problem: a commit that survives a crash costs a sync, many threads want to write, none may wait, and the database may
- * be locked, full or gone for a while.
- * Model: group commit. All that waits in the mailbox is taken: rows to append go to the pending queues, writes to
- * the list of those to be answered. Then one transaction takes the writes and the kept rows, another the samples,
- * and what came meanwhile waits for the next round. A transaction that fails is rolled back and nothing is taken out
- * of the queues; it is tried again after a pause that grows to a second. Each half (state, samples) by itself:
+ * Problem: a commit that survives a crash costs a sync, many threads want to write, none may wait,
+ * and the database may be locked, full or gone for a while.
+ * Model: group commit. All that waits in the mailbox is taken: rows to append go to the pending
+ * queues, writes to the list of those to be answered. Then one transaction takes the writes and the
+ * kept rows, another the samples, and what came meanwhile waits for the next round. A transaction
+ * that fails is rolled back and nothing is taken out of the queues; it is tried again after a pause
+ * that grows to a second. Each half (state, samples) by itself:
  *
  *      WORKS --transaction fails--> TROUBLE --pause over, intact, transaction succeeds--> WORKS
- *                                      \-----pause over, not intact: close, open anew--> TROUBLE or WORKS
+ *                                      \-----pause over, not intact: reopen--> WORKS
  *
  * Invariants
- *  1. A write is answered with success only after its COMMIT returned. One that was answered WEIR_E_UNAVAILABLE is out of
- *     the list before that, so it is never committed later.
- *  2. Rows leave the pending queues only by a commit that held them, by their bound (counted as dropped), or because
- *     the database refuses the row itself (counted as refused): a bad row holds up no other.
- *  3. No call sits in SQLite's lock for more than its busy time-out (50 ms), and one round makes at most four such
- *     calls; the mailbox is drained between rounds. So the writer is never away for long, whatever the database does.
- *  4. Roll-up and ageing run only when nothing waits, one slice after another for at most MAINTAIN_NS.
+ *  1. A write is answered with success only after its COMMIT returned. One that was answered
+ *     WEIR_E_UNAVAILABLE is out of the list before that, so it is never committed later.
+ *  2. Rows leave the pending queues only by a commit that held them, by their bound (counted as
+ *     dropped), or because the database refuses the row itself (counted as refused): a bad row
+ *     holds up no other.
+ *  3. No call sits in SQLite's lock for more than its busy time-out (50 ms), and one round makes at
+ *     most four such calls; the mailbox is drained between rounds. So the writer is never away for
+ *     long, whatever the database does.
+ *  4. Roll-up and ageing run only when nothing waits, one slice after another for at most
+ *     MAINTAIN_NS.
  *
  * What may fail: memory for a row (counted as dropped); the database in every way. */
 #include <poll.h>
@@ -36,18 +40,18 @@
 #include "server/store/store_inside.h"
 
 /* Bounds of one round and of one transaction. */
-#define TAKE_MAX 1024
+#define TAKE_MAX     1024
 #define GROUP_WRITES 256
-#define GROUP_KEPT 2048
-#define GROUP_BULK 4096
+#define GROUP_KEPT   2048
+#define GROUP_BULK   4096
 /* Writes that may wait; more are answered at once. */
 #define WRITES_MAX 1024
 /* A write is committed or answered in so long. */
-#define WRITE_WAIT_NS (5 * NS_PER_S)
-#define RETRY_MIN_NS (50 * NS_PER_MS)
-#define RETRY_MAX_NS (1 * NS_PER_S)
+#define WRITE_WAIT_NS     (5 * NS_PER_S)
+#define RETRY_MIN_NS      (50 * NS_PER_MS)
+#define RETRY_MAX_NS      (1 * NS_PER_S)
 #define MAINTAIN_EVERY_NS (1 * NS_PER_S)
-#define MAINTAIN_NS (10 * NS_PER_MS)
+#define MAINTAIN_NS       (10 * NS_PER_MS)
 /* How often an idle writer looks whether its files are still there. */
 #define LOOK_EVERY_NS (1 * NS_PER_S)
 /* How long MSG_STOP may try to drain. */
@@ -69,7 +73,7 @@ struct half {
     uint64_t retry_at_ns, pause_ns; /* 0: working */
     uint64_t since_ns;              /* of the trouble */
     bool told;
-    const char *words;              /* static; "" : none */
+    const char *words; /* static; "" : none */
 };
 
 struct writer {
@@ -103,7 +107,8 @@ static void show_figures(struct writer *w)
 }
 
 /* An event of our own: into the queue, and to the live views. */
-static void tell(struct writer *w, enum event_severity severity, const char *kind, const char *words)
+static void tell(struct writer *w, enum event_severity severity, const char *kind,
+                 const char *words)
 {
     struct event_record e = {.wall_us = clock_wall_us(), .severity = severity};
     snprintf(e.kind, sizeof(e.kind), "%s", kind);
@@ -112,7 +117,9 @@ static void tell(struct writer *w, enum event_severity severity, const char *kin
     pending_add_event(&w->pending, &e);
     if (w->threads->app == NULL)
         return;
-    struct msg m = {.kind = MSG_NOTICE, .body = render_event((uint64_t)e.wall_us, &e), .body_free = json_free_body};
+    struct msg m = {.kind = MSG_NOTICE,
+                    .body = render_event((uint64_t)e.wall_us, &e),
+                    .body_free = json_free_body};
     if (mailbox_post(w->self, w->threads->app, &m) != 0)
         msg_release(&m); /* the event itself is kept */
 }
@@ -130,7 +137,9 @@ static bool troubled(const struct writer *w)
 static void show_error(struct writer *w)
 {
     const char *words = w->half[STORE_PART_STATE].since_ns != 0 ? w->half[STORE_PART_STATE].words
-                        : w->half[STORE_PART_SAMPLES].since_ns != 0 ? w->half[STORE_PART_SAMPLES].words : "";
+                        : w->half[STORE_PART_SAMPLES].since_ns != 0
+                            ? w->half[STORE_PART_SAMPLES].words
+                            : "";
     atomic_store_explicit(&w->store->figures.last_error, words, memory_order_relaxed);
 }
 
@@ -149,7 +158,8 @@ static void trouble(struct writer *w, enum store_part part, const char *words)
     if (h->told || now - h->since_ns < TROUBLE_NS)
         return;
     char text[256];
-    snprintf(text, sizeof(text), "the %s database cannot be written: %s; control goes on, rows wait in memory",
+    snprintf(text, sizeof(text),
+             "the %s database cannot be written: %s; control goes on, rows wait in memory",
              half_name(part), h->words);
     log_error("store: %s", text);
     tell(w, EVENT_ERROR, "store-unavailable", text);
@@ -170,7 +180,8 @@ static void works(struct writer *w, enum store_part part)
     if (!was.told)
         return;
     char text[192];
-    snprintf(text, sizeof(text), "the %s database works again after %llu s; rows dropped since start: %llu",
+    snprintf(text, sizeof(text),
+             "the %s database works again after %llu s; rows dropped since start: %llu",
              half_name(part), (unsigned long long)((clock_mono_ns() - was.since_ns) / NS_PER_S),
              (unsigned long long)(w->pending.dropped_bulk + w->pending.dropped_kept));
     log_info("store: %s", text);
@@ -192,14 +203,16 @@ static bool make_sure(struct writer *w, enum store_part part)
         let_go(w);
     if (w->backend != NULL)
         return true;
-    int rc = sqlite_backend_open(w->store->folder, STORE_ACCESS_WRITE, &w->backend, words, sizeof(words));
+    int rc = sqlite_backend_open(w->store->folder, STORE_ACCESS_WRITE, &w->backend, words,
+                                 sizeof(words));
     if (rc != 0) {
         trouble(w, part, "it cannot be opened");
         return false;
     }
     atomic_fetch_add_explicit(&w->store->figures.reopened, 1, memory_order_relaxed);
     if (w->backend->ops->fresh(w->backend)) {
-        static const char text[] = "the database was gone and has been made anew; what it held is lost";
+        static const char text[] =
+            "the database was gone and has been made anew; what it held is lost";
         log_error("store: %s", text);
         tell(w, EVENT_ERROR, "store-recreated", text);
     }
@@ -260,8 +273,9 @@ static int put_kept(struct writer *w, size_t *ret_count)
         const struct pending_row *row = container_of(l, struct pending_row, link);
         if (*ret_count == GROUP_KEPT)
             return 0;
-        int rc = row->kind == PENDING_ACTION ? w->backend->ops->action(w->backend, pending_action(row))
-                                             : w->backend->ops->event(w->backend, pending_event(row));
+        int rc = row->kind == PENDING_ACTION
+                     ? w->backend->ops->action(w->backend, pending_action(row))
+                     : w->backend->ops->event(w->backend, pending_event(row));
         rc = row_outcome(w, rc);
         if (rc != 0)
             return rc;
@@ -347,7 +361,8 @@ static void flush_bulk(struct writer *w)
 
 static bool half_waits(const struct writer *w, enum store_part part)
 {
-    return part == STORE_PART_STATE ? w->write_count > 0 || w->pending.kept_rows > 0 : w->pending.bulk_rows > 0;
+    return part == STORE_PART_STATE ? w->write_count > 0 || w->pending.kept_rows > 0
+                                    : w->pending.bulk_rows > 0;
 }
 
 static bool something_waits(const struct writer *w)
@@ -358,10 +373,11 @@ static bool something_waits(const struct writer *w)
 /* Each half is tried whatever the other meets: they are two files. */
 static void flush(struct writer *w)
 {
-    if (half_waits(w, STORE_PART_STATE) && clock_mono_ns() >= w->half[STORE_PART_STATE].retry_at_ns &&
-        make_sure(w, STORE_PART_STATE))
+    if (half_waits(w, STORE_PART_STATE) &&
+        clock_mono_ns() >= w->half[STORE_PART_STATE].retry_at_ns && make_sure(w, STORE_PART_STATE))
         flush_state(w);
-    if (half_waits(w, STORE_PART_SAMPLES) && clock_mono_ns() >= w->half[STORE_PART_SAMPLES].retry_at_ns &&
+    if (half_waits(w, STORE_PART_SAMPLES) &&
+        clock_mono_ns() >= w->half[STORE_PART_SAMPLES].retry_at_ns &&
         make_sure(w, STORE_PART_SAMPLES))
         flush_bulk(w);
 }
@@ -374,7 +390,8 @@ static void expire_writes(struct writer *w, uint64_t now_ns, bool all)
         struct waiting_write *ww = container_of(l, struct waiting_write, link);
         if (!all && ww->deadline_ns > now_ns)
             continue;
-        const char *words = atomic_load_explicit(&w->store->figures.last_error, memory_order_relaxed);
+        const char *words =
+            atomic_load_explicit(&w->store->figures.last_error, memory_order_relaxed);
         answer(w, ww, WEIR_E_UNAVAILABLE, json_pack("{s:s}", "words", words));
     }
 }
@@ -401,8 +418,8 @@ static void take_write(struct writer *w, struct msg *m)
     weir_assert(m->body != NULL);
     struct waiting_write *ww = w->write_count < WRITES_MAX ? calloc(1, sizeof(*ww)) : NULL;
     if (ww == NULL) {
-        mailbox_reply(w->self, m, WEIR_E_UNAVAILABLE, json_pack("{s:s}", "words", "too many writes wait"),
-                      json_free_body);
+        mailbox_reply(w->self, m, WEIR_E_UNAVAILABLE,
+                      json_pack("{s:s}", "words", "too many writes wait"), json_free_body);
         return;
     }
     ww->m = *m;
@@ -503,7 +520,9 @@ static bool may_end(const struct writer *w, uint64_t now_ns)
 void *store_writer_main(void *store_thread)
 {
     const struct store_thread *t = store_thread;
-    struct writer w = {.store = t->store, .threads = t->threads, .self = t->threads->store_writer,
+    struct writer w = {.store = t->store,
+                       .threads = t->threads,
+                       .self = t->threads->store_writer,
                        .backend = t->store->writer,
                        .half = {{.words = ""}, {.words = ""}}};
     t->store->writer = NULL;
@@ -525,7 +544,8 @@ void *store_writer_main(void *store_thread)
     }
     expire_writes(&w, 0, true);
     if (pending_rows(&w.pending) > 0)
-        log_error("store: ended with %zu rows that the database did not take", pending_rows(&w.pending));
+        log_error("store: ended with %zu rows that the database did not take",
+                  pending_rows(&w.pending));
     pending_fini(&w.pending);
     let_go(&w);
     mailbox_reply(w.self, &w.stop, 0, NULL, NULL);

@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "store_fixture.h"
-
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +8,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "server/msg.h"
+#include "store_fixture.h"
 
 void fixture_init(struct fixture *f)
 {
@@ -68,7 +67,8 @@ int fixture_wait(struct fixture *f, uint64_t *ret_ticket, json_t **ret_reply)
     return WEIR_E_TIMEOUT;
 }
 
-static uint64_t ask(struct fixture *f, struct mailbox *to, uint16_t kind, void *body, void (*body_free)(void *))
+static uint64_t ask(struct fixture *f, struct mailbox *to, uint16_t kind, void *body,
+                    void (*body_free)(void *))
 {
     struct msg m = {.kind = kind, .body = body, .body_free = body_free};
     uint64_t ticket = 0;
@@ -175,7 +175,8 @@ void fixture_drained(struct fixture *f)
     fail_msg("rows still wait after 20 s");
 }
 
-void fixture_sample(struct sample_record *s, const char *host, int64_t wall_us, uint32_t ios, uint64_t latency_us)
+void fixture_sample(struct sample_record *s, const char *host, int64_t wall_us, uint32_t ios,
+                    uint64_t latency_us)
 {
     memset(s, 0, sizeof(*s));
     s->wall_us = wall_us;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A real store for tests: a folder of its own, a writer and a reader thread, and a client with its own mailbox. */
+/* A real store for tests: a folder of its own, a writer and a reader thread, and a client with its
+ * own mailbox. */
 #ifndef WEIR_TESTS_STORE_FIXTURE_H
 #define WEIR_TESTS_STORE_FIXTURE_H
 #include <setjmp.h>
@@ -37,7 +38,8 @@ void fixture_fini(struct fixture *f);
 
 /* Post without reply. */
 void fixture_append(struct fixture *f, struct store_batch *b);
-/* Ask and wait for the answer (at most 30 s): its status; *@ret_reply (may be NULL) gets the body. */
+/* Ask and wait for the answer (at most 30 s): its status; *@ret_reply (may be NULL) gets the
+ * body. */
 int fixture_write(struct fixture *f, struct store_write *w, json_t **ret_reply);
 int fixture_query(struct fixture *f, struct store_query *q, json_t **ret_reply);
 /* Ask only; fixture_wait gives the next reply. */
@@ -52,7 +54,8 @@ json_t *fixture_status(struct fixture *f);
 void fixture_drained(struct fixture *f);
 
 /* A sample of made-up numbers with @ios I/Os of about @latency_us. */
-void fixture_sample(struct sample_record *s, const char *host, int64_t wall_us, uint32_t ios, uint64_t latency_us);
+void fixture_sample(struct sample_record *s, const char *host, int64_t wall_us, uint32_t ios,
+                    uint64_t latency_us);
 void fixture_event(struct event_record *e, int64_t wall_us, int n);
 void fixture_action(struct action_record *a, uint64_t id);
 

@@ -1,7 +1,7 @@
 PRAGMA foreign_keys=OFF;
 BEGIN TRANSACTION;
 CREATE TABLE schema_version(version INTEGER PRIMARY KEY, applied_us INTEGER NOT NULL) STRICT;
-INSERT INTO schema_version VALUES(1,1795420308540436);
+INSERT INTO schema_version VALUES(1,1795420815284366);
 CREATE TABLE documents(kind TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, updated_us INTEGER NOT NULL, json TEXT NOT NULL, PRIMARY KEY(kind, name)) STRICT, WITHOUT ROWID;
 INSERT INTO documents VALUES('Agreement','gold',2,1795413600000000,'{"kind":"Agreement","name":"gold","spec":{"n":1}}');
 CREATE TABLE document_history(kind TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, updated_us INTEGER NOT NULL, actor TEXT NOT NULL, json TEXT, PRIMARY KEY(kind, name, version)) STRICT, WITHOUT ROWID;

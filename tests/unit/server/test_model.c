@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: documents mean what people wrote, everything wrong is told with its place, and what the server gives out reads
- * back as the same data.
- * Method: tables of documents and expected words; a property test that parses random valid documents, renders them and
- * parses again (the seed is printed; give it as WEIR_SEED to replay). */
+/* Goal: documents mean what people wrote, everything wrong is told with its place, and what the
+ * server gives out reads back as the same data.
+ * Method: tables of documents and expected words; a property test that parses random valid
+ * documents, renders them and parses again (the seed is printed; give it as WEIR_SEED to
+ * replay). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -62,9 +63,10 @@ static void refused(const char *text, const char *expected)
     text_init(&errors, 1 << 16);
     const char *kind = json_string_value(json_object_get(doc, "kind"));
     memset(&ret, 0x5a, sizeof(ret));
-    int rc = kind != NULL && strcmp(kind, "Tenant") == 0   ? model_tenant_parse(doc, &ret.t, &errors)
-             : kind != NULL && strcmp(kind, "Policy") == 0 ? model_policy_parse(doc, &ret.p, &errors)
-                                                           : model_agreement_parse(doc, &ret.a, &errors);
+    int rc = kind != NULL && strcmp(kind, "Tenant") == 0 ? model_tenant_parse(doc, &ret.t, &errors)
+             : kind != NULL && strcmp(kind, "Policy") == 0
+                 ? model_policy_parse(doc, &ret.p, &errors)
+                 : model_agreement_parse(doc, &ret.a, &errors);
     assert_int_equal(rc, WEIR_E_INVALID);
     for (size_t i = 0; i < sizeof(ret); i++)
         assert_int_equal(((unsigned char *)&ret)[i], 0x5a); /* untouched */
@@ -84,12 +86,14 @@ static void refused(const char *text, const char *expected)
     text_fini(&errors);
 }
 
-#define GOLD                                                                                             \
-    "{'kind':'Agreement','name':'oltp-gold','appliesTo':{'tenant':'acme','volume':'db-*'},"              \
-    "'objectives':[{'percentile':99,'latency':'5ms','whileIops':4000},"                                  \
-    "{'percentile':99.9,'latencyUs':20000,'whileIops':10000},{'percentile':'mean','latency':'1s'}],"     \
-    "'reservation':{'iops':4000},"                                                                       \
-    "'limit':{'iops':12000,'bandwidth':'400MiB/s','iopsWrite':'unlimited','burst':{'iops':20000,'for':'60s'}}," \
+#define GOLD                                                                                       \
+    "{'kind':'Agreement','name':'oltp-gold','appliesTo':{'tenant':'acme','volume':'db-*'},"        \
+    "'objectives':[{'percentile':99,'latency':'5ms','whileIops':4000},"                            \
+    "{'percentile':99.9,'latencyUs':20000,'whileIops':10000},{'percentile':'mean','latency':'1s'}" \
+    "],"                                                                                           \
+    "'reservation':{'iops':4000},"                                                                 \
+    "'limit':{'iops':12000,'bandwidth':'400MiB/"                                                   \
+    "s','iopsWrite':'unlimited','burst':{'iops':20000,'for':'60s'}},"                              \
     "'weight':200,'compliance':{'target':'99.9%','window':'10s','over':'30d'}}"
 
 static void an_agreement_in_peoples_units_is_understood(void **state)
@@ -126,7 +130,8 @@ static void an_agreement_in_peoples_units_is_understood(void **state)
 static void what_is_left_out_has_its_default(void **state)
 {
     (void)state;
-    struct agreement a = agreement("{'kind':'Agreement','name':'x','appliesTo':{},'limit':null,'weight':null}");
+    struct agreement a =
+        agreement("{'kind':'Agreement','name':'x','appliesTo':{},'limit':null,'weight':null}");
     assert_int_equal(a.weight, 100);
     assert_int_equal(a.priority, 0);
     assert_int_equal(a.objective_count, 0);
@@ -149,10 +154,13 @@ static void what_the_server_gives_out_is_taken_back(void **state)
     assert_int_equal(model_agreement_parse(doc, &b, &errors), 0);
     assert_memory_equal(&a, &b, sizeof(a));
     const json_t *spec = json_object_get(doc, "spec");
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(spec, "limit"), "bandwidth")), 400 << 20);
+    assert_int_equal(
+        json_integer_value(json_object_get(json_object_get(spec, "limit"), "bandwidth")),
+        400 << 20);
     assert_true(json_is_null(json_object_get(json_object_get(spec, "limit"), "iopsRead")));
     assert_true(json_is_null(json_object_get(json_object_get(spec, "reservation"), "bandwidth")));
-    assert_string_equal(json_string_value(json_object_get(json_object_get(spec, "compliance"), "over")), "P30D");
+    assert_string_equal(
+        json_string_value(json_object_get(json_object_get(spec, "compliance"), "over")), "P30D");
     json_decref(doc);
     text_fini(&errors);
 }
@@ -169,39 +177,60 @@ static void what_is_wrong_is_told_with_place_found_and_expected(void **state)
     } c[] = {
         {A("'objectives':[{'percentile':99,'latency':'5'}]"),
          "objectives[0].latency: found \"5\", expected a latency such as 5ms"},
-        {A("'objectives':[{'percentile':99,'latency':5}]"), "objectives[0].latency: found 5, expected a latency"},
-        {A("'objectives':[{'percentile':99,'latency':'0ms'}]"), "objectives[0].latency: found \"0ms\""},
-        {A("'objectives':[{'percentile':99}]"), "objectives[0].latency: found nothing, expected a latency"},
-        {A("'objectives':[{'percentile':99,'latency':null}]"), "objectives[0].latency: found null, expected a latency"},
+        {A("'objectives':[{'percentile':99,'latency':5}]"),
+         "objectives[0].latency: found 5, expected a latency"},
+        {A("'objectives':[{'percentile':99,'latency':'0ms'}]"),
+         "objectives[0].latency: found \"0ms\""},
+        {A("'objectives':[{'percentile':99}]"),
+         "objectives[0].latency: found nothing, expected a latency"},
+        {A("'objectives':[{'percentile':99,'latency':null}]"),
+         "objectives[0].latency: found null, expected a latency"},
         {A("'objectives':[{'percentile':99,'latency':'1ms','latencyUs':5}]"),
          "objectives[0].latency: given beside \"latencyUs\""},
-        {A("'objectives':[{'percentile':99,'latencyUs':0}]"), "objectives[0].latencyUs: found 0, expected microseconds"},
-        {A("'objectives':[{'percentile':49.9,'latency':'1ms'}]"), "objectives[0].percentile: found 49.9, expected a perc"},
-        {A("'objectives':[{'percentile':100,'latency':'1ms'}]"), "objectives[0].percentile: found 100, expected a perc"},
-        {A("'objectives':[{'percentile':'median','latency':'1ms'}]"), "objectives[0].percentile: found \"median\""},
-        {A("'objectives':[{'percentile':99,'latency':'1ms','whileIops':0}]"), "objectives[0].whileIops: found 0"},
+        {A("'objectives':[{'percentile':99,'latencyUs':0}]"),
+         "objectives[0].latencyUs: found 0, expected microseconds"},
+        {A("'objectives':[{'percentile':49.9,'latency':'1ms'}]"),
+         "objectives[0].percentile: found 49.9, expected a perc"},
+        {A("'objectives':[{'percentile':100,'latency':'1ms'}]"),
+         "objectives[0].percentile: found 100, expected a perc"},
+        {A("'objectives':[{'percentile':'median','latency':'1ms'}]"),
+         "objectives[0].percentile: found \"median\""},
+        {A("'objectives':[{'percentile':99,'latency':'1ms','whileIops':0}]"),
+         "objectives[0].whileIops: found 0"},
         {A("'objectives':[{'percentile':99,'latency':'1ms','whileIops':9},"
-           "{'percentile':99,'latency':'1ms','whileIops':9}]"), "objectives[1].whileIops: found not more than"},
-        {A("'objectives':[{'percentile':99,'latency':'1ms'},{'percentile':99,'latency':'1ms','whileIops':9}]"),
+           "{'percentile':99,'latency':'1ms','whileIops':9}]"),
+         "objectives[1].whileIops: found not more than"},
+        {A("'objectives':[{'percentile':99,'latency':'1ms'},{'percentile':99,'latency':'1ms','"
+           "whileIops':9}]"),
          "objectives[1].whileIops: found not more than"},
         {A("'objectives':{}"), "objectives: found an object, expected a list of at most 8"},
-        {A("'objectives':[1,2,3,4,5,6,7,8,9]"), "objectives: found a list of 9, expected a list of at most 8"},
+        {A("'objectives':[1,2,3,4,5,6,7,8,9]"),
+         "objectives: found a list of 9, expected a list of at most 8"},
         {A("'objectives':['fast']"), "objectives[0]: found \"fast\", expected an object"},
-        {A("'limit':{'iops':0}"), "limit.iops: found 0, expected I/Os per second, 1 to 1000000000; no such value is null"},
+        {A("'limit':{'iops':0}"),
+         "limit.iops: found 0, expected I/Os per second, 1 to 1000000000; no such value is null"},
         {A("'limit':{'iops':-5}"), "limit.iops: found -5"},
         {A("'limit':{'iops':1.5}"), "limit.iops: found 1.5"},
         {A("'limit':{'iops':'4k'}"), "limit.iops: found \"4k\""},
         {A("'limit':{'iops':1000000001}"), "limit.iops: found 1000000001"},
-        {A("'limit':{'bandwidth':'400M'}"), "limit.bandwidth: found \"400M\", expected bytes per second such as 400MiB/s"},
+        {A("'limit':{'bandwidth':'400M'}"),
+         "limit.bandwidth: found \"400M\", expected bytes per second such as 400MiB/s"},
         {A("'limit':{'bandwidth':0}"), "limit.bandwidth: found 0"},
-        {A("'limit':{'iosp':5}"), "limit: unknown key \"iosp\"; known here: iops, iopsRead, iopsWrite"},
+        {A("'limit':{'iosp':5}"),
+         "limit: unknown key \"iosp\"; known here: iops, iopsRead, iopsWrite"},
         {A("'limit':5"), "limit: found 5, expected an object"},
-        {A("'limit':{'iops':10,'burst':{'iops':10,'for':'1s'}}"), "limit.burst.iops: found 10, expected more than the limit"},
-        {A("'limit':{'burst':{'iops':10,'for':'1s'}}"), "limit.burst.iops: found a burst without a limit"},
-        {A("'limit':{'iops':10,'burst':{'iops':20}}"), "limit.burst.for: found nothing, expected how long"},
-        {A("'limit':{'iops':10,'burst':{'for':'1s'}}"), "limit.burst: found neither iops nor bandwidth"},
-        {A("'reservation':{'iops':20},'limit':{'iops':10}"), "reservation.iops: found 20, expected not more than limit.iops, 10"},
-        {A("'reservation':{'bandwidth':'2MiB/s'},'limit':{'bandwidth':'1MiB/s'}"), "reservation.bandwidth: found 2097152"},
+        {A("'limit':{'iops':10,'burst':{'iops':10,'for':'1s'}}"),
+         "limit.burst.iops: found 10, expected more than the limit"},
+        {A("'limit':{'burst':{'iops':10,'for':'1s'}}"),
+         "limit.burst.iops: found a burst without a limit"},
+        {A("'limit':{'iops':10,'burst':{'iops':20}}"),
+         "limit.burst.for: found nothing, expected how long"},
+        {A("'limit':{'iops':10,'burst':{'for':'1s'}}"),
+         "limit.burst: found neither iops nor bandwidth"},
+        {A("'reservation':{'iops':20},'limit':{'iops':10}"),
+         "reservation.iops: found 20, expected not more than limit.iops, 10"},
+        {A("'reservation':{'bandwidth':'2MiB/s'},'limit':{'bandwidth':'1MiB/s'}"),
+         "reservation.bandwidth: found 2097152"},
         {A("'reservation':{'iops':'unlimited'}"), "reservation.iops: found \"unlimited\""},
         {A("'weight':0"), "weight: found 0, expected an integer from 1 to 10000"},
         {A("'weight':'200'"), "weight: found \"200\""},
@@ -209,32 +238,46 @@ static void what_is_wrong_is_told_with_place_found_and_expected(void **state)
         {A("'per':'volume'"), "per: found \"volume\", expected group or stream"},
         {A("'compliance':{'target':0}"), "compliance.target: found 0, expected a percentage"},
         {A("'compliance':{'target':'101%'}"), "compliance.target: found \"101%\""},
-        {A("'compliance':{'window':'1h','over':'1m'}"), "compliance: found a window longer than the whole period"},
-        {A("'compliance':{'window':10}"), "compliance.window: found 10, expected a duration such as 10s"},
+        {A("'compliance':{'window':'1h','over':'1m'}"),
+         "compliance: found a window longer than the whole period"},
+        {A("'compliance':{'window':10}"),
+         "compliance.window: found 10, expected a duration such as 10s"},
         {A("'version':3"), "unknown key \"version\"; known here: appliesTo, per"},
         {A("'spec':{}"), "unknown key \"appliesTo\"\nspec.appliesTo: found nothing"},
         {"{'kind':'Agreement','name':'x'}", "appliesTo: found nothing, expected who is meant"},
-        {"{'kind':'Agreement','name':'x','appliesTo':{'volume':''}}", "appliesTo.volume: found \"\", expected a name"},
-        {"{'kind':'Agreement','name':'x','appliesTo':{'volume':'a/b'}}", "appliesTo.volume: found \"a/b\""},
-        {"{'kind':'Agreement','name':'x','appliesTo':{'volume':'a['}}", "appliesTo.volume: found \"a[\""},
-        {"{'kind':'Agreement','name':'x','spec':{'appliesTo':{},'weight':0}}", "spec.weight: found 0"},
-        {"{'kind':'Agreement','name':'x','spec':{'appliesTo':{}},'extra':1}", "unknown key \"extra\"; known here: kind, name, version"},
-        {"{'kind':'Agreement','name':'-x','appliesTo':{}}", "name: found \"-x\", expected a name of letters"},
+        {"{'kind':'Agreement','name':'x','appliesTo':{'volume':''}}",
+         "appliesTo.volume: found \"\", expected a name"},
+        {"{'kind':'Agreement','name':'x','appliesTo':{'volume':'a/b'}}",
+         "appliesTo.volume: found \"a/b\""},
+        {"{'kind':'Agreement','name':'x','appliesTo':{'volume':'a['}}",
+         "appliesTo.volume: found \"a[\""},
+        {"{'kind':'Agreement','name':'x','spec':{'appliesTo':{},'weight':0}}",
+         "spec.weight: found 0"},
+        {"{'kind':'Agreement','name':'x','spec':{'appliesTo':{}},'extra':1}",
+         "unknown key \"extra\"; known here: kind, name, version"},
+        {"{'kind':'Agreement','name':'-x','appliesTo':{}}",
+         "name: found \"-x\", expected a name of letters"},
         {"{'kind':'Agreement','appliesTo':{}}", "name: found nothing"},
-        {"{'kind':'Agrement','name':'x','appliesTo':{}}", "kind: found \"Agrement\", expected Agreement, Tenant or Policy"},
-        {"{'name':'x','appliesTo':{}}", "kind: found nothing, expected Agreement, Tenant or Policy"},
+        {"{'kind':'Agrement','name':'x','appliesTo':{}}",
+         "kind: found \"Agrement\", expected Agreement, Tenant or Policy"},
+        {"{'name':'x','appliesTo':{}}",
+         "kind: found nothing, expected Agreement, Tenant or Policy"},
         {"['Agreement']", "found a list, expected a document"},
         {T("'members':[{}]"), "members[0]: found no pattern, expected host, volume or target"},
-        {T("'members':[{'tenant':'a'}]"), "members[0]: unknown key \"tenant\"; known here: host, volume, target"},
+        {T("'members':[{'tenant':'a'}]"),
+         "members[0]: unknown key \"tenant\"; known here: host, volume, target"},
         {T("'members':'all'"), "members: found \"all\", expected a list of at most 64"},
         {T("'limit':{'bandwidthRead':'0'}"), "limit.bandwidthRead: found \"0\""},
         {P("'observe':'yes'"), "observe: found \"yes\", expected true or false"},
         {P("'maxCut':0"), "maxCut: found 0, expected the largest cut"},
         {P("'floor':{'iops':0}"), "floor.iops: found 0"},
-        {P("'freeze':[{'from':'8:00','to':'25:00'}]"), "freeze[0].from: found \"8:00\"\nfreeze[0].to: found \"25:00\""},
+        {P("'freeze':[{'from':'8:00','to':'25:00'}]"),
+         "freeze[0].from: found \"8:00\"\nfreeze[0].to: found \"25:00\""},
         {P("'freeze':[{'from':'18:00','to':'18:00'}]"), "freeze[0]: found one time as from and to"},
-        {P("'freeze':[{'days':['mon','mon'],'from':'08:00','to':'18:00'}]"), "freeze[0].days: found a list, expected a list"},
-        {P("'freeze':[{'days':['Monday'],'from':'08:00','to':'18:00'}]"), "freeze[0].days: found a list"},
+        {P("'freeze':[{'days':['mon','mon'],'from':'08:00','to':'18:00'}]"),
+         "freeze[0].days: found a list, expected a list"},
+        {P("'freeze':[{'days':['Monday'],'from':'08:00','to':'18:00'}]"),
+         "freeze[0].days: found a list"},
     };
     for (size_t i = 0; i < sizeof(c) / sizeof(c[0]); i++)
         refused(c[i].doc, c[i].errors);
@@ -243,9 +286,11 @@ static void what_is_wrong_is_told_with_place_found_and_expected(void **state)
 static void all_errors_are_told_at_once(void **state)
 {
     (void)state;
-    refused("{'kind':'Agreement','name':'a b','appliesTo':{'tenant':5,'hots':'x'},'weight':0,'limit':{'iops':0},'prio':1,"
+    refused("{'kind':'Agreement','name':'a "
+            "b','appliesTo':{'tenant':5,'hots':'x'},'weight':0,'limit':{'iops':0},'prio':1,"
             "'objectives':[{'percentile':99,'latency':'5'},{'latency':'1ms'}]}",
-            "name: found \"a b\"\nappliesTo: unknown key \"hots\"\nappliesTo.tenant: found 5\nweight: found 0\n"
+            "name: found \"a b\"\nappliesTo: unknown key \"hots\"\nappliesTo.tenant: found "
+            "5\nweight: found 0\n"
             "limit.iops: found 0\nunknown key \"prio\"\nobjectives[0].latency: found \"5\"\n"
             "objectives[1].percentile: found nothing");
 }
@@ -277,7 +322,8 @@ static void tenants_and_policies_are_understood_and_given_out_the_same(void **st
     struct policy p, p2;
     struct text errors;
     text_init(&errors, 1 << 16);
-    json_t *doc = load(T("'members':[{'host':'10.0.0.*'},{'volume':'db-[ab]','target':'*'}],'limit':{'iops':5}"));
+    json_t *doc = load(
+        T("'members':[{'host':'10.0.0.*'},{'volume':'db-[ab]','target':'*'}],'limit':{'iops':5}"));
     assert_int_equal(model_tenant_parse(doc, &t, &errors), 0);
     json_decref(doc);
     assert_int_equal(t.member_count, 2);
@@ -288,7 +334,8 @@ static void tenants_and_policies_are_understood_and_given_out_the_same(void **st
     assert_memory_equal(&t, &t2, sizeof(t));
     json_decref(doc);
     doc = load(P("'protect':true,'floor':{'bandwidth':'1MiB/s'},'maxCut':'12.5%',"
-                 "'freeze':[{'days':['mon','sun'],'from':'08:00','to':'18:30'},{'from':'22:00','to':'06:00'}]"));
+                 "'freeze':[{'days':['mon','sun'],'from':'08:00','to':'18:30'},{'from':'22:00','to'"
+                 ":'06:00'}]"));
     assert_int_equal(model_policy_parse(doc, &p, &errors), 0);
     json_decref(doc);
     assert_true(p.protect);
@@ -324,7 +371,7 @@ static void a_kind_is_known_by_its_name(void **state)
     text_fini(&errors);
 }
 
-/* --- property: parse(render(x)) = x ------------------------------------------------------------------------------ */
+/* --- property: parse(render(x)) = x --- */
 
 static void random_pattern(struct rng *r, char out[NAME_SIZE])
 {
@@ -372,7 +419,8 @@ static void random_agreement(struct rng *r, struct agreement *a)
         o->while_iops = i + 1 == a->objective_count && rng_below(r, 2) ? UNITS_UNLIMITED : at;
     }
     random_limits(r, &a->limits);
-    uint64_t iops = a->limits.rate[GATE_IOPS_TOTAL].rate, bytes = a->limits.rate[GATE_BYTES_TOTAL].rate;
+    uint64_t iops = a->limits.rate[GATE_IOPS_TOTAL].rate,
+             bytes = a->limits.rate[GATE_BYTES_TOTAL].rate;
     a->reservation_iops = maybe(r, iops != 0 ? iops : 1000000000);
     a->reservation_bytes_s = maybe(r, bytes != 0 ? bytes : 1000000000000);
     if (iops != 0 && a->reservation_iops > iops)

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: rows that wait come out as they went in, memory stays in its bound, and what is dropped is the oldest samples
- * first, and counted.
- * Method: random rows in, compared on the way out; small bounds; damaged blobs. Seeds are printed (WEIR_SEED). */
-#include "store_fixture.h"
-
+/* Goal: rows that wait come out as they went in, memory stays in its bound, and what is dropped is
+ * the oldest samples first, and counted.
+ * Method: random rows in, compared on the way out; small bounds; damaged blobs. Seeds are printed
+ * (WEIR_SEED). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include "base/rng.h"
 #include "server/store/blob.h"
 #include "server/store/pending.h"
+#include "store_fixture.h"
 
 static struct rng seeded(void)
 {
@@ -129,7 +129,8 @@ static void the_oldest_samples_go_first_and_actions_last(void **state)
     assert_int_equal(p.dropped_bulk, 110);
     assert_int_equal(p.dropped_kept, 25);
     assert_int_equal(p.kept_rows, 100);
-    assert_string_equal(pending_event(container_of(p.kept.next, struct pending_row, link))->text, "event 120");
+    assert_string_equal(pending_event(container_of(p.kept.next, struct pending_row, link))->text,
+                        "event 120");
     pending_fini(&p);
 }
 
@@ -141,7 +142,8 @@ static void bytes_are_bounded_too(void **state)
     pending_init(&p, 20000, PENDING_MAX_ROWS);
     uint64_t given = 0;
     for (int i = 0; i < 500; i++) {
-        struct store_batch *b = store_batch_new(rng_below(&r, 5), rng_below(&r, 2), rng_below(&r, 3), rng_below(&r, 2));
+        struct store_batch *b =
+            store_batch_new(rng_below(&r, 5), rng_below(&r, 2), rng_below(&r, 3), rng_below(&r, 2));
         for (size_t k = 0; k < b->sample_count; k++)
             random_sample(&r, &b->sample[k]);
         given += b->sample_count + b->action_count + b->event_count + b->health_count;
@@ -191,7 +193,8 @@ static void a_damaged_blob_is_refused_within_its_bytes(void **state)
     assert_int_equal(blob_merge(h, "\x02\x01\x01", 3), WEIR_E_PARSE);
     assert_int_equal(blob_merge(h, "\x01\x01", 2), WEIR_E_PARSE);
     assert_int_equal(blob_merge(h, "\x01\xff\xff\xff\xff\x0f\x01", 7), WEIR_E_PARSE);
-    assert_int_equal(blob_merge(h, "\x01\x05\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 13), WEIR_E_PARSE);
+    assert_int_equal(blob_merge(h, "\x01\x05\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 13),
+                     WEIR_E_PARSE);
     assert_int_equal(blob_merge(h, "\x01", 1), 0);
     for (int i = 0; i < 20000; i++) {
         struct sample_record s;

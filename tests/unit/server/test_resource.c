@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: the storage resource manager tells the truth about real targets, and one that hangs holds up no other.
- * Method: its thread with real mailboxes, against nbdkit (skipped where it is not installed), a listener that accepts
- * and never answers, and URIs that cannot work. */
+/* Goal: the storage resource manager tells the truth about real targets, and one that hangs holds
+ * up no other.
+ * Method: its thread with real mailboxes, against nbdkit (skipped where it is not installed), a
+ * listener that accepts and never answers, and URIs that cannot work. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -79,7 +80,9 @@ static int teardown(void **state)
     struct world *w = *state;
     struct msg m = {.kind = MSG_STOP};
     uint64_t ticket;
-    assert_int_equal(mailbox_ask(w->client, w->threads.resource, &m, 30 * NS_PER_S, clock_mono_ns(), &ticket), 0);
+    assert_int_equal(
+        mailbox_ask(w->client, w->threads.resource, &m, 30 * NS_PER_S, clock_mono_ns(), &ticket),
+        0);
     pthread_join(w->thread, NULL);
     end_nbdkit(w);
     for (size_t i = 0; i < mailbox_set_count(w->threads.set); i++)
@@ -191,8 +194,9 @@ static void a_real_target_is_measured_and_every_process_told(void **state)
     struct world *w = *state;
     char uri[512];
     need_nbdkit();
-    start_nbdkit(w, (const char *const[]){"--filter=blocksize-policy", "memory", "64M", "blocksize-minimum=512",
-                                          "blocksize-preferred=4096", "blocksize-maximum=1M", NULL});
+    start_nbdkit(w, (const char *const[]){"--filter=blocksize-policy", "memory", "64M",
+                                          "blocksize-minimum=512", "blocksize-preferred=4096",
+                                          "blocksize-maximum=1M", NULL});
     unix_uri(w, uri);
     see(w, "array1", uri);
     for (size_t i = 0; i < 2; i++) {
@@ -249,7 +253,8 @@ static void a_probe_only_reads(void **state)
     end_nbdkit(w);
     snprintf(command, sizeof(command), "grep -q ' Read ' '%s/log'", w->folder);
     assert_int_equal(system(command), 0);
-    snprintf(command, sizeof(command), "grep -E -q ' (Write|Trim|Zero|Flush|Cache) ' '%s/log'", w->folder);
+    snprintf(command, sizeof(command), "grep -E -q ' (Write|Trim|Zero|Flush|Cache) ' '%s/log'",
+             w->folder);
     assert_int_not_equal(system(command), 0);
 }
 
@@ -323,7 +328,8 @@ static void reachability_that_changes_is_told_once_each_time(void **state)
     assert_true(healths >= 3); /* failures between, and no event */
     struct msg notice = next(w->threads.app);
     assert_int_equal(notice.kind, MSG_NOTICE);
-    assert_string_equal(json_string_value(json_object_get(notice.body, "kind")), "target-unreachable");
+    assert_string_equal(json_string_value(json_object_get(notice.body, "kind")),
+                        "target-unreachable");
     msg_release(&notice);
 }
 
@@ -349,7 +355,8 @@ static void an_unusable_uri_is_said_to_be_so(void **state)
         struct target_health h = health_of(w, 0, name);
         assert_false(h.reachable);
         /* A machine without a resolver may need all of the 5 s to say so. */
-        if (strstr(h.error, c[i].words) == NULL && strstr(h.error, "could not be looked up") == NULL)
+        if (strstr(h.error, c[i].words) == NULL &&
+            strstr(h.error, "could not be looked up") == NULL)
             fail_msg("%s: \"%s\" does not say \"%s\"", c[i].uri, h.error, c[i].words);
     }
 }
@@ -387,7 +394,7 @@ static void targets_beyond_the_bound_are_said_once(void **state)
     assert_int_equal(first_failures, RESOURCE_MAX_TARGETS);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(a_test_name) cmocka_unit_test_setup_teardown(a_test_name, setup, teardown)
 
 int main(void)
 {

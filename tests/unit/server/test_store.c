@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: the database manager as its askers see it: confirmed means committed, nobody waits for anybody, and what is bad
- * about the database stays the database's.
- * Method: real writer and reader threads over real mailboxes and files; a second SQLite connection plays the other
- * program that locks or deletes. Bounds on time are generous; only orders and counts are asserted. */
-#include "store_fixture.h"
-
+/* Goal: the database manager as its askers see it: confirmed means committed, nobody waits for
+ * anybody, and what is bad about the database stays the database's.
+ * Method: real writer and reader threads over real mailboxes and files; a second SQLite connection
+ * plays the other program that locks or deletes. Bounds on time are generous; only orders and
+ * counts are asserted. */
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +14,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "server/msg.h"
+#include "store_fixture.h"
 
 static int setup(void **state)
 {
@@ -46,7 +46,8 @@ static const char *word(const json_t *object, const char *key)
     return s;
 }
 
-static void put(struct fixture *f, const char *name, uint64_t expected, int status, json_int_t version)
+static void put(struct fixture *f, const char *name, uint64_t expected, int status,
+                json_int_t version)
 {
     json_t *reply = NULL;
     assert_int_equal(fixture_write(f, fixture_document(name, expected, 1), &reply), status);
@@ -123,7 +124,8 @@ static void an_enrolment_token_works_once_and_not_beyond_its_time(void **state)
 {
     struct fixture *f = *state;
     int64_t now = clock_wall_us();
-    json_t *later = json_pack("{s:s, s:I}", "key", "aa", "expires_us", (json_int_t)(now + 3600000000));
+    json_t *later =
+        json_pack("{s:s, s:I}", "key", "aa", "expires_us", (json_int_t)(now + 3600000000));
     json_t *over = json_pack("{s:s, s:I}", "key", "bb", "expires_us", (json_int_t)(now - 1));
     assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_PUT, "t1", later), NULL), 0);
     assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_PUT, "t2", over), NULL), 0);
@@ -131,18 +133,24 @@ static void an_enrolment_token_works_once_and_not_beyond_its_time(void **state)
     assert_int_equal(json_array_size(open), 1);
     assert_string_equal(word(json_array_get(open, 0), "key"), "aa");
     json_decref(open);
-    json_t *use = json_pack("{s:s, s:s, s:s, s:s}", "gateway_id", "0123", "key_id", "k1", "key", "cc", "gateway_name", "gw1");
-    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t2", json_incref(use)), NULL), WEIR_E_NOT_FOUND);
-    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", json_incref(use)), NULL), 0);
+    json_t *use = json_pack("{s:s, s:s, s:s, s:s}", "gateway_id", "0123", "key_id", "k1", "key",
+                            "cc", "gateway_name", "gw1");
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t2", json_deep_copy(use)), NULL),
+                     WEIR_E_NOT_FOUND);
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", json_deep_copy(use)), NULL),
+                     0);
     json_object_set_new(use, "key_id", json_string("k2"));
-    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", json_incref(use)), NULL), WEIR_E_NOT_FOUND);
-    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "none", use), NULL), WEIR_E_NOT_FOUND);
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", json_deep_copy(use)), NULL),
+                     WEIR_E_NOT_FOUND);
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "none", use), NULL),
+                     WEIR_E_NOT_FOUND);
     json_t *keys = fixture_table(f, STORE_CREDENTIALS, "");
     assert_int_equal(json_array_size(keys), 1);
     assert_string_equal(word(json_array_get(keys, 0), "gateway_name"), "gw1");
     json_decref(keys);
     assert_int_equal(fixture_write(f, named(STORE_CREDENTIAL_DELETE, "k1", NULL), NULL), 0);
-    assert_int_equal(fixture_write(f, named(STORE_CREDENTIAL_DELETE, "k1", NULL), NULL), WEIR_E_NOT_FOUND);
+    assert_int_equal(fixture_write(f, named(STORE_CREDENTIAL_DELETE, "k1", NULL), NULL),
+                     WEIR_E_NOT_FOUND);
 }
 
 static void a_used_enrolment_whose_credential_cannot_be_made_stays_unused(void **state)
@@ -156,7 +164,8 @@ static void a_used_enrolment_whose_credential_cannot_be_made_stays_unused(void *
         assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_PUT, id, token), NULL), 0);
     }
     json_t *use = json_pack("{s:s, s:s, s:s}", "gateway_id", "0123", "key_id", "same", "key", "cc");
-    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t0", json_incref(use)), NULL), 0);
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t0", json_deep_copy(use)), NULL),
+                     0);
     assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", use), NULL), WEIR_E_EXISTS);
     json_t *open = fixture_table(f, STORE_ENROLMENTS, "");
     assert_int_equal(json_array_size(open), 1);
@@ -167,18 +176,26 @@ static void a_used_enrolment_whose_credential_cannot_be_made_stays_unused(void *
 static void tokens_settings_and_gateways_come_back_as_put(void **state)
 {
     struct fixture *f = *state;
-    json_t *token = json_pack("{s:s, s:s, s:s, s:i}", "name", "ci", "role", "viewer", "hash", "h", "expires_us", 0);
+    json_t *token = json_pack("{s:s, s:s, s:s, s:i}", "name", "ci", "role", "viewer", "hash", "h",
+                              "expires_us", 0);
     assert_int_equal(fixture_write(f, named(STORE_TOKEN_PUT, "id1", token), NULL), 0);
-    assert_int_equal(fixture_write(f, named(STORE_TOKEN_PUT, "id2", json_object()), NULL), WEIR_E_INVALID);
-    assert_int_equal(fixture_write(f, named(STORE_SETTING_PUT, "enforcement", json_pack("{s:b}", "on", 1)), NULL), 0);
-    assert_int_equal(fixture_write(f, named(STORE_GATEWAY_PUT, "00ff", json_pack("{s:s}", "name", "gw1")), NULL), 0);
+    assert_int_equal(fixture_write(f, named(STORE_TOKEN_PUT, "id2", json_object()), NULL),
+                     WEIR_E_INVALID);
+    assert_int_equal(
+        fixture_write(f, named(STORE_SETTING_PUT, "enforcement", json_pack("{s:b}", "on", 1)),
+                      NULL),
+        0);
+    assert_int_equal(
+        fixture_write(f, named(STORE_GATEWAY_PUT, "00ff", json_pack("{s:s}", "name", "gw1")), NULL),
+        0);
     json_t *rows = fixture_table(f, STORE_TOKENS, "");
     assert_int_equal(json_array_size(rows), 1);
     assert_string_equal(word(json_array_get(rows, 0), "role"), "viewer");
     json_decref(rows);
     rows = fixture_table(f, STORE_SETTINGS, "enforcement");
     assert_int_equal(json_array_size(rows), 1);
-    assert_true(json_is_true(json_object_get(json_object_get(json_array_get(rows, 0), "value"), "on")));
+    assert_true(
+        json_is_true(json_object_get(json_object_get(json_array_get(rows, 0), "value"), "on")));
     json_decref(rows);
     rows = fixture_table(f, STORE_GATEWAYS, "");
     assert_int_equal(json_array_size(rows), 1);
@@ -200,8 +217,13 @@ static void everything_is_there_again_after_a_restart(void **state)
     fixture_action(&b->action[0], (uint64_t)clock_wall_us());
     fixture_event(&b->event[0], clock_wall_us(), 1);
     snprintf(b->health[0].target, sizeof(b->health[0].target), "array1");
-    b->health[0] = (struct target_health){.target = "array1", .uri = "nbd://h", .reachable = true, .size = 1 << 20,
-                                          .wall_us = clock_wall_us(), .probe_latency_us = 210, .connect_latency_us = 900};
+    b->health[0] = (struct target_health){.target = "array1",
+                                          .uri = "nbd://h",
+                                          .reachable = true,
+                                          .size = 1 << 20,
+                                          .wall_us = clock_wall_us(),
+                                          .probe_latency_us = 210,
+                                          .connect_latency_us = 900};
     fixture_append(f, b);
     put(f, "gold", 0, 0, 1);
     fixture_stop(f); /* drains */
@@ -215,7 +237,8 @@ static void everything_is_there_again_after_a_restart(void **state)
     rows = fixture_table(f, STORE_ACTIONS, "10.0.0.9/batch");
     assert_int_equal(json_array_size(rows), 1);
     assert_int_equal(number(json_object_get(json_array_get(rows, 0), "to"), "iops"), 4000);
-    assert_true(json_is_null(json_object_get(json_object_get(json_array_get(rows, 0), "from"), "iops")));
+    assert_true(
+        json_is_null(json_object_get(json_object_get(json_array_get(rows, 0), "from"), "iops")));
     json_decref(rows);
     rows = fixture_table(f, STORE_EVENTS, "");
     assert_int_equal(json_array_size(rows), 1);
@@ -288,7 +311,8 @@ static void a_locked_database_loses_nothing_and_keeps_nobody_waiting(void **stat
 {
     struct fixture *f = *state;
     put(f, "gold", 0, 0, 1);
-    sqlite3 *state_lock = lock_by_another(f, "state.db"), *samples_lock = lock_by_another(f, "samples.db");
+    sqlite3 *state_lock = lock_by_another(f, "state.db"),
+            *samples_lock = lock_by_another(f, "samples.db");
     int64_t base = clock_wall_us() - 100000000;
     uint64_t begun = clock_mono_ns(), ticket = fixture_ask_write(f, fixture_document("gold", 1, 2));
     int sent = 0;
@@ -400,7 +424,12 @@ static void files_are_for_their_owner_alone(void **state)
 {
     struct fixture *f = *state;
     put(f, "gold", 0, 0, 1);
-    const char *const names[] = {"", "/state.db", "/state.db-wal", "/state.db-shm", "/samples.db", "/samples.db-wal",
+    const char *const names[] = {"",
+                                 "/state.db",
+                                 "/state.db-wal",
+                                 "/state.db-shm",
+                                 "/samples.db",
+                                 "/samples.db-wal",
                                  "/store.lock"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         char path[600];
@@ -444,7 +473,7 @@ static void many_writes_at_once_are_each_answered_with_their_own_version(void **
     json_decref(status);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(a_test_name) cmocka_unit_test_setup_teardown(a_test_name, setup, teardown)
 
 int main(void)
 {

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: what was confirmed is there after kill -9 at any moment, and after the disk was full.
- * Method: a child process runs the whole store and writes documents as fast as it can, telling each confirmed version
- * through a pipe; the parent kills it at random moments, again and again over the same files, then looks for every
- * confirmed version and checks the databases' integrity. The full disk is a file size limit that is lifted later. */
-#include "store_fixture.h"
-
+ * Method: a child process runs the whole store and writes documents as fast as it can, telling each
+ * confirmed version through a pipe; the parent kills it at random moments, again and again over the
+ * same files, then looks for every confirmed version and checks the databases' integrity. The full
+ * disk is a file size limit that is lifted later. */
 #include <errno.h>
 #include <signal.h>
 #include <sqlite3.h>
@@ -18,9 +17,10 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/rng.h"
+#include "store_fixture.h"
 
-#define ROUNDS 25
-#define NAMES 7
+#define ROUNDS   25
+#define NAMES    7
 #define PARALLEL 20
 
 struct confirmed {
@@ -58,8 +58,9 @@ static _Noreturn void write_for_ever(struct fixture *f, int pipe_fd)
         for (int i = 0; i < PARALLEL; i++) {
             if (ticket_of[i] != ticket)
                 continue;
-            struct confirmed c = {.name = name_of[i],
-                                  .version = (uint32_t)json_integer_value(json_object_get(reply, "version"))};
+            struct confirmed c = {
+                .name = name_of[i],
+                .version = (uint32_t)json_integer_value(json_object_get(reply, "version"))};
             if (write(pipe_fd, &c, sizeof(c)) != sizeof(c))
                 _exit(4);
             ticket_of[i] = 0;
@@ -68,7 +69,8 @@ static _Noreturn void write_for_ever(struct fixture *f, int pipe_fd)
     }
 }
 
-static size_t run_and_kill(struct fixture *f, struct rng *r, struct confirmed *confirmed, size_t max)
+static size_t run_and_kill(struct fixture *f, struct rng *r, struct confirmed *confirmed,
+                           size_t max)
 {
     int fds[2];
     size_t n = 0;
@@ -80,7 +82,8 @@ static size_t run_and_kill(struct fixture *f, struct rng *r, struct confirmed *c
         write_for_ever(f, fds[1]);
     }
     close(fds[1]);
-    /* Not before the first confirmation, so that each round has done something; then at any moment. */
+    /* Not before the first confirmation, so that each round has done something; then at any
+     * moment. */
     bool killed = false;
     while (n < max) {
         ssize_t got = read(fds[0], &confirmed[n], sizeof(confirmed[n]));
@@ -151,13 +154,18 @@ static void nothing_confirmed_is_lost_by_kill_9(void **state)
     snprintf(path, sizeof(path), "%s/state.db", f.config.state_dir);
     assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
     /* The last HISTORY_KEEP versions are kept; older ones are behind the current one. */
-    assert_int_equal(sqlite3_prepare_v2(db, "SELECT 1 FROM documents WHERE kind = 'Agreement' AND name = ?1"
-                                        " AND version >= ?2 AND (version >= ?2 + 1000 OR EXISTS (SELECT 1 FROM"
-                                        " document_history AS h WHERE h.kind = 'Agreement' AND h.name = ?1"
-                                        " AND h.version = ?2))", -1, &stmt, NULL), SQLITE_OK);
+    assert_int_equal(
+        sqlite3_prepare_v2(db,
+                           "SELECT 1 FROM documents WHERE kind = 'Agreement' AND name = ?1"
+                           " AND version >= ?2 AND (version >= ?2 + 1000 OR EXISTS (SELECT 1 FROM"
+                           " document_history AS h WHERE h.kind = 'Agreement' AND h.name = ?1"
+                           " AND h.version = ?2))",
+                           -1, &stmt, NULL),
+        SQLITE_OK);
     for (size_t i = 0; i < n; i++)
         if (!has_version(stmt, &confirmed[i]))
-            fail_msg("doc%u version %u was confirmed and is gone", confirmed[i].name, confirmed[i].version);
+            fail_msg("doc%u version %u was confirmed and is gone", confirmed[i].name,
+                     confirmed[i].version);
     sqlite3_finalize(stmt);
     sqlite3_close(db);
     /* And it is still a store: it opens, and versions go on. */
@@ -180,7 +188,8 @@ static struct store_write *large_document(int i)
     return w;
 }
 
-static void a_full_disk_loses_nothing_that_was_confirmed_and_what_waits_is_written_later(void **state)
+static void
+a_full_disk_loses_nothing_that_was_confirmed_and_what_waits_is_written_later(void **state)
 {
     (void)state;
     struct fixture f;
@@ -228,7 +237,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_confirmed_is_lost_by_kill_9),
-        cmocka_unit_test(a_full_disk_loses_nothing_that_was_confirmed_and_what_waits_is_written_later),
+        cmocka_unit_test(
+            a_full_disk_loses_nothing_that_was_confirmed_and_what_waits_is_written_later),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

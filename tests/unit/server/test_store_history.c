@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: roll-ups say what all their I/Os together say, nothing is aged out before it is rolled up, late rows count, and
- * a database of every earlier version is read.
- * Method: the SQLite backend driven directly with a made-up clock; sums and histograms are made a second time by the test
- * from what it put in, and compared. Random numbers from a printed seed (WEIR_SEED to replay). */
-#include "store_fixture.h"
-
+/* Goal: roll-ups say what all their I/Os together say, nothing is aged out before it is rolled up,
+ * late rows count, and a database of every earlier version is read.
+ * Method: the SQLite backend driven directly with a made-up clock; sums and histograms are made a
+ * second time by the test from what it put in, and compared. Random numbers from a printed seed
+ * (WEIR_SEED to replay). */
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,10 +15,11 @@
 #include "base/text.h"
 #include "server/store/backend.h"
 #include "server/store/sqlite_schema.h"
+#include "store_fixture.h"
 
 #define SECOND INT64_C(1000000)
-#define HOUR (3600 * SECOND)
-#define DAY (24 * HOUR)
+#define HOUR   (3600 * SECOND)
+#define DAY    (24 * HOUR)
 /* 2026-11-23T06:00:00Z, the start of an hour. */
 #define T0 INT64_C(1795413600000000)
 
@@ -36,7 +36,8 @@ static int setup(void **state)
     char words[300];
     fixture_init(&t->f);
     t->ages = (struct store_ages){.keep_us = {2 * HOUR, DAY, 14 * DAY, 400 * DAY}};
-    int rc = sqlite_backend_open(t->f.config.state_dir, STORE_ACCESS_WRITE, &t->b, words, sizeof(words));
+    int rc =
+        sqlite_backend_open(t->f.config.state_dir, STORE_ACCESS_WRITE, &t->b, words, sizeof(words));
     if (rc != 0)
         fail_msg("%s", words);
     const char *given = getenv("WEIR_SEED");
@@ -77,7 +78,8 @@ static void maintain(struct bench *t, int64_t now)
 
 static json_t *history(struct bench *t, const char *key, uint32_t step_ms, int64_t from, int64_t to)
 {
-    struct store_query q = {.table = STORE_SAMPLES, .step_ms = step_ms, .from_us = from, .to_us = to, .limit = 10000};
+    struct store_query q = {
+        .table = STORE_SAMPLES, .step_ms = step_ms, .from_us = from, .to_us = to, .limit = 10000};
     json_t *rows = NULL;
     snprintf(q.name, sizeof(q.name), "%s", key);
     assert_int_equal(t->b->ops->query(t->b, &q, &rows), 0);
@@ -97,7 +99,8 @@ static size_t rows_of(struct bench *t, const char *table)
 }
 
 /* A sample whose I/Os fall into a few buckets anywhere up to 50 ms. */
-static void random_sample(struct bench *t, struct sample_record *s, const char *host, int64_t wall_us)
+static void random_sample(struct bench *t, struct sample_record *s, const char *host,
+                          int64_t wall_us)
 {
     struct hist *h = calloc(1, sizeof(*h));
     uint32_t ios = (uint32_t)rng_below(&t->rng, 60);
@@ -129,8 +132,8 @@ static json_int_t number(const json_t *row, const char *key)
 }
 
 /* One row against the samples that end in (end - width, end]. */
-static void check_row(const json_t *row, const struct sample_record *s, size_t n, const char *host, int64_t end,
-                      int64_t width)
+static void check_row(const json_t *row, const struct sample_record *s, size_t n, const char *host,
+                      int64_t end, int64_t width)
 {
     struct hist *h = calloc(1, sizeof(*h));
     uint64_t reads = 0, writes = 0, errors = 0, ms = 0, max = 0, held_p99 = 0, inflight = 0;
@@ -159,13 +162,15 @@ static void check_row(const json_t *row, const struct sample_record *s, size_t n
     assert_int_equal(number(row, "heldP99Us"), held_p99);
     assert_int_equal(number(row, "errors"), errors);
     assert_int_equal(number(row, "inflight"), inflight);
-    assert_int_equal(number(row, "readIops"), (json_int_t)((double)reads * 1000 / (double)ms + 0.5));
-    assert_int_equal(number(row, "iops"), (json_int_t)((double)(reads + writes) * 1000 / (double)ms + 0.5));
+    assert_int_equal(number(row, "readIops"),
+                     (json_int_t)((double)reads * 1000 / (double)ms + 0.5));
+    assert_int_equal(number(row, "iops"),
+                     (json_int_t)((double)(reads + writes) * 1000 / (double)ms + 0.5));
     free(h);
 }
 
-static void check_level(struct bench *t, const struct sample_record *s, size_t n, const char *host, int64_t width,
-                        int64_t from, int64_t to)
+static void check_level(struct bench *t, const struct sample_record *s, size_t n, const char *host,
+                        int64_t width, int64_t from, int64_t to)
 {
     char key[64];
     snprintf(key, sizeof(key), "%s/db", host);
@@ -176,7 +181,7 @@ static void check_level(struct bench *t, const struct sample_record *s, size_t n
     json_decref(rows);
 }
 
-#define HOSTS 3
+#define HOSTS   3
 #define SECONDS 7200
 
 static struct sample_record *two_hours(struct bench *t, int64_t from)
@@ -231,7 +236,8 @@ static void rows_age_out_only_after_they_were_rolled_up(void **state)
     struct bench *t = *state;
     struct sample_record *s = two_hours(t, T0);
     put(t, s, HOSTS * SECONDS);
-    /* A day later at once: everything of the first level is too old, and none of it is rolled up yet. */
+    /* A day later at once: everything of the first level is too old, and none of it is rolled up
+     * yet. */
     maintain(t, T0 + 23 * HOUR);
     assert_int_equal(rows_of(t, "samples_1s"), 0);
     assert_int_equal(rows_of(t, "samples_10s"), HOSTS * SECONDS / 10);
@@ -278,7 +284,8 @@ static void a_late_sample_of_a_window_whose_rows_have_gone_is_added_to_it(void *
     s[late].host[0] = 'x';
     put(t, s, n);
     maintain(t, T0 + 13 * DAY); /* only minutes and hours are left */
-    kept.inflight = s[HOSTS * SECONDS - HOSTS + 1].inflight; /* the last to be added speaks for "now" */
+    kept.inflight =
+        s[HOSTS * SECONDS - HOSTS + 1].inflight; /* the last to be added speaks for "now" */
     put(t, &kept, 1);
     maintain(t, T0 + 13 * DAY);
     struct sample_record *all = calloc(n, sizeof(*all));
@@ -361,7 +368,7 @@ static void events_actions_and_probes_age_out(void **state)
     assert_int_equal(rows_of(t, "target_probes"), 0);
 }
 
-/* --- versions ---------------------------------------------------------------------------------------------------- */
+/* --- versions --- */
 
 static void load_dump(struct fixture *f, const char *dump, const char *name)
 {
@@ -387,7 +394,9 @@ static int64_t schema_version(struct fixture *f, const char *name)
     sqlite3_stmt *stmt = NULL;
     snprintf(path, sizeof(path), "%s/%s", f->config.state_dir, name);
     assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_prepare_v2(db, "SELECT max(version) FROM schema_version", -1, &stmt, NULL), SQLITE_OK);
+    assert_int_equal(
+        sqlite3_prepare_v2(db, "SELECT max(version) FROM schema_version", -1, &stmt, NULL),
+        SQLITE_OK);
     assert_int_equal(sqlite3_step(stmt), SQLITE_ROW);
     int64_t version = sqlite3_column_int64(stmt, 0);
     sqlite3_finalize(stmt);
@@ -402,17 +411,19 @@ static void a_database_of_version_1_is_migrated_and_keeps_what_it_holds(void **s
     fixture_init(&f);
     load_dump(&f, "store_state_v1.sql", "state.db");
     load_dump(&f, "store_samples_v1.sql", "samples.db");
-    f.config.keep_1s_ns = f.config.keep_10s_ns = f.config.keep_1min_ns = f.config.keep_1h_ns = UINT64_MAX / 4;
+    f.config.keep_1s_ns = f.config.keep_10s_ns = f.config.keep_1min_ns = f.config.keep_1h_ns =
+        UINT64_MAX / 4;
     fixture_start(&f);
     static const struct {
         enum store_table table;
         const char *name;
         size_t rows;
     } c[] = {
-        {STORE_DOCUMENTS, "gold", 1}, {STORE_TOKENS, "", 1},       {STORE_CREDENTIALS, "", 1},
-        {STORE_GATEWAYS, "", 1},      {STORE_SETTINGS, "enforcement", 1}, {STORE_ACTIONS, "", 1},
-        {STORE_EVENTS, "stream/h/v", 1}, {STORE_AUDIT, "gold", 2}, {STORE_TARGET_HISTORY, "array1", 1},
-        {STORE_SAMPLES, "10.0.0.7/db", 2},
+        {STORE_DOCUMENTS, "gold", 1},        {STORE_TOKENS, "", 1},
+        {STORE_CREDENTIALS, "", 1},          {STORE_GATEWAYS, "", 1},
+        {STORE_SETTINGS, "enforcement", 1},  {STORE_ACTIONS, "", 1},
+        {STORE_EVENTS, "stream/h/v", 1},     {STORE_AUDIT, "gold", 2},
+        {STORE_TARGET_HISTORY, "array1", 1}, {STORE_SAMPLES, "10.0.0.7/db", 2},
     };
     for (size_t i = 0; i < sizeof(c) / sizeof(c[0]); i++) {
         json_t *rows = fixture_table(&f, c[i].table, c[i].name);
@@ -442,7 +453,8 @@ static void a_database_of_a_newer_weir_is_refused_with_words(void **state)
     sqlite3 *db = NULL;
     snprintf(path, sizeof(path), "%s/state.db", f.config.state_dir);
     assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(db, "INSERT INTO schema_version VALUES(999, 0)", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(
+        sqlite3_exec(db, "INSERT INTO schema_version VALUES(999, 0)", NULL, NULL, NULL), SQLITE_OK);
     sqlite3_close(db);
     assert_int_equal(store_open(&f.config, &s, words, sizeof(words)), WEIR_E_VERSION);
     assert_non_null(strstr(words, "made by a newer Weir"));
@@ -466,7 +478,7 @@ static void a_file_that_is_no_database_is_refused_with_words(void **state)
     fixture_fini(&f);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(a_test_name) cmocka_unit_test_setup_teardown(a_test_name, setup, teardown)
 
 int main(void)
 {
