@@ -405,7 +405,7 @@ static enum cli_exit delete_one(struct cli *c, const struct kind *k, const char 
                     c->o.dry_run ? " (dry run)" : "");
         cli_put(&out);
         text_fini(&out);
-    } else if (r == CLI_NOT_FOUND) {
+    } else if (r == CLI_NOT_FOUND && c->o.dry_run) {
         cli_fail(r, "there is no %s \"%s\"", k->singular, name);
     }
     json_decref(a.json);

@@ -21,7 +21,7 @@ struct line {
 
 static void put_line(struct text *out, const json_t *o, const struct line *l, int64_t now_us)
 {
-    text_printf(out, "%-14s", l->label);
+    text_printf(out, "%-16s", l->label);
     table_format_value(table_value(o, l->path), l->format, now_us, out);
     text_append_str(out, "\n");
 }
@@ -87,7 +87,7 @@ static void put_rates(struct text *out, const json_t *rates)
 static void put_objective(struct text *out, const json_t *o)
 {
     const json_t *objective = json_object_get(o, "objective");
-    text_printf(out, "%-14s", "objective");
+    text_printf(out, "%-16s", "objective");
     if (!json_is_object(objective)) {
         text_append_str(out, "none\n");
         return;
@@ -179,7 +179,7 @@ static void put_control(struct text *out, const json_t *o)
         {"  oldest held", "oldestHeldUs", TABLE_LATENCY},
         {"  burst credit", "burstCreditPercent", TABLE_PERCENT},
     };
-    text_printf(out, "%-14s", "  desired");
+    text_printf(out, "%-16s", "  desired");
     put_rates(out, table_value(o, "control.desired"));
     text_printf(out, "\n%-14s", "  applied");
     put_rates(out, table_value(o, "control.applied"));
@@ -239,7 +239,7 @@ static enum cli_exit describe_agreement(struct cli *c, const json_t *o, struct t
         {"windows met", "status.windowsMet", TABLE_EXACT},
     };
     static const struct table_column columns[] = {
-        {"  STREAM", "key", TABLE_TEXT, false},   {"VERDICT", "verdict", TABLE_VERDICT, false},
+        {"STREAM", "key", TABLE_TEXT, false},   {"VERDICT", "verdict", TABLE_VERDICT, false},
         {"IOPS", "iops", TABLE_COUNT, false},
         {"P99", "latency.total.p99Us", TABLE_LATENCY, false},
         {"HARM", "harmPercent", TABLE_PERCENT, false},

@@ -192,8 +192,8 @@ static enum cli_exit tell_problem(struct cli *c, long status, const json_t *prob
             cli_fail(code, "  %s", json_string_value(line));
     }
     if (status == 401)
-        cli_fail(code, "%s; `weir login` stores a token, --token-file and WEIR_TOKEN name one",
-                 c->http->credential.token ? "the token is not accepted" : "a token is needed");
+        cli_fail(code, "%s `weir login` stores a token, --token-file and WEIR_TOKEN name one.",
+                 c->http->credential.token ? "The token was not accepted." : "None was found.");
     else if (status == 403)
         cli_fail(code, "the token's role is not enough; ask an admin for one that is");
     else if (status == 503)

@@ -25,7 +25,7 @@ static const struct table_column streams[] = {
     {"HELD-P99", "latency.held.p99Us", TABLE_LATENCY, false},
     {"TARGET-P99", "latency.target.p99Us", TABLE_LATENCY, false},
     {"PROMISED", "objective.latencyUs", TABLE_LATENCY, false},
-    {"LIMIT", "control.applied.iops", TABLE_COUNT, false},
+    {"THROTTLE", "control.applied.iops", TABLE_COUNT, false},
     {"DESIRED", "control.desired.iops", TABLE_COUNT, true},
     {"CREDIT", "burstCreditPercent", TABLE_PERCENT, true},
     {"HARM", "harmPercent", TABLE_PERCENT, true},
@@ -231,18 +231,41 @@ int kind_path(const struct kind *k, const char *name, struct text *out)
     return 0;
 }
 
-/* A copy without members that are null or empty lists, at any depth. */
+/* The order in which people write keys; others follow. */
+static const char *const key_order[] = {
+    "appliesTo", "members",   "tenant", "host",    "volume",  "target",   "per",  "objectives",
+    "percentile", "latencyUs", "whileIops", "reservation", "limit", "iops", "iopsRead",
+    "iopsWrite", "bandwidth", "bandwidthRead", "bandwidthWrite", "burst", "for", "weight",
+    "priority",  "compliance", "window", "over", "observe", "protect", "floor", "maxCut",
+    "freeze",    "days",      "from",   "to",
+};
+
+static json_t *without_nulls(const json_t *v);
+
+/* Null, an empty list, or an object of nothing but nulls says nothing; but "appliesTo: {}" says
+ * everybody. */
+static void put_member(json_t *o, const char *key, const json_t *value)
+{
+    if (!value || json_is_null(value) || json_object_get(o, key))
+        return;
+    json_t *copy = without_nulls(value);
+    bool empty = (json_is_object(copy) && json_object_size(copy) == 0) ||
+                 (json_is_array(copy) && json_array_size(copy) == 0);
+    if (empty && strcmp(key, "appliesTo") != 0)
+        json_decref(copy);
+    else
+        json_object_set_new(o, key, copy);
+}
+
+/* A copy in people's order without members that say nothing, at any depth. */
 static json_t *without_nulls(const json_t *v)
 {
     if (json_is_object(v)) {
-        json_t *o = json_object();
+        json_t *o = json_object(), *item;
         const char *key;
-        json_t *item;
-        json_object_foreach((json_t *)(uintptr_t)v, key, item)
-        {
-            if (!json_is_null(item) && !(json_is_array(item) && json_array_size(item) == 0))
-                json_object_set_new(o, key, without_nulls(item));
-        }
+        for (size_t i = 0; i < sizeof(key_order) / sizeof(key_order[0]); i++)
+            put_member(o, key_order[i], json_object_get(v, key_order[i]));
+        json_object_foreach((json_t *)(uintptr_t)v, key, item) put_member(o, key, item);
         return o;
     }
     if (json_is_array(v)) {

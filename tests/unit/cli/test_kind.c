@@ -62,7 +62,7 @@ static void documents_of_the_server_become_those_of_people(void **state)
     (void)state;
     json_t *served = json_loads(
         "{\"kind\":\"Agreement\",\"name\":\"g\",\"version\":3,\"updated\":\"x\",\"spec\":{\"appliesTo\":"
-        "{},\"reservation\":null,\"limit\":{\"iops\":5,\"iopsRead\":null},\"objectives\":[]},"
+        "{\"host\":null},\"reservation\":{\"iops\":null},\"limit\":{\"iops\":5,\"iopsRead\":null},\"objectives\":[]},"
         "\"status\":{\"verdict\":\"met\"}}", 0, NULL);
     json_t *expected = json_loads("{\"kind\":\"Agreement\",\"name\":\"g\",\"appliesTo\":{},\"limit\":"
                                   "{\"iops\":5}}", 0, NULL);
