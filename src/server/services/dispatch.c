@@ -83,10 +83,12 @@ static int sent_order(const void *a, const void *b)
 static void wish_id(char out[2 * NAME_SIZE], const char *kind, const char *name, const char *key)
 {
     size_t size = 2 * NAME_SIZE;
-    const char *slash = key[0] != '\0' && name[0] != '\0' ? "/" : "";
-    size_t need = strlen(kind) + 1 + strlen(name) + strlen(slash) + strlen(key);
-    words(out, size, "%s/%s%s%s", kind, name, slash, key);
-    if (need < size)
+    bool both = key[0] != '\0' && name[0] != '\0';
+    if (both)
+        words(out, size, "%s/%s/%s", kind, name, key);
+    else
+        words(out, size, "%s/%s", kind, name[0] != '\0' ? name : key);
+    if (strlen(kind) + 1 + strlen(name) + (both ? 1 : 0) + strlen(key) < size)
         return;
     uint64_t h = hash_bytes(hash_bytes(HASH_SEED, name, strlen(name)), key, strlen(key));
     words(out + size - 18, 18, "~%016llx", (unsigned long long)h);
