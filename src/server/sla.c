@@ -97,6 +97,8 @@ static void load_document(struct sla *s, const json_t *row, uint64_t now_ns, int
         if (err == 0)
             err = services_policy_put(s->services, &p, now_ns, wall_us);
     }
+    for (size_t i = 0; i < errors.len; i++)
+        errors.data[i] = errors.data[i] == '\n' ? ';' : errors.data[i];
     if (err < 0)
         log_error("%s %s is stored but not in force: %s %s%s", kind, name != NULL ? name : "?",
                   weir_strerror(err), why, errors.len > 0 ? errors.data : "");

@@ -324,8 +324,7 @@ static struct stream *stream_by_key(struct services *s, const struct gateway *g,
     return NULL;
 }
 
-/* Names should come escaped; what is not is escaped here, so that nothing raw is ever shown. */
-static void name_take(char out[NAME_SIZE], const char *in, bool may_be_empty)
+void entity_name_take(char out[NAME_SIZE], const char *in, bool may_be_empty)
 {
     size_t n = strnlen(in, NAME_SIZE);
     bool plain = n < NAME_SIZE;
@@ -420,10 +419,10 @@ struct stream *entity_stream_map(struct services *s, struct gateway *g,
 {
     char host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE], target[NAME_SIZE];
     char key[STREAM_KEY_SIZE];
-    name_take(host, r->host, false);
-    name_take(volume, r->volume, false);
-    name_take(tenant, r->tenant, true);
-    name_take(target, r->target, false);
+    entity_name_take(host, r->host, false);
+    entity_name_take(volume, r->volume, false);
+    entity_name_take(tenant, r->tenant, true);
+    entity_name_take(target, r->target, false);
     name_stream_key(host, volume, key);
     struct stream *st = stream_by_key(s, g, key);
     bool fresh = st == NULL;

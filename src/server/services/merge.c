@@ -202,11 +202,13 @@ static void merge_stream(struct services *s, struct gateway *g, const struct rep
 
 static void merge_target(struct services *s, struct gateway *g, const struct report_target *r)
 {
-    struct target *t = entity_target_get(s, g, r->name);
+    char name[NAME_SIZE];
+    entity_name_take(name, r->name, false);
+    struct target *t = entity_target_get(s, g, name);
     if (t == NULL)
         return;
-    if (strcmp(t->e.uri, r->uri) != 0) {
-        words(t->e.uri, sizeof(t->e.uri), "%s", r->uri);
+    if (strncmp(t->e.uri, r->uri, sizeof(t->e.uri) - 1) != 0) {
+        words(t->e.uri, sizeof(t->e.uri), "%.*s", (int)sizeof(r->uri) - 1, r->uri);
         s->sink.target_seen(s->sink.ctx, g->e.hello.name, t->e.name, t->e.uri);
     }
     t->e.connections = r->connections;
@@ -214,7 +216,8 @@ static void merge_target(struct services *s, struct gateway *g, const struct rep
     t->e.connect_failures = r->connect_failures;
     t->e.inflight = r->inflight;
     t->e.errors = r->errors;
-    words(t->e.last_error, sizeof(t->e.last_error), "%s", r->last_error);
+    words(t->e.last_error, sizeof(t->e.last_error), "%.*s", (int)sizeof(r->last_error) - 1,
+          r->last_error);
 }
 
 static uint64_t per_second(uint64_t n, uint64_t duration_ns)

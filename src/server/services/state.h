@@ -197,6 +197,8 @@ struct stream *entity_stream_find(struct services *s, const struct gateway *g, u
 struct stream *entity_stream_map(struct services *s, struct gateway *g, const struct report_stream *r);
 void entity_stream_free(struct services *s, struct stream *st);
 struct target *entity_target_get(struct services *s, struct gateway *g, const char *name);
+/* Names should come escaped; what is not is escaped here, so that nothing raw is ever shown. */
+void entity_name_take(char out[NAME_SIZE], const char *in, bool may_be_empty);
 /* "gateway/NAME", escaped. */
 void entity_gateway_subject(const struct gateway *g, char *out, size_t size);
 
