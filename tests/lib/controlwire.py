@@ -137,7 +137,10 @@ class Wire:
         self.rest = b""
 
     def send(self, body, **values):
-        self.sock.sendall(frame(body, values))
+        try:
+            self.sock.sendall(frame(body, values))
+        except ConnectionError as e:
+            raise Closed() from e
 
     def receive(self):
         """(body, fields) of the next frame."""

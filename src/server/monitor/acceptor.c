@@ -142,6 +142,25 @@ static void session_shut(struct acceptor *a, uint64_t id, enum session_half half
     monitor_count_down(a->m, sessions_now);
 }
 
+void acceptor_sessions_check(struct acceptor *a)
+{
+    int64_t wall = clock_wall_us();
+    for (size_t slot = 0; slot < a->m->max_sessions; slot++) {
+        const struct owned_session *o = a->m->session[slot];
+        enum key_class class;
+        if (o == NULL || o->told == 0 || strncmp(o->session.hello.key_id, "gateway:", 8) != 0)
+            continue;
+        if (keys_find(&a->keys.table, o->session.hello.key_id, wall, &class) != NULL)
+            continue;
+        char *why = strdup("its credential was revoked");
+        if (why == NULL || !mail_post(a->me, a->m->threads->outbound[o->session.pair], MSG_SESSION_END,
+                                      o->session.id, 0, why, free)) {
+            free(why);
+            reactor_timer_set(a->reactor, &a->keys.retry, reactor_now(a->reactor) + NS_PER_S);
+        }
+    }
+}
+
 /* ---- connections --------------------------------------------------------------------------------------- */
 
 static size_t handshakes_of(const struct acceptor *a, const char *address)

@@ -119,6 +119,8 @@ void key_loader_reply(struct acceptor *a, const struct msg *m);
 struct owned_session *acceptor_session_new(struct acceptor *a, const struct handshake *h);
 void acceptor_session_start(struct acceptor *a, struct owned_session *s);
 void acceptor_session_forget(struct acceptor *a, struct owned_session *s);
+/* Keys were read anew: sessions whose credential is gone are ended. */
+void acceptor_sessions_check(struct acceptor *a);
 /* A handshake became free. */
 void acceptor_room(struct acceptor *a);
 /* Tell people that somebody was refused: event in the store, notice to the app; at most 10 a second. */

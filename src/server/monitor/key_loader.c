@@ -4,7 +4,8 @@
  * One load is two questions (credentials, tokens). Handshakes that name a key not in the table are parked while
  * a load is on its way. A load is begun at start, when somebody says MSG_KEYS_CHANGED, when an unknown key
  * is named (at most once a second, so that strangers cannot keep the store busy), and a second after one
- * that failed. What was known before a failed load stays known. */
+ * that failed. What was known before a failed load stays known. After a good one, sessions whose credential is
+ * gone are ended; not after one that was overtaken, since it may not know the newest enrolment. */
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -63,6 +64,8 @@ static void load_over(struct acceptor *a)
     }
     if (!k->good)
         reactor_timer_set(a->reactor, &k->retry, reactor_now(a->reactor) + LOAD_LEAST_NS);
+    else
+        acceptor_sessions_check(a);
     list_for_each_safe (l, &a->busy) {
         struct handshake *h = container_of(l, struct handshake, link);
         if (h->state == HANDSHAKE_KEYS)

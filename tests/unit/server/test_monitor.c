@@ -177,13 +177,14 @@ static void what_is_no_handshake_is_refused_by_name(void **state)
         const void *bytes;
         size_t size;
         const char *code;
-    } wrong[] = {{http, sizeof(http) - 1, "too_large"}, {zero, 4, "proto"}, {junk, sizeof(junk), "proto"}};
+    } wrong[] = {{http, sizeof(http) - 1, "too-large"}, {zero, 4, "proto"}, {junk, sizeof(junk), "proto"}};
     for (size_t i = 0; i < 3; i++) {
         raw_open(s, &r);
         raw_send_bytes(&r, wrong[i].bytes, wrong[i].size);
         const Weir__Control__Frame *f = raw_receive(&r);
         assert_non_null(f);
         assert_int_equal(f->body_case, WEIR__CONTROL__FRAME__BODY_ERROR);
+        assert_string_equal(f->error->code, wrong[i].code);
         assert_null(raw_receive(&r));
         raw_close(&r);
     }
