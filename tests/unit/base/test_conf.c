@@ -226,7 +226,8 @@ static void wrong_values_and_unknown_keys_are_described(void **state)
     text_fini(&t);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, make_place, drop_place)
+#define TEST(a_test_with_a_folder) \
+    cmocka_unit_test_setup_teardown(a_test_with_a_folder, make_place, drop_place)
 
 int main(void)
 {

@@ -324,7 +324,8 @@ static void numbers_of_sections_are_bounded(void **state)
     text_fini(&t);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, make_place, drop_place)
+#define TEST(a_test_with_a_folder) \
+    cmocka_unit_test_setup_teardown(a_test_with_a_folder, make_place, drop_place)
 
 int main(void)
 {
