@@ -129,12 +129,9 @@ class Local(unittest.TestCase):
         def load():
             buffers = [nbd.Buffer(512) for _ in range(16)]
             while not ended.is_set():
-                for b in buffers:
-                    h.aio_pread(b, 0)
-                while h.aio_in_flight():
-                    h.poll(-1)
-                    while (cookie := h.aio_peek_command_completed()) > 0:
-                        h.aio_command_completed(cookie)
+                for cookie in [h.aio_pread(b, 0) for b in buffers]:
+                    while not h.aio_command_completed(cookie):
+                        h.poll(-1)
         t = threading.Thread(target=load)
         t.start()
         self.addCleanup(t.join)
