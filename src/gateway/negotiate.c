@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Problem: host and target must agree as if nobody stood between them, and yet the gateway must know
- * afterwards how the stream is framed, must keep hosts to the volumes it offers, and must not let either
- * peer agree to something that it cannot read.
+/* Problem: host and target must agree as if nobody stood between them, and yet the gateway must
+ * know afterwards how the stream is framed, must keep hosts to the volumes it offers, and must not
+ * let either peer agree to something that it cannot read.
  *
- * Model ("Fixed newstyle negotiation" of the NBD protocol document). The gateway reads whole messages
- * of one side and writes whole messages to the other:
+ * Model ("Fixed newstyle negotiation" of the NBD protocol document). The gateway reads whole
+ * messages of one side and writes whole messages to the other:
  *
  *       GREETING --target's greeting--> CLIENT_FLAGS --host's flags--> OPTION <-----------+
  *                                                                        |               |
@@ -15,23 +15,24 @@
  *
  * Invariants:
  *  1. One option at a time is under way; what a host sends early stays in its buffer.
- *  2. What the target answers is passed on byte for byte, its errors and their words included, but for
- *     names of volumes. An option is forwarded byte for byte but for the export's name.
- *  3. Only options of our own table reach the target: an acknowledged unknown one could change the
- *     framing of all that follows. STARTTLS never does: the gateway could not read what comes after.
- *  4. Every reply is checked before it is passed on: it names the option under way, its type may come
- *     before that option's end, and its payload has the lengths of that type. So a confused target is
- *     named here and not by a host that blames the gateway.
+ *  2. What the target answers is passed on byte for byte, its errors and their words included,
+ *     but for names of volumes. An option is forwarded byte for byte but for the export's name.
+ *  3. Only options of our own table reach the target: an acknowledged unknown one could change
+ *     the framing of all that follows. STARTTLS never does: the gateway could not read what
+ *     comes after.
+ *  4. Every reply is checked before it is passed on: it names the option under way, its type may
+ *     come before that option's end, and its payload has the lengths of that type. So a confused
+ *     target is named here and not by a host that blames the gateway.
  *  5. In ANSWER and EXPORT_REPLY alone may the target speak.
- *  6. Where volumes are configured no other name passes, in any option that carries one, and no name
- *     of the target's comes back in LIST or INFO.
+ *  6. Where volumes are configured no other name passes, in any option that carries one, and no
+ *     name of the target's comes back in LIST or INFO.
  *
  * LIST with volumes: once the target has acknowledged, every offered volume has been listed exactly
- * once: those that the target listed in its order and with its descriptions, then the rest, since many
- * targets accept more names than they list (nbdkit lists "" alone and takes any).
+ * once: those that the target listed in its order and with its descriptions, then the rest, since
+ * many targets accept more names than they list (nbdkit lists "" alone and takes any).
  *
- * What may fail: either peer breaks the protocol, exceeds a bound, or an output is full (FAILED). What
- * a target refuses is no failure: the host hears it and may go on. */
+ * What may fail: either peer breaks the protocol, exceeds a bound, or an output is full (FAILED).
+ * What a target refuses is no failure: the host hears it and may go on. */
 #include "gateway/negotiate.h"
 
 #include <stdlib.h>
@@ -44,23 +45,23 @@
 
 /* Bounds; negotiate.h says them to others. */
 #define OPTION_PAYLOAD_MAX (64u << 10)
-#define REPLY_PAYLOAD_MAX (64u << 10)
-#define OPTIONS_MAX 1024u
+#define REPLY_PAYLOAD_MAX  (64u << 10)
+#define OPTIONS_MAX        1024u
 #define ANSWER_REPLIES_MAX (16u << 10)
-#define ANSWER_BYTES_MAX (16u << 20)
+#define ANSWER_BYTES_MAX   (16u << 20)
 
 _Static_assert(sizeof((struct negotiate_result *)0)->export_name == NBD_STRING_MAX + 1,
                "the longest export name and its NUL");
 _Static_assert(NBD_STRING_MAX + NBD_OPTION_SIZE < OPTION_PAYLOAD_MAX, "a name fits in an option");
 
-#define PHASE_TABLE(X) \
-    X(GREETING)        \
-    X(CLIENT_FLAGS)    \
-    X(OPTION)          \
-    X(ANSWER)          \
-    X(EXPORT_REPLY)    \
-    X(DONE)            \
-    X(ENDED)           \
+#define PHASE_TABLE(X)                                                                             \
+    X(GREETING)                                                                                    \
+    X(CLIENT_FLAGS)                                                                                \
+    X(OPTION)                                                                                      \
+    X(ANSWER)                                                                                      \
+    X(EXPORT_REPLY)                                                                                \
+    X(DONE)                                                                                        \
+    X(ENDED)                                                                                       \
     X(FAILED)
 
 enum phase {
@@ -81,11 +82,11 @@ struct pending {
 struct negotiation {
     const struct target_config *target;
     enum phase phase;
-    uint16_t offered;      /* handshake flags that the host was offered */
+    uint16_t offered; /* handshake flags that the host was offered */
     uint32_t client_flags;
-    uint32_t options;      /* that the host has sent */
+    uint32_t options; /* that the host has sent */
     struct pending pending;
-    bool *listed;          /* one a volume: told in the LIST under way */
+    bool *listed; /* one a volume: told in the LIST under way */
     struct negotiate_result result;
     const char *reason;
     bool host_at_fault;
@@ -296,8 +297,8 @@ static bool take_plain(struct negotiation *n, const struct wires *w, struct nbd_
     return true;
 }
 
-/* The target hears of the end, and the host of its acknowledgement, which "MUST" come: waiting for a
- * target that only closes ("Previous versions of this document were unclear") would tell less. */
+/* The target hears of the end, and the host of its acknowledgement, which "MUST" come: waiting for
+ * a target that only closes ("Previous versions of this document were unclear") would tell less. */
 static bool take_abort(struct negotiation *n, const struct wires *w)
 {
     nbd_option_write(w->to_target, NBD_OPT_ABORT, NULL, 0);
@@ -514,8 +515,8 @@ static bool step_export_reply(struct negotiation *n, const struct wires *w)
 {
     bool no_zeroes = (n->client_flags & NBD_FLAG_NO_ZEROES) != 0;
     struct nbd_export_reply reply;
-    int size = nbd_export_reply_parse(bytes_of(w->from_target), w->from_target->len, no_zeroes,
-                                      &reply);
+    int size =
+        nbd_export_reply_parse(bytes_of(w->from_target), w->from_target->len, no_zeroes, &reply);
 
     if (size == 0)
         return false;

@@ -3,10 +3,11 @@
  *
  * Bytes of both peers go in, bytes for both come out; no socket, no clock. Each known option is
  * forwarded and its answer relayed, one option at a time; unknown ones are answered ERR_UNSUP here;
- * STARTTLS is answered here and never forwarded. Export names are checked against the volumes that the
- * listener offers and renamed to the target's; LIST shows only what is offered. Bounds: an option
- * carries at most 64 KiB, a host may send 1,024 options (`qemu-nbd --list` asks three an export), a
- * target's single option reply carries 64 KiB, its whole answer to one option 16,384 replies and 16 MiB. */
+ * STARTTLS is answered here and never forwarded. Export names are checked against the volumes that
+ * the listener offers and renamed to the target's; LIST shows only what is offered. Bounds: an
+ * option carries at most 64 KiB, a host may send 1,024 options (`qemu-nbd --list` asks three an
+ * export), a target's single option reply carries 64 KiB, its whole answer to one option 16,384
+ * replies and 16 MiB. */
 #ifndef WEIR_GATEWAY_NEGOTIATE_H
 #define WEIR_GATEWAY_NEGOTIATE_H
 #include <stdbool.h>
@@ -27,9 +28,9 @@ enum negotiate_state {
 /* What transmission needs to know. Valid once DONE. */
 struct negotiate_result {
     enum nbd_reply_mode mode;
-    const struct volume_config *volume; /* NULL: no volume configured on this target, any name passes */
-    char export_name[4097];             /* as the host said it, NUL-terminated */
-    uint64_t size;                      /* bytes, as the target said */
+    const struct volume_config *volume; /* NULL: none configured on this target, any name passes */
+    char export_name[4097]; /* as the host said it, NUL-terminated */
+    uint64_t size;          /* bytes, as the target said */
     uint16_t transmission_flags;
     uint32_t block_min, block_preferred, block_max; /* 0: target did not say */
 };
@@ -40,10 +41,11 @@ struct negotiation;
 struct negotiation *negotiate_new(const struct target_config *target);
 void negotiate_free(struct negotiation *n);
 
-/* Consume what can be consumed of @from_host and @from_target (text_consume), append to @to_host and
+/* Consume what can be of @from_host and @from_target (text_consume), append to @to_host and
  * @to_target. Call again whenever bytes have arrived. Outputs are bounded by the bounds above. */
-enum negotiate_state negotiate_step(struct negotiation *n, struct text *from_host, struct text *to_target,
-                                    struct text *from_target, struct text *to_host);
+enum negotiate_state negotiate_step(struct negotiation *n, struct text *from_host,
+                                    struct text *to_target, struct text *from_target,
+                                    struct text *to_host);
 
 const struct negotiate_result *negotiate_result(const struct negotiation *n);
 

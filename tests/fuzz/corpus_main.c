@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Feeds every file of the folders it is given to a fuzz target: the seeds, and with them every input
- * that once broke something, run on each build without clang or libFuzzer. No file at all is an error. */
+/* Feeds every file of the folders it is given to a fuzz target: the seeds, and with them every
+ * input that once broke something, run on each build without clang or libFuzzer. No file at all is
+ * an error. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

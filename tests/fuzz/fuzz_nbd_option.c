@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Both sides of option haggling: the first byte chooses host (a stream of options) or target (a
- * stream of option replies). A payload that a parser accepts must build to the very bytes it came from. */
+ * stream of option replies). A payload that a parser accepts must build to the very bytes it came
+ * from. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define QUERIES_MAX 64u
-#define INFOS_MAX 64u
+#define INFOS_MAX   64u
 
 static void same(const struct text *built, const uint8_t *message, size_t n)
 {

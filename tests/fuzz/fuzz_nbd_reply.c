@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A target's side of transmission: the first byte chooses the mode, then replies with their payloads
- * follow. Whatever is parsed is of a form that the mode allows, and builds to the very bytes it came from. */
+/* A target's side of transmission: the first byte chooses the mode, then replies with their
+ * payloads follow. Whatever is parsed is of a form that the mode allows, and builds to the very
+ * bytes it came from. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

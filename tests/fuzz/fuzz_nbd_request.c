@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A host's side of transmission: the first byte's lowest bit chooses the form, then requests with their
- * payloads follow. Whatever is parsed must build to the very bytes it came from. */
+/* A host's side of transmission: the first byte's lowest bit chooses the form, then requests with
+ * their payloads follow. Whatever is parsed must build to the very bytes it came from. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

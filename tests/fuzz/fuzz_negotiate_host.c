@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any host against an honest target. The first byte sets the stage, the second how the host's bytes are
- * cut. However wild the host: the target is never blamed, hears only options of the document and never
- * STARTTLS, and with volumes no export but theirs. */
+/* Any host against an honest target. The first byte sets the stage, the second how the host's bytes
+ * are cut. However wild the host: the target is never blamed, hears only options of the document
+ * and never STARTTLS, and with volumes no export but theirs. */
 #include "negotiate_stage.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -39,8 +39,9 @@ static void answer(struct stage *s, const struct nbd_option *o, bool no_zeroes)
     if (o->type == NBD_OPT_ABORT)
         return;
     if (o->type == NBD_OPT_EXPORT_NAME) {
-        text_append(&s->from_target, reply,
-                    nbd_export_reply_build(reply, &(struct nbd_export_reply){.size = 1}, no_zeroes));
+        text_append(
+            &s->from_target, reply,
+            nbd_export_reply_build(reply, &(struct nbd_export_reply){.size = 1}, no_zeroes));
         return;
     }
     if (nbd_opt_interim_reply(o->type) == NBD_REP_INFO)
@@ -60,7 +61,8 @@ static void be_target(struct stage *s, bool *greeted, uint32_t *flags)
     int size;
 
     if (!*greeted) {
-        size = nbd_client_flags_parse((const uint8_t *)s->to_target.data, s->to_target.len, 3, flags);
+        size =
+            nbd_client_flags_parse((const uint8_t *)s->to_target.data, s->to_target.len, 3, flags);
         weir_assert(size >= 0);
         if (size == 0)
             return;

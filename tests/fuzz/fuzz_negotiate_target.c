@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any target against an honest host. The first byte sets the stage and the host's list of options, the
- * second how the target's bytes are cut. However wild the target: the host is never blamed, and hears
- * only well-formed messages that answer what it asked. */
+/* Any target against an honest host. The first byte sets the stage and the host's list of options,
+ * the second how the target's bytes are cut. However wild the target: the host is never blamed, and
+ * hears only well-formed messages that answer what it asked. */
 #include "negotiate_stage.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -72,8 +72,8 @@ static void check_reply(const struct stage *s, const struct nbd_option_reply *r,
     }
 }
 
-/* All that the host heard is greeting, replies and perhaps EXPORT_NAME's reply at the end, which must
- * then have been the last that was asked. */
+/* All that the host heard is greeting, replies and perhaps EXPORT_NAME's reply at the end, which
+ * must then have been the last that was asked. */
 static void check_heard(const struct stage *s, uint32_t last)
 {
     const uint8_t *p = (const uint8_t *)s->to_host.data;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Problem: both peers begin with a few fixed messages, and one of them has an ancestor with the same
- * first eight bytes.
+/* Problem: both peers begin with a few fixed messages, and one of them has an ancestor with the
+ * same first eight bytes.
  *
  * Model ("Oldstyle negotiation", "Newstyle negotiation" of the NBD protocol document):
  *
@@ -11,11 +11,12 @@
  *     server: size64 flags16 [124 zero bytes]           only after EXPORT_NAME
  *
  * Invariants:
- *  1. A wrong byte is told at the first whole magic that has it: a peer that speaks something else
- *     may never send more.
- *  2. "The server MUST drop the TCP connection if the client sets an unknown flag, or a flag that
- *     does not match something advertised by the server" ("Client flags"). One exception: many clients
- *     set FIXED_NEWSTYLE against servers that did not offer it, and it changes no byte. */
+ *  1. A wrong byte is told at the first whole magic that has it: a peer that speaks something
+ *     else may never send more.
+ *  2. "The server MUST drop the TCP connection if the client sets an unknown flag, or a flag
+ *     that does not match something advertised by the server" ("Client flags"). One exception:
+ *     many clients set FIXED_NEWSTYLE against servers that did not offer it, and it changes no
+ *     byte. */
 #include "proto/nbd/handshake.h"
 
 #include <string.h>
@@ -24,10 +25,10 @@
 #include "base/err.h"
 #include "proto/nbd/wire.h"
 
-#define INIT_PASSWD 0x4e42444d41474943u /* "NBDMAGIC" */
-#define OPTS_MAGIC 0x49484156454f5054u  /* "IHAVEOPT" */
+#define INIT_PASSWD   0x4e42444d41474943u /* "NBDMAGIC" */
+#define OPTS_MAGIC    0x49484156454f5054u /* "IHAVEOPT" */
 #define CLISERV_MAGIC 0x00420281861253u
-#define ZEROES 124u
+#define ZEROES        124u
 
 _Static_assert(8 + 8 + 2 == NBD_GREETING_SIZE, "two magics and the handshake flags");
 _Static_assert(8 + 2 == NBD_EXPORT_REPLY_SIZE, "size and transmission flags");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Problem: option haggling is the only part of NBD whose messages nest counted fields inside counted
- * fields, and it is spoken with strangers.
+/* Problem: option haggling is the only part of NBD whose messages nest counted fields inside
+ * counted fields, and it is spoken with strangers.
  *
  * Model ("Fixed newstyle negotiation" of the NBD protocol document): a header with a length, then a
  * payload whose own lengths must add up to exactly that.
@@ -11,8 +11,8 @@
  * Invariants:
  *  1. A length from the wire is compared with what is left before it is used, and never added to
  *     anything first: no sum can wrap.
- *  2. Payload parsers accept a payload that is made up to its last byte and nothing else; where more is
- *     tolerated (nbd_name_prefix_parse) the name says so.
+ *  2. Payload parsers accept a payload that is made up to its last byte and nothing else; where
+ *     more is tolerated (nbd_name_prefix_parse) the name says so.
  *  3. Types nobody knows have headers like all others, so they can be skipped or passed.
  *
  * What may fail: a wrong magic, lengths that do not add up, fixed lengths that are not kept
@@ -25,37 +25,37 @@
 #include "base/err.h"
 #include "proto/nbd/wire.h"
 
-#define OPTION_MAGIC 0x49484156454f5054u /* "IHAVEOPT" */
+#define OPTION_MAGIC       0x49484156454f5054u /* "IHAVEOPT" */
 #define OPTION_REPLY_MAGIC 0x0003e889045565a9u
-#define INFO_EXPORT_SIZE 12u
-#define INFO_BLOCK_SIZE 14u
+#define INFO_EXPORT_SIZE   12u
+#define INFO_BLOCK_SIZE    14u
 
 _Static_assert(8 + 4 + 4 == NBD_OPTION_SIZE, "option header");
 _Static_assert(8 + 4 + 4 + 4 == NBD_OPTION_REPLY_SIZE, "option reply header");
 _Static_assert(2 + 8 + 2 == INFO_EXPORT_SIZE, "information on the export");
 _Static_assert(2 + 3 * 4 == INFO_BLOCK_SIZE, "information on block sizes");
 
-#define REP_TABLE(X)     \
-    X(ACK)               \
-    X(SERVER)            \
-    X(INFO)              \
-    X(META_CONTEXT)      \
-    X(ERR_UNSUP)         \
-    X(ERR_POLICY)        \
-    X(ERR_INVALID)       \
-    X(ERR_PLATFORM)      \
-    X(ERR_TLS_REQD)      \
-    X(ERR_UNKNOWN)       \
-    X(ERR_SHUTDOWN)      \
-    X(ERR_BLOCK_SIZE_REQD) \
-    X(ERR_TOO_BIG)       \
+#define REP_TABLE(X)                                                                               \
+    X(ACK)                                                                                         \
+    X(SERVER)                                                                                      \
+    X(INFO)                                                                                        \
+    X(META_CONTEXT)                                                                                \
+    X(ERR_UNSUP)                                                                                   \
+    X(ERR_POLICY)                                                                                  \
+    X(ERR_INVALID)                                                                                 \
+    X(ERR_PLATFORM)                                                                                \
+    X(ERR_TLS_REQD)                                                                                \
+    X(ERR_UNKNOWN)                                                                                 \
+    X(ERR_SHUTDOWN)                                                                                \
+    X(ERR_BLOCK_SIZE_REQD)                                                                         \
+    X(ERR_TOO_BIG)                                                                                 \
     X(ERR_EXT_HEADER_REQD)
 
 const char *nbd_opt_name(uint32_t type)
 {
     switch (type) {
-#define X(name, number, interim) \
-    case number:                 \
+#define X(name, number, interim)                                                                   \
+    case number:                                                                                   \
         return #name;
         NBD_OPT_TABLE(X)
 #undef X
@@ -72,8 +72,8 @@ bool nbd_opt_known(uint32_t type)
 uint32_t nbd_opt_interim_reply(uint32_t type)
 {
     switch (type) {
-#define X(name, number, interim) \
-    case number:                 \
+#define X(name, number, interim)                                                                   \
+    case number:                                                                                   \
         return interim;
         NBD_OPT_TABLE(X)
 #undef X
@@ -85,8 +85,8 @@ uint32_t nbd_opt_interim_reply(uint32_t type)
 const char *nbd_rep_name(uint32_t type)
 {
     switch (type) {
-#define X(name)          \
-    case NBD_REP_##name: \
+#define X(name)                                                                                    \
+    case NBD_REP_##name:                                                                           \
         return #name;
         REP_TABLE(X)
 #undef X
@@ -375,7 +375,8 @@ void nbd_option_write_meta(struct text *out, uint32_t type, struct nbd_bytes nam
         append_counted(out, queries[i]);
 }
 
-void nbd_reply_write(struct text *out, uint32_t option, uint32_t type, const void *payload, size_t n)
+void nbd_reply_write(struct text *out, uint32_t option, uint32_t type, const void *payload,
+                     size_t n)
 {
     append_reply_header(out, option, type, n);
     append_bytes(out, (struct nbd_bytes){.data = payload, .len = n});

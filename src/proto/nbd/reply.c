@@ -11,14 +11,15 @@
  *     magic flags type  cookie  offset  length      extended, 32 bytes
  *
  * Invariants:
- *  1. The magic decides the form, and the mode decides which forms may be there. A form that was not
- *     negotiated is an error: the host would read its header at the wrong width.
- *  2. Each chunk type of "Structured reply types" has a set of lawful payload lengths, held in one
- *     table (CHUNK_TABLE). A length outside of it is an error here, before a byte of it is believed.
- *  3. A type that nobody knows passes; with bit 15 it must be long enough to be an error chunk, since
- *     every error chunk begins with an error and a message length.
- *  4. An extended payload fits in 32 bits: the document lets the reader refuse more, and nothing that
- *     exists needs more.
+ *  1. The magic decides the form, and the mode decides which forms may be there. A form that was
+ *     not negotiated is an error: the host would read its header at the wrong width.
+ *  2. Each chunk type of "Structured reply types" has a set of lawful payload lengths, held in
+ *     one table (CHUNK_TABLE). A length outside of it is an error here, before a byte of it is
+ *     believed.
+ *  3. A type that nobody knows passes; with bit 15 it must be long enough to be an error chunk,
+ *     since every error chunk begins with an error and a message length.
+ *  4. An extended payload fits in 32 bits: the document lets the reader refuse more, and nothing
+ *     that exists needs more.
  *
  * What may fail: an unknown magic, a form not negotiated, an unlawful length. */
 #include "proto/nbd/reply.h"
@@ -27,9 +28,9 @@
 #include "base/err.h"
 #include "proto/nbd/wire.h"
 
-#define SIMPLE_MAGIC 0x67446698u
+#define SIMPLE_MAGIC     0x67446698u
 #define STRUCTURED_MAGIC 0x668e33efu
-#define EXTENDED_MAGIC 0x6e8a278cu
+#define EXTENDED_MAGIC   0x6e8a278cu
 
 enum {
     AT_MAGIC = 0,
@@ -48,7 +49,7 @@ _Static_assert(AT_EXT_LENGTH + sizeof(uint64_t) == NBD_EXTENDED_REPLY_SIZE, "ext
 
 #define TYPE_ERROR_BIT 0x8000u
 /* Error number (4 bytes) and message length (2 bytes): the beginning of every error chunk. */
-#define ERROR_HEAD 6u
+#define ERROR_HEAD  6u
 #define MESSAGE_MAX UINT16_MAX
 
 /* Lawful payload lengths of the known types: from, to, and the step between two lawful ones. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* NBD transmission, target to host: simple, structured and extended reply headers, in and out of bytes.
+/* NBD transmission, target to host: simple, structured and extended reply headers, in and out of
+ * bytes.
  *
  * Sans-I/O and stateless. Source: the NBD protocol document, "Simple reply message", "Structured
  * reply chunk message", "Extended reply chunk message". */
@@ -9,10 +10,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NBD_SIMPLE_REPLY_SIZE 16u
+#define NBD_SIMPLE_REPLY_SIZE     16u
 #define NBD_STRUCTURED_REPLY_SIZE 20u
-#define NBD_EXTENDED_REPLY_SIZE 32u
-#define NBD_REPLY_MAX_SIZE NBD_EXTENDED_REPLY_SIZE
+#define NBD_EXTENDED_REPLY_SIZE   32u
+#define NBD_REPLY_MAX_SIZE        NBD_EXTENDED_REPLY_SIZE
 
 /* What was agreed in negotiation; decides which reply forms are lawful. */
 enum nbd_reply_mode {
@@ -25,19 +26,19 @@ enum nbd_reply_form { NBD_FORM_SIMPLE, NBD_FORM_STRUCTURED, NBD_FORM_EXTENDED };
 
 #define NBD_REPLY_FLAG_DONE 0x0001u
 
-#define NBD_REPLY_TYPE_NONE 0u
-#define NBD_REPLY_TYPE_OFFSET_DATA 1u
-#define NBD_REPLY_TYPE_OFFSET_HOLE 2u
-#define NBD_REPLY_TYPE_BLOCK_STATUS 5u
+#define NBD_REPLY_TYPE_NONE             0u
+#define NBD_REPLY_TYPE_OFFSET_DATA      1u
+#define NBD_REPLY_TYPE_OFFSET_HOLE      2u
+#define NBD_REPLY_TYPE_BLOCK_STATUS     5u
 #define NBD_REPLY_TYPE_BLOCK_STATUS_EXT 6u
-#define NBD_REPLY_TYPE_ERROR 0x8001u
-#define NBD_REPLY_TYPE_ERROR_OFFSET 0x8002u
+#define NBD_REPLY_TYPE_ERROR            0x8001u
+#define NBD_REPLY_TYPE_ERROR_OFFSET     0x8002u
 
 struct nbd_reply {
     enum nbd_reply_form form;
-    uint16_t flags;  /* structured, extended */
-    uint16_t type;   /* structured, extended */
-    uint32_t error;  /* simple: the header's; chunks: 0, see nbd_reply_chunk_error */
+    uint16_t flags; /* structured, extended */
+    uint16_t type;  /* structured, extended */
+    uint32_t error; /* simple: the header's; chunks: 0, see nbd_reply_chunk_error */
     uint64_t cookie;
     uint64_t offset; /* extended: the request's offset, echoed */
     uint64_t length; /* payload that follows a chunk header. Simple: 0; a READ's data follows when

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Problem: a gateway between host and target must know where each request ends, and may change nothing
- * in it but its cookie.
+/* Problem: a gateway between host and target must know where each request ends, and may change
+ * nothing in it but its cookie.
  *
  * Model ("Request message" of the NBD protocol document, and the same section of its extension
  * "EXTENDED_HEADERS"). Both forms share their first 24 bytes and differ in the width of the length:
@@ -10,10 +10,10 @@
  *
  * Invariants:
  *  1. The form is fixed by negotiation; the other form's magic is an error, never a hint.
- *  2. No length is judged here: whether 4 GiB of payload is welcome is the relay's policy, and whether
- *     a range lies inside the export is the target's.
- *  3. Types and flags nobody knows yet pass: they do not change the framing, except by PAYLOAD_LEN,
- *     which exists in the extended form alone.
+ *  2. No length is judged here: whether 4 GiB of payload is welcome is the relay's policy, and
+ *     whether a range lies inside the export is the target's.
+ *  3. Types and flags nobody knows yet pass: they do not change the framing, except by
+ *     PAYLOAD_LEN, which exists in the extended form alone.
  *
  * What may fail: a wrong magic, which leaves no way to find the next request. */
 #include "proto/nbd/request.h"
@@ -22,7 +22,7 @@
 #include "base/err.h"
 #include "proto/nbd/wire.h"
 
-#define REQUEST_MAGIC 0x25609513u
+#define REQUEST_MAGIC     0x25609513u
 #define REQUEST_EXT_MAGIC 0x21e41c71u
 
 enum {
@@ -60,9 +60,9 @@ int nbd_request_parse(const uint8_t *p, size_t n, bool extended, struct nbd_requ
     return (int)size;
 }
 
-/* WRITE carries a payload in both forms. In the extended form it must also say PAYLOAD_LEN, but a server
- * reads the data of a WRITE that forgot to say so (QEMU: "The client is noncompliant"), and so do we,
- * or the two would disagree about where the next request begins. */
+/* WRITE carries a payload in both forms. In the extended form it must also say PAYLOAD_LEN, but a
+ * server reads the data of a WRITE that forgot to say so (QEMU: "The client is noncompliant"), and
+ * so do we, or the two would disagree about where the next request begins. */
 uint64_t nbd_request_payload(const struct nbd_request *r, bool extended)
 {
     if (r->type == NBD_CMD_WRITE)

@@ -205,10 +205,8 @@ struct nbd_bytes str(const char *s)
 
 static const uint16_t INFOS[] = {NBD_INFO_NAME, NBD_INFO_BLOCK_SIZE};
 const struct nbd_rep_info EXPORT = {.type = NBD_INFO_EXPORT, .size = 1 << 30, .flags = 0x5ed};
-const struct nbd_rep_info BLOCKS = {.type = NBD_INFO_BLOCK_SIZE,
-                                           .block_min = 512,
-                                           .block_preferred = 4096,
-                                           .block_max = 1 << 25};
+const struct nbd_rep_info BLOCKS = {
+    .type = NBD_INFO_BLOCK_SIZE, .block_min = 512, .block_preferred = 4096, .block_max = 1 << 25};
 
 void put_greeting(struct play *p, uint16_t flags)
 {

@@ -16,7 +16,7 @@
 #include "proto/nbd/option.h"
 
 #define TURNS_MAX 4096
-#define ROOM (64u << 20)
+#define ROOM      (64u << 20)
 
 struct turn {
     bool host;

@@ -270,11 +270,15 @@ static void an_acknowledgement_carries_nothing(void **state)
 
 static void every_option_refuses_the_replies_of_others(void **state)
 {
-    static const uint32_t options[] = {NBD_OPT_LIST, NBD_OPT_INFO, NBD_OPT_GO,
-                                       NBD_OPT_STRUCTURED_REPLY, NBD_OPT_LIST_META_CONTEXT,
-                                       NBD_OPT_SET_META_CONTEXT, NBD_OPT_EXTENDED_HEADERS};
-    static const uint32_t replies[] = {0, NBD_REP_SERVER, NBD_REP_INFO, NBD_REP_META_CONTEXT, 5,
-                                       0x7fffffff};
+    static const uint32_t options[] = {NBD_OPT_LIST,
+                                       NBD_OPT_INFO,
+                                       NBD_OPT_GO,
+                                       NBD_OPT_STRUCTURED_REPLY,
+                                       NBD_OPT_LIST_META_CONTEXT,
+                                       NBD_OPT_SET_META_CONTEXT,
+                                       NBD_OPT_EXTENDED_HEADERS};
+    static const uint32_t replies[] = {0, NBD_REP_SERVER, NBD_REP_INFO, NBD_REP_META_CONTEXT,
+                                       5, 0x7fffffff};
 
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
         for (size_t k = 0; k < sizeof replies / sizeof replies[0]; k++) {
@@ -355,42 +359,36 @@ static void an_output_that_is_full_ends_the_negotiation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(names_that_overrun_are_answered_here,
-                                        setup_open, teardown),
+        cmocka_unit_test_setup_teardown(names_that_overrun_are_answered_here, setup_open, teardown),
         cmocka_unit_test_setup_teardown(the_longest_name_passes_and_a_longer_one_does_not,
                                         setup_open, teardown),
-        cmocka_unit_test_setup_teardown(an_unlawful_export_name_ends_the_connection,
-                                        setup_open, teardown),
-        cmocka_unit_test_setup_teardown(a_bad_option_magic_is_the_hosts_fault,
-                                        setup_open, teardown),
+        cmocka_unit_test_setup_teardown(an_unlawful_export_name_ends_the_connection, setup_open,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_bad_option_magic_is_the_hosts_fault, setup_open,
+                                        teardown),
         cmocka_unit_test_setup_teardown(an_option_beyond_64_kib_is_refused_at_its_header,
                                         setup_open, teardown),
-        cmocka_unit_test_setup_teardown(an_option_of_64_kib_passes,
-                                        setup_open, teardown),
-        cmocka_unit_test_setup_teardown(a_host_may_ask_1024_times_and_not_once_more,
-                                        setup_open, teardown),
+        cmocka_unit_test_setup_teardown(an_option_of_64_kib_passes, setup_open, teardown),
+        cmocka_unit_test_setup_teardown(a_host_may_ask_1024_times_and_not_once_more, setup_open,
+                                        teardown),
         cmocka_unit_test_setup_teardown(pipelined_options_are_answered_one_after_the_other,
                                         setup_open, teardown),
-        cmocka_unit_test_setup_teardown(a_host_that_speaks_before_the_greeting_waits,
-                                        setup_open, teardown),
-        cmocka_unit_test_setup_teardown(an_answer_to_another_option_is_refused,
-                                        setup_open, teardown),
-        cmocka_unit_test_setup_teardown(a_bad_reply_magic_is_the_targets_fault,
-                                        setup_open, teardown),
-        cmocka_unit_test_setup_teardown(a_reply_beyond_64_kib_is_refused_at_its_header,
-                                        setup_open, teardown),
-        cmocka_unit_test_setup_teardown(an_answer_without_end_is_refused,
-                                        setup_open, teardown),
-        cmocka_unit_test_setup_teardown(endless_small_replies_are_refused,
-                                        setup_open, teardown),
-        cmocka_unit_test_setup_teardown(go_needs_the_exports_size,
-                                        setup_open, teardown),
-        cmocka_unit_test_setup_teardown(an_acknowledgement_carries_nothing,
-                                        setup_open, teardown),
+        cmocka_unit_test_setup_teardown(a_host_that_speaks_before_the_greeting_waits, setup_open,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(an_answer_to_another_option_is_refused, setup_open,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_bad_reply_magic_is_the_targets_fault, setup_open,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_reply_beyond_64_kib_is_refused_at_its_header, setup_open,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(an_answer_without_end_is_refused, setup_open, teardown),
+        cmocka_unit_test_setup_teardown(endless_small_replies_are_refused, setup_open, teardown),
+        cmocka_unit_test_setup_teardown(go_needs_the_exports_size, setup_open, teardown),
+        cmocka_unit_test_setup_teardown(an_acknowledgement_carries_nothing, setup_open, teardown),
         cmocka_unit_test(every_option_refuses_the_replies_of_others),
         cmocka_unit_test(replies_whose_lengths_do_not_add_up_are_refused),
-        cmocka_unit_test_setup_teardown(an_output_that_is_full_ends_the_negotiation,
-                                        setup_open, teardown),
+        cmocka_unit_test_setup_teardown(an_output_that_is_full_ends_the_negotiation, setup_open,
+                                        teardown),
     };
     return cmocka_run_group_tests_name("negotiate, hostile", tests, NULL, NULL);
 }

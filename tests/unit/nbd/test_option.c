@@ -112,11 +112,16 @@ static void every_option_of_the_document_has_its_number_name_and_replies(void **
         const char *name;
         uint32_t interim;
     } want[] = {
-        {1, "EXPORT_NAME", NBD_REP_NOTHING},       {2, "ABORT", NBD_REP_NOTHING},
-        {3, "LIST", NBD_REP_SERVER},               {5, "STARTTLS", NBD_REP_NOTHING},
-        {6, "INFO", NBD_REP_INFO},                 {7, "GO", NBD_REP_INFO},
-        {8, "STRUCTURED_REPLY", NBD_REP_NOTHING},  {9, "LIST_META_CONTEXT", NBD_REP_META_CONTEXT},
-        {10, "SET_META_CONTEXT", NBD_REP_META_CONTEXT}, {11, "EXTENDED_HEADERS", NBD_REP_NOTHING},
+        {1, "EXPORT_NAME", NBD_REP_NOTHING},
+        {2, "ABORT", NBD_REP_NOTHING},
+        {3, "LIST", NBD_REP_SERVER},
+        {5, "STARTTLS", NBD_REP_NOTHING},
+        {6, "INFO", NBD_REP_INFO},
+        {7, "GO", NBD_REP_INFO},
+        {8, "STRUCTURED_REPLY", NBD_REP_NOTHING},
+        {9, "LIST_META_CONTEXT", NBD_REP_META_CONTEXT},
+        {10, "SET_META_CONTEXT", NBD_REP_META_CONTEXT},
+        {11, "EXTENDED_HEADERS", NBD_REP_NOTHING},
     };
     static const uint32_t unknown[] = {0, 4, 12, 99, UINT32_MAX};
 
@@ -135,9 +140,9 @@ static void every_option_of_the_document_has_its_number_name_and_replies(void **
 
 static void every_reply_type_has_its_name_and_errors_have_bit_31(void **state)
 {
-    static const char *const errors[] = {"ERR_UNSUP",    "ERR_POLICY",    "ERR_INVALID",
-                                         "ERR_PLATFORM", "ERR_TLS_REQD",  "ERR_UNKNOWN",
-                                         "ERR_SHUTDOWN", "ERR_BLOCK_SIZE_REQD", "ERR_TOO_BIG",
+    static const char *const errors[] = {"ERR_UNSUP",          "ERR_POLICY",          "ERR_INVALID",
+                                         "ERR_PLATFORM",       "ERR_TLS_REQD",        "ERR_UNKNOWN",
+                                         "ERR_SHUTDOWN",       "ERR_BLOCK_SIZE_REQD", "ERR_TOO_BIG",
                                          "ERR_EXT_HEADER_REQD"};
     static const char *const others[] = {"ACK", "SERVER", "INFO", "META_CONTEXT"};
 
@@ -256,7 +261,8 @@ static void hostile_lengths_inside_a_payload_are_refused(void **state)
     assert_int_equal(nbd_info_request_parse(huge_name, sizeof huge_name, &i), WEIR_E_PROTO);
     assert_int_equal(nbd_meta_request_parse(huge_name, sizeof huge_name, &m), WEIR_E_PROTO);
     assert_int_equal(nbd_rep_server_parse(huge_name, sizeof huge_name, &s), WEIR_E_PROTO);
-    assert_int_equal(nbd_name_prefix_parse(huge_name, sizeof huge_name, &name, &rest), WEIR_E_PROTO);
+    assert_int_equal(nbd_name_prefix_parse(huge_name, sizeof huge_name, &name, &rest),
+                     WEIR_E_PROTO);
     assert_int_equal(nbd_name_prefix_parse(name_past_the_end, 7, &name, &rest), WEIR_E_PROTO);
     assert_int_equal(nbd_name_prefix_parse(name_to_the_end, 7, &name, &rest), 0);
     assert_int_equal(rest.len, 0);
@@ -295,7 +301,10 @@ static void every_kind_of_information_comes_back(void **state)
         {.type = NBD_INFO_EXPORT, .size = 1ull << 40, .flags = 0x5ed},
         {.type = NBD_INFO_NAME, .text = str("disk")},
         {.type = NBD_INFO_DESCRIPTION, .text = str("")},
-        {.type = NBD_INFO_BLOCK_SIZE, .block_min = 1, .block_preferred = 4096, .block_max = 0xffffffff},
+        {.type = NBD_INFO_BLOCK_SIZE,
+         .block_min = 1,
+         .block_preferred = 4096,
+         .block_max = 0xffffffff},
         {.type = 77, .text = str("something new")},
     };
     struct nbd_rep_info out;

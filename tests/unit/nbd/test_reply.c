@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: reply headers of all three forms are told apart by mode, and no chunk gets past with a length
- * that its type cannot have.
- * Method: bytes by hand, every cut, the lawful lengths of "Structured reply types" tried at and next to
- * their edges, random round trips. */
+/* Goal: reply headers of all three forms are told apart by mode, and no chunk gets past with a
+ * length that its type cannot have. Method: bytes by hand, every cut, the lawful lengths of
+ * "Structured reply types" tried at and next to their edges, random round trips. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,8 +19,7 @@ static const uint8_t SIMPLE[NBD_SIMPLE_REPLY_SIZE] = {
     0x67, 0x44, 0x66, 0x98, 0, 0, 0, 28, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88,
 };
 static const uint8_t STRUCTURED[NBD_STRUCTURED_REPLY_SIZE] = {
-    0x66, 0x8e, 0x33, 0xef, 0,    1,    0, 1, 0x11, 0x22,
-    0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0, 1, 0,    8,
+    0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 1, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0, 1, 0, 8,
 };
 static const uint8_t EXTENDED[NBD_EXTENDED_REPLY_SIZE] = {
     0x6e, 0x8a, 0x27, 0x8c, 0, 0, 0, 6, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88,
@@ -89,8 +87,9 @@ static void every_mode_has_its_forms_and_no_other(void **state)
             assert_int_equal(nbd_reply_parse(cases[i].bytes, 4, (enum nbd_reply_mode)mode, &r),
                              want == 0 ? WEIR_E_PROTO : 0);
             if (want != 0)
-                assert_int_equal(nbd_reply_parse(cases[i].bytes, (size_t)want,
-                                                 (enum nbd_reply_mode)mode, &r), want);
+                assert_int_equal(
+                    nbd_reply_parse(cases[i].bytes, (size_t)want, (enum nbd_reply_mode)mode, &r),
+                    want);
         }
     }
 }
@@ -117,8 +116,8 @@ static int parse_chunk(enum nbd_reply_form form, uint16_t type, uint64_t length)
     uint8_t bytes[NBD_REPLY_MAX_SIZE];
     size_t size = nbd_reply_build(bytes, &in);
 
-    return nbd_reply_parse(bytes, size,
-                           form == NBD_FORM_EXTENDED ? NBD_MODE_EXTENDED : NBD_MODE_STRUCTURED, &out);
+    return nbd_reply_parse(
+        bytes, size, form == NBD_FORM_EXTENDED ? NBD_MODE_EXTENDED : NBD_MODE_STRUCTURED, &out);
 }
 
 static void every_chunk_type_keeps_to_its_lawful_lengths(void **state)
@@ -175,8 +174,8 @@ static void every_chunk_type_keeps_to_its_lawful_lengths(void **state)
         int extended = parse_chunk(NBD_FORM_EXTENDED, cases[i].type, cases[i].length);
 
         if (structured != (cases[i].lawful ? 20 : WEIR_E_PROTO))
-            fail_msg("type %#x length %llu: %d", cases[i].type,
-                     (unsigned long long)cases[i].length, structured);
+            fail_msg("type %#x length %llu: %d", cases[i].type, (unsigned long long)cases[i].length,
+                     structured);
         assert_int_equal(extended, cases[i].lawful ? 32 : WEIR_E_PROTO);
     }
 }
@@ -220,7 +219,8 @@ static void a_new_cookie_changes_the_cookie_alone(void **state)
     static const struct {
         const uint8_t *bytes;
         size_t size;
-    } cases[] = {{SIMPLE, sizeof SIMPLE}, {STRUCTURED, sizeof STRUCTURED}, {EXTENDED, sizeof EXTENDED}};
+    } cases[] = {
+        {SIMPLE, sizeof SIMPLE}, {STRUCTURED, sizeof STRUCTURED}, {EXTENDED, sizeof EXTENDED}};
 
     (void)state;
     for (size_t i = 0; i < 3; i++) {
@@ -257,9 +257,11 @@ static void what_is_built_is_read_back(void **state)
             in.offset = form == NBD_FORM_EXTENDED ? rng_u64(&rng) : 0;
         }
         size = nbd_reply_build(bytes, &in);
-        assert_int_equal(nbd_reply_parse(bytes, size, form == NBD_FORM_EXTENDED ? NBD_MODE_EXTENDED
-                                                                               : NBD_MODE_STRUCTURED,
-                                         &out), (int)size);
+        assert_int_equal(
+            nbd_reply_parse(bytes, size,
+                            form == NBD_FORM_EXTENDED ? NBD_MODE_EXTENDED : NBD_MODE_STRUCTURED,
+                            &out),
+            (int)size);
         assert_int_equal(out.form, in.form);
         assert_int_equal(out.flags, in.flags);
         assert_int_equal(out.type, in.type);
@@ -267,7 +269,8 @@ static void what_is_built_is_read_back(void **state)
         assert_int_equal(out.cookie, in.cookie);
         assert_int_equal(out.offset, in.offset);
         assert_int_equal(out.length, in.length);
-        assert_int_equal(out.done, form == NBD_FORM_SIMPLE || (in.flags & NBD_REPLY_FLAG_DONE) != 0);
+        assert_int_equal(out.done,
+                         form == NBD_FORM_SIMPLE || (in.flags & NBD_REPLY_FLAG_DONE) != 0);
         assert_int_equal(out.is_error, form != NBD_FORM_SIMPLE || in.error != 0);
     }
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: a request header means the same after any way through the codec, and nothing but a wrong magic
- * or missing bytes stops it.
- * Method: bytes written by hand from the document's layout, every cut of them, and random round trips. */
+/* Goal: a request header means the same after any way through the codec, and nothing but a wrong
+ * magic or missing bytes stops it. Method: bytes written by hand from the document's layout, every
+ * cut of them, and random round trips. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -127,8 +127,8 @@ static void a_new_cookie_changes_the_cookie_alone(void **state)
         nbd_request_set_cookie(header, 0xdeadbeef00c0ffee);
         assert_true(nbd_request_parse(header, size, extended != 0, &after) > 0);
         assert_int_equal(after.cookie, 0xdeadbeef00c0ffee);
-        after.cookie = before.cookie;
-        assert_memory_equal(&before, &after, sizeof before);
+        nbd_request_set_cookie(header, before.cookie);
+        assert_memory_equal(header, extended ? EXTENDED : COMPACT, size);
     }
 }
 
