@@ -8,7 +8,13 @@ export interface Look {
   color: string; // name of a custom property
   format: (n: number) => string;
   seconds: number;
-  axes: boolean;
+  title: string; // "" : no axes and no words, only the line
+}
+
+// A whole number of minutes that holds what there is to show.
+export function span(points: Point[], now: number, longest: number): number {
+  const seconds = points.length ? (now - points[0].at) / 1000 : 0;
+  return Math.min(longest, Math.max(60, Math.ceil(seconds / 60) * 60));
 }
 
 function css(name: string): string {
@@ -62,13 +68,15 @@ function axes(g: CanvasRenderingContext2D, look: Look, left: number, width: numb
   g.fillText(`−${Math.round(look.seconds / 60)} min`, left, height + 3);
   g.textAlign = "right";
   g.fillText("now", width, height + 3);
+  g.textAlign = "center";
+  g.fillText(look.title, (left + width) / 2, height + 3);
 }
 
 export function draw(canvas: HTMLCanvasElement, points: Point[], now: number, look: Look): void {
   const g = prepare(canvas);
   if (!g)
     return;
-  const width = canvas.clientWidth, height = canvas.clientHeight - (look.axes ? 18 : 2), left = look.axes ? 62 : 1;
+  const width = canvas.clientWidth, height = canvas.clientHeight - (look.title ? 18 : 2), left = look.title ? 62 : 1;
   const since = now - look.seconds * 1000;
   const shown = points.filter((p) => p.at >= since);
   let top = 1;
@@ -77,7 +85,7 @@ export function draw(canvas: HTMLCanvasElement, points: Point[], now: number, lo
   top = round_up(top * 1.05);
   const x = (at: number) => left + ((at - since) / (now - since)) * (width - left - 2);
   const y = (n: number) => height - (n / top) * (height - 8);
-  if (look.axes)
+  if (look.title)
     axes(g, look, left, width, height, top);
   const line = (value: (p: Point) => number | null, color: string, dash: number[], weight: number) => {
     g.strokeStyle = css(color);
@@ -102,6 +110,6 @@ export function draw(canvas: HTMLCanvasElement, points: Point[], now: number, lo
     g.stroke();
     g.setLineDash([]);
   };
-  line(look.goal, "--goal", [5, 4], look.axes ? 1.5 : 1);
-  line(look.value, look.color, [], look.axes ? 2 : 1.5);
+  line(look.goal, "--goal", [5, 4], look.title ? 1.5 : 1);
+  line(look.value, look.color, [], look.title ? 2 : 1.5);
 }

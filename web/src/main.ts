@@ -3,7 +3,7 @@
 import { Action, Agreement, AgreementLive, Event_, Gateway, Status, Stream, Target, get, items } from "./api";
 import { Keyed, append, byId, make, setClass, setHidden, setText } from "./dom";
 import * as format from "./format";
-import { draw } from "./graph";
+import { draw, span } from "./graph";
 import { History, KEEP_SECONDS, keyOf } from "./history";
 import { Live, LiveState } from "./live";
 import { actionItem, agreementRow, eventItem, gatewayRow, streamOrder, streamRow, targetRow } from "./tables";
@@ -14,31 +14,42 @@ const SHOWN_LOG = 100;
 // One of the two big graphs: a stream's p99 beside its goal, and its IOPS beside its limit.
 class Panel {
   readonly node = make("div", "panel");
+  private readonly words = make("div");
   private readonly title = make("h3");
   private readonly latency = make("canvas");
   private readonly iops = make("canvas");
 
-  constructor(private readonly role: "victim" | "bully", words: string) {
-    append(this.node, make("div", `role ${role}`, words), this.title, this.latency, this.iops);
+  constructor(private readonly role: "victim" | "bully") {
+    setClass(this.words, `role ${role}`);
+    append(this.node, this.words, this.title, this.latency, this.iops);
     for (const canvas of [this.latency, this.iops])
       canvas.setAttribute("role", "img");
+  }
+
+  private relation(s: Stream): string {
+    if (this.role === "victim")
+      return s.verdict === "failing" ? "promise broken now" : s.objective ? "promise at stake" : "chosen";
+    return s.control.since !== null ? "held back" : s.harmPercent > 0 ? "hurts it most" : "shares its target";
   }
 
   show(s: Stream | null, history: History): void {
     setHidden(this.node, s === null);
     if (!s)
       return;
+    setText(this.words, this.relation(s));
     const p99 = format.latency(s.latency.total.p99Us);
     const goal = s.objective ? `, promised ${format.objective(s.objective)}` : "";
     setText(this.title, `${s.key}: p99 ${p99}${goal}; ${format.count(s.iops)} IOPS`);
-    const points = history.of(keyOf(s)), now = Date.now(), color = this.role === "victim" ? "--victim" : "--bully";
+    const points = history.of(keyOf(s)), now = Date.now(), seconds = span(points, now, KEEP_SECONDS), color = this.role === "victim" ? "--victim" : "--bully";
     this.latency.setAttribute("aria-label", `p99 latency of ${s.key} over the last minutes, now ${p99}${goal}`);
     this.iops.setAttribute("aria-label", `IOPS of ${s.key} over the last minutes, now ${format.count(s.iops)}`);
     draw(this.latency, points, now, {
-      value: (p) => p.p99Us, goal: (p) => p.goalUs, color, format: format.latency, seconds: KEEP_SECONDS, axes: true,
+      value: (p) => p.p99Us, goal: (p) => p.goalUs, color, format: format.latency, seconds,
+      title: s.objective ? "p99 latency, dashed: promised" : "p99 latency",
     });
     draw(this.iops, points, now, {
-      value: (p) => p.iops, goal: (p) => p.limitIops, color, format: (n) => `${format.count(n)}/s`, seconds: KEEP_SECONDS, axes: true,
+      value: (p) => p.iops, goal: (p) => p.limitIops, color, format: (n) => `${format.count(n)}/s`, seconds,
+      title: s.control.since !== null ? "IOPS, dashed: allowed" : "IOPS",
     });
   }
 }
@@ -54,8 +65,8 @@ class Page {
   private chosen: string | null = null;
   private lastVictim: string | null = null;
   private lastBully: string | null = null;
-  private readonly victim = new Panel("victim", "promise at stake");
-  private readonly bully = new Panel("bully", "hurts it most");
+  private readonly victim = new Panel("victim");
+  private readonly bully = new Panel("bully");
   private readonly filter = byId("filter") as HTMLInputElement;
   private readonly streamRows = new Keyed<Stream>(bodyOf("stream-table"), streamRow(this.history, (key) => this.choose(key)));
   private readonly agreementRows = new Keyed<Agreement>(bodyOf("agreement-table"), agreementRow);

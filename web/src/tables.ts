@@ -91,7 +91,7 @@ export function streamRow(history: History, choose: (key: string) => void) {
         spark.setAttribute("aria-label", `p99 now ${format.latency(s.latency.total.p99Us)}`);
         draw(spark, points, Date.now(), {
           value: (p) => p.p99Us, goal: (p) => p.goalUs, color: throttled || s.harmPercent > 0 ? "--bully" : "--victim",
-          format: format.latency, seconds: 120, axes: false,
+          format: format.latency, seconds: 120, title: "",
         });
       },
     };
@@ -150,7 +150,7 @@ export function agreementRow(): Row<Agreement> {
       judged.set(s && s.latencyUs ? format.latency(s.latencyUs) : "–");
       verdict.set(s ? verdictWords(s.verdict) : "unknown", "", verdictClass(s?.verdict ?? ""));
       const target = a.spec.compliance?.target ?? null;
-      const words = s && s.windows ? `${format.percent(s.windowsMet, s.windows)} of ${s.windows}` : "none judged yet";
+      const words = s && s.windows ? `${format.percent(s.windowsMet, s.windows)} of ${s.windows} window${s.windows === 1 ? "" : "s"}` : "none judged yet";
       setText(keptWords, target === null ? words : `${words}, goal ${target} %`);
       const share = s && s.windows ? s.windowsMet / s.windows : 0;
       fill.style.width = `${100 * share}%`;
@@ -206,7 +206,7 @@ export function actionItem(): Row<Action> {
     update(a: Action): void {
       time.dateTime = a.at;
       setText(time, format.clock(a.at));
-      setClass(badge, `badge ${a.enforced ? "warn" : ""}`.trim());
+      setClass(badge, `badge ${!a.enforced ? "" : a.verb === "release" || a.verb === "lift" ? "good" : "warn"}`.trim());
       setText(badge, a.enforced ? a.verb : `${a.verb}: ${a.decision}`);
       setText(head, ` ${a.bully} ${format.rates(a.from)} → ${format.rates(a.to)}`);
       setText(why, a.reason);

@@ -19,7 +19,9 @@
 /* A first request line and headers; and a later request or a body, however it trickles in. */
 #define APP_HEADER_NS  (10 * NS_PER_S)
 #define APP_REQUEST_NS (30 * NS_PER_S)
-#define APP_BODY_MAX   (1024u * 1024u)
+#define APP_BODY_MAX (1024u * 1024u)
+/* Of a refused body, read so that the client hears why. */
+#define APP_DRAIN_MAX (8u * 1024 * 1024)
 
 /* How long another thread may take to answer. */
 #define APP_VIEW_NS  (3 * NS_PER_S)

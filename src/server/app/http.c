@@ -5,11 +5,12 @@
  * waited would stop all of them; a client that sends nothing, or never reads, must cost nobody
  * else.
  *
- * Model: microhttpd calls on_access several times for one request: first with the headers, then
- * with parts of the body, then once more when it is whole. Everything that can be refused by the
- * headers is refused in the first call, before a byte of the body is taken. A handler that has
- * asked other threads returns without an answer; then the connection is suspended (microhttpd does
- * not look at its socket), and the last reply resumes it. The states are drawn in http.h.
+ * Model: microhttpd calls on_access several times for one request: first with the headers, then with
+ * parts of the body, then once more when it is whole. Everything that can be refused by the headers is
+ * refused in the first call; the body that comes with it is read and thrown away, within a bound, since
+ * closing on a client that still writes would make it lose the answer. A handler that has asked other
+ * threads returns without an answer; then the connection is suspended (microhttpd does not look at its
+ * socket), and the last reply resumes it. The states are drawn in http.h.
  *
  * Invariants: (1) a request is answered exactly once; (2) it is suspended only while an exchange of
  * its own is under way or it waits for its turn to write, and both end by themselves (tickets
@@ -269,6 +270,14 @@ static enum MHD_Result send_answer(struct request *r)
     return MHD_queue_response(r->connection, r->status, r->response);
 }
 
+/* Throw away what a refused client still sends. False: it is too much. */
+static bool drain_body(struct request *r, size_t *data_size)
+{
+    r->drained += *data_size;
+    *data_size = 0;
+    return r->drained <= APP_DRAIN_MAX;
+}
+
 static void take_body(struct request *r, const char *data, size_t n)
 {
     if (!r->body_too_large && r->body.len + n <= APP_BODY_MAX) {
@@ -311,10 +320,13 @@ enum MHD_Result http_on_access(void *cls, struct MHD_Connection *connection, con
     switch (r->phase) {
     case REQUEST_NEW:
         check_headers(r, method);
-        if (r->phase == REQUEST_ANSWERED)
-            return send_answer(r);
-        r->phase = REQUEST_READING;
+        r->phase = r->phase == REQUEST_ANSWERED ? REQUEST_DRAINING : REQUEST_READING;
         return MHD_YES;
+    case REQUEST_DRAINING:
+        if (*data_size > 0)
+            return drain_body(r, data_size) ? MHD_YES : MHD_NO;
+        r->phase = REQUEST_ANSWERED;
+        return send_answer(r);
     case REQUEST_READING:
         if (*data_size > 0) {
             take_body(r, data, *data_size);

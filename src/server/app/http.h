@@ -21,11 +21,13 @@
 struct app;
 struct route;
 
-/*  READING --whole--> RUNNING --asked others--> SUSPENDED --all answered--> RUNNING ... -->
+/*  NEW --refused by its headers--> DRAINING --body is in--> SENT
+ *  READING --whole--> RUNNING --asked others--> SUSPENDED --all answered--> RUNNING ... -->
  * ANSWERED --> SENT  */
 enum request_phase {
     REQUEST_NEW,
     REQUEST_READING,
+    REQUEST_DRAINING,
     REQUEST_RUNNING,
     REQUEST_SUSPENDED,
     REQUEST_ANSWERED,
@@ -51,6 +53,7 @@ struct request {
     char actor[NAME_SIZE];                 /* its token's name; "" without */
     struct text body;
     bool body_too_large;
+    size_t drained;             /* bytes of a body that nobody wants */
     struct exchange exchange;
     void (*next)(struct request *r); /* goes on when all is answered */
     struct list writer_link;         /* in app->writers while it waits its turn */
