@@ -6,12 +6,14 @@
  * Model ("Fixed newstyle negotiation" of the NBD protocol document). The gateway reads whole
  * messages of one side and writes whole messages to the other:
  *
- *       GREETING --target's greeting--> CLIENT_FLAGS --host's flags--> OPTION <-----------+
- *                                                                        |               |
- *       refused here: answered, stays ---------------------------------- + --forwarded--> ANSWER
- *       EXPORT_NAME ---> EXPORT_REPLY --reply--> DONE <-----ACK of GO-----|---------------+
- *       ABORT, or an export that EXPORT_NAME cannot have ---> ENDED       any other final reply
- *       (from every state but DONE and ENDED: ---> FAILED)
+ *     GREETING --target's greeting--> CLIENT_FLAGS --host's flags--> OPTION
+ *
+ *     OPTION --answered here----------------------------------------> OPTION
+ *     OPTION --forwarded--> ANSWER --final reply, but ACK of GO-----> OPTION
+ *                           ANSWER --ACK of GO----------------------> DONE
+ *     OPTION --EXPORT_NAME--> EXPORT_REPLY --size and flags---------> DONE
+ *     OPTION --ABORT, or EXPORT_NAME of what cannot be had----------> ENDED
+ *     any    --a broken rule, an exceeded bound---------------------> FAILED
  *
  * Invariants:
  *  1. One option at a time is under way; what a host sends early stays in its buffer.
