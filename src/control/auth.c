@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Mutual proof of a shared key, and the keys that enrolment derives.
  *
- * Model. Every field before the key's id has a fixed size and the id's length is said before it, so no two
- * different contexts give the same bytes. The first byte names the side, so a proof cannot be sent back to
- * its maker. Both nonces are inside, so each side contributes freshness: a proof replayed on another
- * connection is a proof over another nonce. The derived key is bound to the gateway that enrolled and to that
- * one handshake. Keys and proofs are compared in constant time (sodium_memcmp). */
+ * Model. Every field before the key's id has a fixed size and the id's length is said before it, so
+ * no two different contexts give the same bytes. The first byte names the side, so a proof cannot
+ * be sent back to its maker. Both nonces are inside, so each side contributes freshness: a proof
+ * replayed on another connection is a proof over another nonce. The derived key is bound to the
+ * gateway that enrolled and to that one handshake. Keys and proofs are compared in constant time
+ * (sodium_memcmp). */
 #include "control/auth.h"
 
 #include <sodium.h>
@@ -104,7 +105,8 @@ void auth_token_make(const uint8_t random[40], char ret_token[AUTH_TOKEN_SIZE],
     weir_assert(strlen(ret_token) == TOKEN_TEXT);
 }
 
-int auth_token_parse(const char *token, char ret_id[AUTH_TOKEN_ID_SIZE], uint8_t ret_key[AUTH_KEY_SIZE])
+int auth_token_parse(const char *token, char ret_id[AUTH_TOKEN_ID_SIZE],
+                     uint8_t ret_key[AUTH_KEY_SIZE])
 {
     if (strnlen(token, AUTH_TOKEN_SIZE) != TOKEN_TEXT)
         return WEIR_E_PARSE;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Mutual proof of a shared key, and the keys that enrolment derives; pure.
  *
- * proof(side) = HMAC-SHA-512/256(key, side || version || gateway_id || boot_id || nonce_g || nonce_s || key_id);
- * enrolled key = HMAC-SHA-512/256(token key, "weir gateway key" || gateway_id || nonce_g || nonce_s).
- * Nothing secret travels; an eavesdropper learns no key, a replay fails on the nonces. What follows the
- * handshake is plaintext: hence loopback and Unix sockets only until TLS carries it. libsodium
- * crypto_auth (HMAC, RFC 2104). */
+ * proof(side) = HMAC-SHA-512/256(key, side || version || gateway_id || boot_id || nonce_g ||
+ * nonce_s || key_id); enrolled key = HMAC-SHA-512/256(token key, "weir gateway key" || gateway_id
+ * || nonce_g || nonce_s). Nothing secret travels; an eavesdropper learns no key, a replay fails on
+ * the nonces. What follows the handshake is plaintext: hence loopback and Unix sockets only until
+ * TLS carries it. libsodium crypto_auth (HMAC, RFC 2104). */
 #ifndef WEIR_CONTROL_AUTH_H
 #define WEIR_CONTROL_AUTH_H
 #include <stdbool.h>
@@ -35,14 +35,16 @@ bool auth_check(const struct auth_context *c, const uint8_t key[AUTH_KEY_SIZE], 
 void auth_derive(const struct auth_context *c, const uint8_t token_key[AUTH_KEY_SIZE],
                  uint8_t ret_key[AUTH_KEY_SIZE]);
 
-/* Enrolment tokens: "weir1.<id, 16 hex>.<secret, 43 base64url>". The key is BLAKE2b-256 of the secret; the
- * server stores that key only, never the token. */
+/* Enrolment tokens: "weir1.<id, 16 hex>.<secret, 43 base64url>". The key is BLAKE2b-256 of the
+ * secret; the server stores that key only, never the token. */
 #define AUTH_TOKEN_SIZE 72u
 #define AUTH_TOKEN_ID_SIZE 17u
-/* Make one from 8 random id bytes and 32 random secret bytes that the caller got from rng_system. */
-void auth_token_make(const uint8_t random[40], char ret_token[AUTH_TOKEN_SIZE], char ret_id[AUTH_TOKEN_ID_SIZE],
-                     uint8_t ret_key[AUTH_KEY_SIZE]);
+/* Make one from 8 random id bytes and 32 random secret bytes that the caller got from
+ * rng_system. */
+void auth_token_make(const uint8_t random[40], char ret_token[AUTH_TOKEN_SIZE],
+                     char ret_id[AUTH_TOKEN_ID_SIZE], uint8_t ret_key[AUTH_KEY_SIZE]);
 /* 0 or WEIR_E_PARSE. */
-int auth_token_parse(const char *token, char ret_id[AUTH_TOKEN_ID_SIZE], uint8_t ret_key[AUTH_KEY_SIZE]);
+int auth_token_parse(const char *token, char ret_id[AUTH_TOKEN_ID_SIZE],
+                     uint8_t ret_key[AUTH_KEY_SIZE]);
 
 #endif

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Frames: a 4-byte big-endian length, then one packed protobuf Frame.
  *
- * Problem. Both ends must take bytes from a peer that may be hostile without a malloc per field, without
- * unbounded memory, and without each consumer checking lengths and ranges again.
+ * Problem. Both ends must take bytes from a peer that may be hostile without a malloc per field,
+ * without unbounded memory, and without each consumer checking lengths and ranges again.
  *
- * Model. frame_peek looks at the length alone, before anything is buffered for it. frame_unpack lets
- * protobuf-c work in a bump arena and then walks the result once (the frame_valid_* functions, one a message).
+ * Model. frame_peek looks at the length alone, before anything is buffered for it. frame_unpack
+ * lets protobuf-c work in a bump arena and then walks the result once (the frame_valid_* functions,
+ * one a message).
  *
  * Invariants:
- *  1. No frame makes us take memory: the arena's block is all there is, a frame that does not fit is refused.
- *  2. What frame_unpack returns has a body, enums inside their tables, byte fields of their exact size, strings
- *     of at most FRAME_STRING_MAX bytes, arrays that belong together of one length, no repeated key
+ *  1. No frame makes us take memory: the arena's block is all there is, a frame that does not fit
+ *     is refused.
+ *  2. What frame_unpack returns has a body, enums inside their tables, byte fields of their exact
+ *     size, strings of at most FRAME_STRING_MAX bytes, arrays that belong together of one length,
+ *     no repeated key
  *     (operation, histogram, kind of rate) and numbers inside the ranges of docs/protocol.md.
  *  3. free is nothing: the arena is reset as a whole, so the result may be kept exactly until then.
  *  4. The schema has no recursive message: depth is bounded by it. */
@@ -265,7 +268,8 @@ static bool frame_valid(const Weir__Control__Frame *f)
     return false;
 }
 
-int frame_unpack(struct frame_arena *a, const void *bytes, size_t n, const Weir__Control__Frame **ret)
+int frame_unpack(struct frame_arena *a, const void *bytes, size_t n,
+                 const Weir__Control__Frame **ret)
 {
     int64_t whole = frame_peek(bytes, n);
     if (whole < 0)
@@ -273,8 +277,7 @@ int frame_unpack(struct frame_arena *a, const void *bytes, size_t n, const Weir_
     if (whole == 0 || (size_t)whole != n)
         return WEIR_E_PROTO;
     const uint8_t *p = (const uint8_t *)bytes + FRAME_HEADER_SIZE;
-    Weir__Control__Frame *f =
-        weir__control__frame__unpack(&a->allocator, n - FRAME_HEADER_SIZE, p);
+    Weir__Control__Frame *f = weir__control__frame__unpack(&a->allocator, n - FRAME_HEADER_SIZE, p);
     if (f == NULL)
         return a->refused ? WEIR_E_TOO_LARGE : WEIR_E_PROTO;
     if (!frame_valid(f))

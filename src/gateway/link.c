@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The link to the SLA server: one session at a time, dialled by the gateway (docs/protocol.md).
  *
- * Problem. The server must learn what every stream did and say what is to be held, over a connection that
- * may be slow, hostile or gone, from the same thread that carries I/O: nothing here may wait.
+ * Problem. The server must learn what every stream did and say what is to be held, over a
+ * connection that may be slow, hostile or gone, from the same thread that carries I/O: nothing here
+ * may wait.
  *
  *   IDLE                      no server in the configuration: for ever
  *
@@ -10,18 +11,23 @@
  *      ^                        |                        |                      |
  *      +------------------------+------------------------+----------------------+
  *        any failure: close, count it, wait 0.2 s doubling to 10 s, half of it jitter; the next
- *        server of the list is tried then. After a session that was of use (it was polled, or stood for 5 s)
- *        the wait begins again at 0.2 s.
+ *        server of the list is tried then. After a session that was of use (it was polled, or stood
+ *        for 5 s) the wait begins again at 0.2 s.
  *
  * Invariants:
- *  1. fd >= 0 exactly in CONNECTING, PROVING and ESTABLISHED; link_drop is the only way out of them.
+ *  1. fd >= 0 exactly in CONNECTING, PROVING and ESTABLISHED; link_drop is the only way out of
+ *     them.
  *  2. Polls and controls are taken in ESTABLISHED only: both sides have proved the key by then.
  *  3. The handshake ends within 10 s; a server silent for three heartbeats is left.
- *  4. What is buffered is bounded by LINK_IN_MAX and LINK_OUT_MAX; a session that would need more is dropped.
- *  5. A round reads at most LINK_READ_SIZE and packs at most a few streams; the rest waits for the next round.
- *  6. After any call that may drop the link the caller looks at the state before it touches the session.
+ *  4. What is buffered is bounded by LINK_IN_MAX and LINK_OUT_MAX; a session that would need more
+ *     is dropped.
+ *  5. A round reads at most LINK_READ_SIZE and packs at most a few streams; the rest waits for the
+ *     next round.
+ *  6. After any call that may drop the link the caller looks at the state before it touches the
+ *     session.
  *
- * Split: link_identity.c (files), link_stats.c (polls), link_controls.c (controls, lease), link_surge.c. */
+ * Split: link_identity.c (files), link_stats.c (polls), link_controls.c (controls, lease),
+ * link_surge.c. */
 #include "gateway/link.h"
 
 #include <config.h> /* the build's; "config.h" would be the gateway's */
@@ -251,7 +257,8 @@ static bool link_enrolled(struct link *l, const Weir__Control__Welcome *w)
 {
     bool enrolling = l->key.kind == LINK_KEY_TOKEN;
     if (enrolling != (w->new_key_id[0] != '\0')) {
-        link_refuse(l, WEIR_E_PROTO, "a new key was given that was not asked for, or none that was");
+        link_refuse(l, WEIR_E_PROTO,
+                    "a new key was given that was not asked for, or none that was");
         return false;
     }
     if (!enrolling)
@@ -262,7 +269,8 @@ static bool link_enrolled(struct link *l, const Weir__Control__Welcome *w)
     }
     int r = link_credential_store(l->config->state_dir, w->new_key_id, l->derived);
     if (r < 0) {
-        link_refuse(l, WEIR_E_UNAVAILABLE, "the credential cannot be written into the state folder");
+        link_refuse(l, WEIR_E_UNAVAILABLE,
+                    "the credential cannot be written into the state folder");
         return false;
     }
     log_info("link: enrolled with %s as %s", link_server(l), w->new_key_id);
@@ -308,7 +316,8 @@ static void link_frame_proving(struct link *l, const Weir__Control__Frame *f)
         link_refuse(l, WEIR_E_PROTO, "a message that has no place in the handshake");
 }
 
-static void link_frame_established(struct link *l, const Weir__Control__Frame *f, const void *raw, size_t n)
+static void link_frame_established(struct link *l, const Weir__Control__Frame *f, const void *raw,
+                                   size_t n)
 {
     if (f->body_case == WEIR__CONTROL__FRAME__BODY_POLL) {
         l->polls++;
@@ -476,8 +485,8 @@ static int link_alloc(struct link *l)
     l->stats = link_stats_new(l);
     l->controls = link_controls_new(l);
     l->surge = link_surge_new(l);
-    if (l->scratch == NULL || (l->disk == NULL && !alone) || l->stats == NULL || l->controls == NULL ||
-        l->surge == NULL)
+    if (l->scratch == NULL || (l->disk == NULL && !alone) || l->stats == NULL ||
+        l->controls == NULL || l->surge == NULL)
         return -ENOMEM;
     return frame_arena_init(&l->arena, FRAME_ARENA_SIZE);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The gateway's link to the SLA server: dial, authenticate, answer polls, apply controls, warn.
  *
- * Lives in the reactor's thread and never blocks it: packing is bounded to a part of a frame a round.
- * I/O never waits for the link. States and their transitions are drawn in link.c. */
+ * Lives in the reactor's thread and never blocks it: packing is bounded to a part of a frame a
+ * round. I/O never waits for the link. States and their transitions are drawn in link.c. */
 #ifndef WEIR_GATEWAY_LINK_H
 #define WEIR_GATEWAY_LINK_H
 #include <stdbool.h>
@@ -16,18 +16,18 @@
 struct link_status {
     bool configured, connected;
     char server[ADDR_TEXT_SIZE];
-    const char *state;          /* name of the link's state */
+    const char *state; /* name of the link's state */
     char last_error[128];
-    uint64_t epoch;             /* of the controls in force */
-    uint64_t lease_left_ns;     /* of planned controls */
+    uint64_t epoch;         /* of the controls in force */
+    uint64_t lease_left_ns; /* of planned controls */
     uint64_t polls, reconnects;
 };
 
 struct link;
 
-/* Reads identity, credential and last agreed controls from config->state_dir (makes the identity on the
- * first start, 0600) and applies the agreed ones at once. With no server configured the link idles.
- * 0 or an error code with words in *@ret_why. */
+/* Reads identity, credential and last agreed controls from config->state_dir (makes the identity on
+ * the first start, 0600) and applies the agreed ones at once. With no server configured the link
+ * idles. 0 or an error code with words in *@ret_why. */
 int link_new(struct reactor *r, const struct gateway_config *config, struct stream_table *streams,
              struct relay *relay, struct link **ret, const char **ret_why);
 /* Says bye and closes. */

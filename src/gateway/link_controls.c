@@ -1,27 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Controls from the server: in force together or not at all, in order, and for as long as they may be.
+/* Controls from the server: in force together or not at all, in order, and for as long as they may
+ * be.
  *
- * Problem. The gateway holds I/O on the server's word. A late, repeated or torn word must not bring back what
- * was lifted, and without a server planned throttles must end while agreed limits go on.
+ * Problem. The gateway holds I/O on the server's word. A late, repeated or torn word must not bring
+ * back what was lifted, and without a server planned throttles must end while agreed limits go on.
  *
- * Model (docs/protocol.md). A *set* is one or more SetControls frames, all but the last with `more`. It is
- * kept in its wire form until it is whole, then unpacked and applied in one step. Each set has an epoch:
+ * Model (docs/protocol.md). A *set* is one or more SetControls frames, all but the last with
+ * `more`. It is kept in its wire form until it is whole, then unpacked and applied in one step.
+ * Each set has an epoch:
  *   greater than the one in force          applied
  *   the same, without controls, not full   renewal of the lease
  *   the same and full                      applied: an epoch names one state, so this repeats it
- *   the first full set of a session        applied, whatever its epoch: the server may have begun anew
+ *   the first full set of a session        applied, whatever its epoch: the server may have begun
+ *   anew
  *   anything else                          refused (conflict)
- * A set with lease_ms > 0 lets planned controls live for that long from now; 0 leaves the lease as it is. When
- * the lease ends they are dropped. A planned control while no lease runs is refused.
+ * A set with lease_ms > 0 lets planned controls live for that long from now; 0 leaves the lease as
+ * it is. When the lease ends they are dropped. A planned control while no lease runs is refused.
  *
- * What is agreed is written to <state_dir>/controls whenever it changed, by link_disk's thread, and read at
- * start: "WEIRCTL1", BLAKE2b-256 of what follows, then SetControls frames as on the wire.
+ * What is agreed is written to <state_dir>/controls whenever it changed, by link_disk's thread, and
+ * read at start: "WEIRCTL1", BLAKE2b-256 of what follows, then SetControls frames as on the wire.
  *
  * Invariants:
- *  1. stream_controls_apply is called with a whole set, checked as a whole; it is all or nothing itself.
+ *  1. stream_controls_apply is called with a whole set, checked as a whole; it is all or nothing
+ *     itself.
  *  2. Within a set a later control of an id replaces an earlier one.
  *  3. The lease timer is armed exactly while lease_until != 0.
- *  4. Memory: SET_MAX bytes of frames, the arena they are unpacked into, one array of struct control. */
+ *  4. Memory: SET_MAX bytes of frames, the arena they are unpacked into, one array of struct
+ *     control. */
 #include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -55,13 +60,13 @@ struct link_controls {
     struct reactor_timer lease;
     uint64_t lease_until; /* 0: no lease runs */
     uint64_t epoch;
-    bool first;           /* no full set was applied in this session yet */
-    struct text set;      /* frames of the set that is being received */
+    bool first;      /* no full set was applied in this session yet */
+    struct text set; /* frames of the set that is being received */
     size_t set_frames;
     struct frame_arena arena;
     uint8_t written[FILE_HASH_SIZE]; /* of what the file holds, or will */
     bool has_written;
-    int disk_error;       /* last said */
+    int disk_error; /* last said */
 };
 
 /* A whole set, unpacked. */
@@ -132,7 +137,8 @@ uint64_t link_controls_lease_left(const struct link_controls *c, uint64_t now_ns
     return c->lease_until > now_ns ? c->lease_until - now_ns : 0;
 }
 
-/* ---- from the wire's form ------------------------------------------------------------------------------ */
+/* ---- from the wire's form
+ * ------------------------------------------------------------------------------ */
 
 static int control_from_wire(struct control *out, const Weir__Control__Control *in)
 {
@@ -258,7 +264,8 @@ static int set_unpack(struct link_controls *c, struct set *s, const char *bytes,
     return set_tidy(s);
 }
 
-/* ---- the copy on disk ---------------------------------------------------------------------------------- */
+/* ---- the copy on disk
+ * ---------------------------------------------------------------------------------- */
 
 struct saving {
     struct text *out;
@@ -349,7 +356,8 @@ static int load_file(struct link_controls *c, const char *bytes, size_t n, size_
     if (r == 0 && s.planned)
         r = WEIR_E_PARSE;
     if (r == 0)
-        r = stream_controls_apply(c->link->streams, s.control, s.count, true, reactor_now(c->link->reactor));
+        r = stream_controls_apply(c->link->streams, s.control, s.count, true,
+                                  reactor_now(c->link->reactor));
     *ret_count = s.count;
     free(s.control);
     if (r < 0)
@@ -383,7 +391,8 @@ void link_controls_load(struct link_controls *c)
               moved == 0 ? "set aside as controls.damaged" : "and not be moved away either");
 }
 
-/* ---- applying ------------------------------------------------------------------------------------------ */
+/* ---- applying
+ * ------------------------------------------------------------------------------------------ */
 
 static void controls_ack(struct link_controls *c, uint64_t epoch, int status, const char *words)
 {
@@ -456,7 +465,8 @@ static void controls_whole(struct link_controls *c, uint64_t epoch, const char *
     controls_ack(c, epoch, r, words);
 }
 
-void link_controls_set(struct link_controls *c, const Weir__Control__SetControls *s, const void *raw, size_t n)
+void link_controls_set(struct link_controls *c, const Weir__Control__SetControls *s,
+                       const void *raw, size_t n)
 {
     uint64_t epoch = s->epoch;
     if (!s->more && c->set_frames == 0) {

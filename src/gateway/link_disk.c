@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One slot under one mutex: the reactor replaces what lies in it, the thread takes it and writes. The lock is
- * held for the exchange of two pointers only, never over I/O, so the reactor never waits for the disk. */
+/* One slot under one mutex: the reactor replaces what lies in it, the thread takes it and writes.
+ * The lock is held for the exchange of two pointers only, never over I/O, so the reactor never
+ * waits for the disk. */
 #include "gateway/link_disk.h"
 
 #include <pthread.h>

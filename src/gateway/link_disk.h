@@ -11,8 +11,8 @@ struct link_disk *link_disk_new(const char *path);
 /* Writes what still waits, then ends the thread. */
 void link_disk_free(struct link_disk *d);
 
-/* Hand over the file's new content (from malloc; taken). What was not begun yet is replaced: only the
- * newest matters. Returns at once. */
+/* Hand over the file's new content (from malloc; taken). What was not begun yet is replaced: only
+ * the newest matters. Returns at once. */
 void link_disk_put(struct link_disk *d, void *bytes, size_t n);
 
 /* Of the last write: 0 or -errno. */

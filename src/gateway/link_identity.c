@@ -2,9 +2,9 @@
 /* Files, all of mode 0600 and written whole or not at all:
  *   identity    32 hex digits: the gateway's id for ever
  *   credential  "KEY_ID HEXKEY": what enrolment gave
- * and the server's gateway.key (64 hex digits), read where the server left it. A file that is there but
- * cannot be understood is an error that is said, never silently replaced: an identity made anew would be
- * another gateway, whose history and controls start at nothing. */
+ * and the server's gateway.key (64 hex digits), read where the server left it. A file that is there
+ * but cannot be understood is an error that is said, never silently replaced: an identity made anew
+ * would be another gateway, whose history and controls start at nothing. */
 #include "gateway/link_identity.h"
 
 #include <errno.h>
@@ -64,7 +64,8 @@ int link_identity_load(const char *state_dir, uint8_t ret_id[AUTH_ID_SIZE], cons
     if (r == -ENOENT || r == -ENOTDIR) {
         r = make_identity(state_dir, path, ret_id);
         if (r < 0)
-            *ret_why = "the identity cannot be written into the state folder (--state-dir names another)";
+            *ret_why =
+                "the identity cannot be written into the state folder (--state-dir names another)";
         return r;
     }
     if (r < 0) {
@@ -102,7 +103,8 @@ static int load_credential(const char *state_dir, struct link_key *ret, const ch
     if (r == 0)
         r = parse_credential(text, ret);
     if (r < 0)
-        *ret_why = "the file \"credential\" in the state folder cannot be read; remove it and enrol anew";
+        *ret_why =
+            "the file \"credential\" in the state folder cannot be read; remove it and enrol anew";
     else
         ret->kind = LINK_KEY_CREDENTIAL;
     if (text != NULL)
@@ -131,7 +133,8 @@ static int load_local(const char *path, struct link_key *ret, const char **ret_w
     if (r == 0)
         r = parse_hex(text, ret->key, sizeof(ret->key));
     if (r < 0)
-        *ret_why = "the server's local key cannot be read (key-file, or gateway.key in its state folder)";
+        *ret_why =
+            "the server's local key cannot be read (key-file, or gateway.key in its state folder)";
     if (text != NULL)
         sodium_memzero(text, strlen(text));
     free(text);
@@ -148,10 +151,12 @@ int link_key_load(const struct gateway_config *config, struct link_key *ret, con
         return r;
     if (config->token[0] != '\0')
         return load_token(config->token, ret, ret_why);
-    return load_local(config->key_file[0] != '\0' ? config->key_file : LINK_LOCAL_KEY_PATH, ret, ret_why);
+    return load_local(config->key_file[0] != '\0' ? config->key_file : LINK_LOCAL_KEY_PATH, ret,
+                      ret_why);
 }
 
-int link_credential_store(const char *state_dir, const char *key_id, const uint8_t key[AUTH_KEY_SIZE])
+int link_credential_store(const char *state_dir, const char *key_id,
+                          const uint8_t key[AUTH_KEY_SIZE])
 {
     char path[PATH_SIZE], hex[2 * AUTH_KEY_SIZE + 1], line[AUTH_KEY_ID_SIZE + sizeof(hex) + 2];
     state_path(state_dir, "credential", path);

@@ -22,15 +22,17 @@ struct link_key {
 /* Where the server leaves its local key when nothing else is configured. */
 #define LINK_LOCAL_KEY_PATH "/var/lib/weir/gateway.key"
 
-/* Read <state_dir>/identity, or make it (0600, atomically; the folder too, 0700). 0 or an error code with
- * words in *@ret_why. */
+/* Read <state_dir>/identity, or make it (0600, atomically; the folder too, 0700). 0 or an error
+ * code with words in *@ret_why. */
 int link_identity_load(const char *state_dir, uint8_t ret_id[AUTH_ID_SIZE], const char **ret_why);
 
-/* The key to use now: credential, else token, else local key. Read anew at each try, so that a key that
- * comes later is found. 0, or an error code with words in *@ret_why. */
+/* The key to use now: credential, else token, else local key. Read anew at each try, so that a key
+ * that comes later is found. 0, or an error code with words in *@ret_why. */
 int link_key_load(const struct gateway_config *config, struct link_key *ret, const char **ret_why);
 
-/* Keep a credential (0600, atomically). Once in a gateway's life, hence not through link_disk. 0 or -errno. */
-int link_credential_store(const char *state_dir, const char *key_id, const uint8_t key[AUTH_KEY_SIZE]);
+/* Keep a credential (0600, atomically). Once in a gateway's life, hence not through link_disk. 0 or
+ * -errno. */
+int link_credential_store(const char *state_dir, const char *key_id,
+                          const uint8_t key[AUTH_KEY_SIZE]);
 
 #endif

@@ -12,7 +12,8 @@
 /* Slots that the stream table can have: max_streams, and a default stream for each target. */
 size_t link_max_slots(const struct gateway_config *config);
 
-/* ---- statistics (link_stats.c): what answers polls, from whole readings of the streams' meters. */
+/* ---- statistics (link_stats.c): what answers polls, from whole readings of the streams'
+ * meters. */
 struct link_stats;
 struct link_stats *link_stats_new(struct link *l);
 void link_stats_free(struct link_stats *s);
@@ -31,8 +32,10 @@ void link_controls_free(struct link_controls *c);
 void link_controls_load(struct link_controls *c);
 /* A new session: the first full set is taken whatever its epoch. */
 void link_controls_session(struct link_controls *c);
-/* @raw: the frame as it came, @n bytes; @s is it unpacked. Applies, and sends the acknowledgement. */
-void link_controls_set(struct link_controls *c, const Weir__Control__SetControls *s, const void *raw, size_t n);
+/* @raw: the frame as it came, @n bytes; @s is it unpacked. Applies, and sends the
+ * acknowledgement. */
+void link_controls_set(struct link_controls *c, const Weir__Control__SetControls *s,
+                       const void *raw, size_t n);
 uint64_t link_controls_epoch(const struct link_controls *c);
 /* Of planned controls; 0: none runs. */
 uint64_t link_controls_lease_left(const struct link_controls *c, uint64_t now_ns);

@@ -19,18 +19,18 @@
 #include "gateway/relay.h"
 #include "gateway/stream.h"
 
-#define LINK_STATE_TABLE(X)                                       \
-    X(IDLE, "idle")               /* no server is configured */   \
-    X(WAITING, "waiting")         /* until the next try */        \
-    X(CONNECTING, "connecting")                                   \
-    X(PROVING, "proving")         /* both sides prove the key */  \
+#define LINK_STATE_TABLE(X)                                                                        \
+    X(IDLE, "idle")       /* no server is configured */                                            \
+    X(WAITING, "waiting") /* until the next try */                                                 \
+    X(CONNECTING, "connecting")                                                                    \
+    X(PROVING, "proving") /* both sides prove the key */                                           \
     X(ESTABLISHED, "established")
 
 enum link_state {
 #define X(name, label) LINK_##name,
     LINK_STATE_TABLE(X)
 #undef X
-    LINK_STATE_COUNT,
+        LINK_STATE_COUNT,
 };
 
 /* Received and not yet handled: one frame, and one read more. */
@@ -53,22 +53,22 @@ struct link {
     enum link_state state;
     uint8_t gateway_id[AUTH_ID_SIZE], boot_id[AUTH_ID_SIZE];
     struct rng rng;
-    size_t server;              /* in config->servers: the one dialled */
-    unsigned failures;          /* in a row, for the back-off */
+    size_t server;     /* in config->servers: the one dialled */
+    unsigned failures; /* in a row, for the back-off */
     uint64_t established_ns;
 
-    int fd;                     /* -1: none */
+    int fd; /* -1: none */
     struct reactor_source source;
     struct reactor_timer timer; /* the state's: next try, time-out of the handshake, heartbeat */
     struct reactor_work resume; /* more is waiting to be read */
     struct text in, out;
-    uint8_t *scratch;           /* LINK_READ_SIZE */
+    uint8_t *scratch; /* LINK_READ_SIZE */
     struct frame_arena arena;
     uint64_t heard_ns, said_ns;
 
-    struct link_key key;        /* of this session */
+    struct link_key key; /* of this session */
     struct auth_context auth;
-    bool proved;                /* our proof is out, the welcome is awaited */
+    bool proved; /* our proof is out, the welcome is awaited */
     uint8_t derived[AUTH_KEY_SIZE];
     uint64_t session, heartbeat_ns;
 

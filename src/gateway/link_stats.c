@@ -1,25 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Statistics: cumulative readings of every stream, of which only what changed travels.
  *
- * Problem. A lost poll or answer must lose no counts, an answer must be small, and making it must not
- * keep I/O waiting. A meter holds six histograms of 1,601 buckets.
+ * Problem. A lost poll or answer must lose no counts, an answer must be small, and making it must
+ * not keep I/O waiting. A meter holds six histograms of 1,601 buckets.
  *
- * Model. Counters only grow, so an answer says whole values, never differences, and the receiver may take
- * the same value twice. For each stream two generations of what was said are kept: `acked`, what the server
- * is known to have whole, and the other, what the newest answer said. A bucket travels when it
- * differs from `acked`. When a poll says that the newest answer arrived whole, the generations of the streams in it
- * change places. Buckets are remembered in 32 bits: only a change by exactly 2^32 between two acknowledgements
- * would go unseen.
+ * Model. Counters only grow, so an answer says whole values, never differences, and the receiver
+ * may take the same value twice. For each stream two generations of what was said are kept:
+ * `acked`, what the server is known to have whole, and the other, what the newest answer said. A
+ * bucket travels when it differs from `acked`. When a poll says that the newest answer arrived
+ * whole, the generations of the streams in it change places. Buckets are remembered in 32 bits:
+ * only a change by exactly 2^32 between two acknowledgements would go unseen.
  *
- *   poll(acked = sent_seq) : commit, build upon it          poll(acked = acked_seq): the answer was lost, build
- *   poll(acked = 0 or any other): forget all, send everything                        upon the same again
+ *   poll(acked = sent_seq) : commit, build upon it          poll(acked = acked_seq): the answer was
+ *   lost, build
+ *   poll(acked = 0 or any other): forget all, send everything                        upon the same
+ *   again
  *
  * Invariants:
- *  1. generation[acked] of a valid shadow is what the server has of that stream; not valid means nothing.
+ *  1. generation[acked] of a valid shadow is what the server has of that stream; not valid means
+ *     nothing.
  *  2. sent_seq != 0 only when the whole answer sent_seq was handed to the socket.
- *  3. A frame never exceeds FRAME_MAX: FRAME_POOL buckets of 12 bytes and FRAME_STREAMS streams (asserted).
- *  4. A round collects at most ROUND_STREAMS streams or looks at ROUND_SLOTS slots; packing one frame
- *     handles at most FRAME_POOL buckets (some 0.1 ms).
+ *  3. A frame never exceeds FRAME_MAX: FRAME_POOL buckets of 12 bytes and FRAME_STREAMS streams
+ *     (asserted).
+ *  4. A round collects at most ROUND_STREAMS streams or looks at ROUND_SLOTS slots; packing one
+ *     frame handles at most FRAME_POOL buckets (some 0.1 ms).
  *  5. While more than LINK_OUT_PAUSE bytes are unsent, nothing is packed.
  *  6. A slot that a new stream took (another index) starts with nothing acked. */
 #include <stdlib.h>
@@ -39,15 +43,18 @@
 #define ROUND_SLOTS 1024u
 #define STREAM_BUCKETS (2u * METER_HIST_COUNT * HIST_BUCKETS)
 
-/* On the wire a bucket takes at most 2 bytes of index and 10 of count; a stream beside them at most 8
- * operations of 92 bytes, 6 histograms' heads of 40, and 7 strings and numbers below 2,048. */
+/* On the wire a bucket takes at most 2 bytes of index and 10 of count; a stream beside them at most
+ * 8 operations of 92 bytes, 6 histograms' heads of 40, and 7 strings and numbers below 2,048. */
 _Static_assert(FRAME_POOL * 12u + FRAME_STREAMS * (8u * 92u + 6u * 40u + 2048u) +
-                   CONFIG_MAX_TARGETS * 1024u < FRAME_MAX, "a frame of statistics fits");
+                       CONFIG_MAX_TARGETS * 1024u <
+                   FRAME_MAX,
+               "a frame of statistics fits");
 _Static_assert(STREAM_BUCKETS <= FRAME_POOL, "one stream always fits");
 _Static_assert(HIST_BUCKETS == FRAME_HIST_BUCKETS, "the wire knows the same buckets");
 _Static_assert(FRAME_STREAMS <= FRAME_STREAMS_MAX, "within the protocol's bound");
 _Static_assert((int)WEIR__CONTROL__OP__OTHER == IO_OTHER, "operations are numbered alike");
-_Static_assert((int)WEIR__CONTROL__HIST_KIND__TOTAL == METER_TOTAL, "histograms are numbered alike");
+_Static_assert((int)WEIR__CONTROL__HIST_KIND__TOTAL == METER_TOTAL,
+               "histograms are numbered alike");
 
 /* What was said of a stream. */
 struct said {
@@ -83,11 +90,11 @@ struct link_stats {
     struct link *link;
     struct shadow *shadow; /* by slot */
     size_t shadow_count;
-    struct said *nothing;  /* all zero */
+    struct said *nothing; /* all zero */
     struct building *b;
     struct reactor_work work;
     uint64_t acked_seq, sent_seq;
-    uint64_t seq;          /* being answered; 0: none */
+    uint64_t seq; /* being answered; 0: none */
     size_t next_slot;
     bool have_next;
     uint64_t waiting_seq, waiting_acked;
@@ -252,8 +259,8 @@ static void build_ops(struct building *b, size_t at, const struct meter *m)
 }
 
 /* The buckets of one histogram that differ from @was; @is remembers what is said now. */
-static void build_hist(struct building *b, size_t at, const struct hist *h, unsigned kind, unsigned dir,
-                       const uint32_t *was, uint32_t *is)
+static void build_hist(struct building *b, size_t at, const struct hist *h, unsigned kind,
+                       unsigned dir, const uint32_t *was, uint32_t *is)
 {
     Weir__Control__StreamStats *out = &b->stream[at];
     size_t first = b->buckets;
@@ -278,15 +285,16 @@ static void build_hist(struct building *b, size_t at, const struct hist *h, unsi
     b->hist_ptr[at][out->n_hists++] = hs;
 }
 
-static void build_hists(struct building *b, size_t at, const struct meter *m, const struct said *was,
-                        struct said *is)
+static void build_hists(struct building *b, size_t at, const struct meter *m,
+                        const struct said *was, struct said *is)
 {
     for (unsigned dir = 0; dir < 2; dir++) {
         for (unsigned kind = 0; kind < METER_HIST_COUNT; kind++) {
             const struct hist *h = &m->hist[dir][kind];
             is->hist_count[dir][kind] = h->count;
             if (h->count == was->hist_count[dir][kind])
-                memcpy(is->bucket[dir][kind], was->bucket[dir][kind], sizeof(is->bucket[dir][kind]));
+                memcpy(is->bucket[dir][kind], was->bucket[dir][kind],
+                       sizeof(is->bucket[dir][kind]));
             else
                 build_hist(b, at, h, kind, dir, was->bucket[dir][kind], is->bucket[dir][kind]);
         }
@@ -352,7 +360,8 @@ static void build_targets(struct link_stats *s)
         t->connect_failures = from->connect_failures;
         t->inflight = from->inflight;
         t->errors = from->errors;
-        t->last_error = (char *)(uintptr_t)(from->last_error != 0 ? weir_strerror(from->last_error) : "");
+        t->last_error =
+            (char *)(uintptr_t)(from->last_error != 0 ? weir_strerror(from->last_error) : "");
         b->target_ptr[i] = t;
     }
     b->targets = c->target_count;
@@ -410,7 +419,8 @@ static void stats_work(struct reactor_work *w)
         stream_refresh(l->streams, now); /* burst credit is told as of now */
         build_targets(s);
     }
-    while (s->next_slot < slots && looked < ROUND_SLOTS && added < ROUND_STREAMS && frame_has_room(s->b)) {
+    while (s->next_slot < slots && looked < ROUND_SLOTS && added < ROUND_STREAMS &&
+           frame_has_room(s->b)) {
         struct stream *st = stream_at(l->streams, s->next_slot);
         if (st != NULL && stats_collect(s, &s->shadow[s->next_slot], st, now))
             added++;

@@ -2,12 +2,15 @@
 /* Surge: the early warning between two polls (control.md section 3, in its simple form).
  *
  * Ten times a second the streams are looked over, SURGE_SLOTS a time. One is told of when
- *   backlog  its oldest held I/O is older than 250 ms: once, until the backlog is below that again, so that a
+ *   backlog  its oldest held I/O is older than 250 ms: once, until the backlog is below that again,
+ *   so that a
  *            stream that is meant to be held does not warn for ever;
- *   demand   its arrivals in the running second are already 25 % above those of the whole second before, or were
- *            25 % below when it ended; both by at least 100 I/Os, so that chance is not taken for a change.
- * One warning a stream and second, one in 5 ms and gateway (one a look, in fact): a warning only makes the
- * server poll at once, so the next look is soon enough for a second stream. */
+ *   demand   its arrivals in the running second are already 25 % above those of the whole second
+ *   before, or were
+ *            25 % below when it ended; both by at least 100 I/Os, so that chance is not taken for a
+ *            change.
+ * One warning a stream and second, one in 5 ms and gateway (one a look, in fact): a warning only
+ * makes the server poll at once, so the next look is soon enough for a second stream. */
 #include <stdlib.h>
 
 #include "base/assert.h"
@@ -28,13 +31,13 @@
 _Static_assert(SURGE_LOOK_NS >= SURGE_LEAST_NS, "one a look is at most one in 5 ms");
 
 struct watch {
-    uint32_t index;       /* of the stream this is about */
-    bool used, backlog;   /* backlog: told of, not yet over */
+    uint32_t index;     /* of the stream this is about */
+    bool used, backlog; /* backlog: told of, not yet over */
     bool has_before;
     uint64_t told_ns;
-    uint64_t window_ns;   /* when the running second began */
-    uint64_t at_window;   /* arrivals then */
-    uint64_t before;      /* arrivals in the second before it */
+    uint64_t window_ns; /* when the running second began */
+    uint64_t at_window; /* arrivals then */
+    uint64_t before;    /* arrivals in the second before it */
 };
 
 struct link_surge {
@@ -101,7 +104,8 @@ static bool demand_moved(struct watch *w, uint64_t arrivals, uint64_t now)
 {
     uint64_t so_far = arrivals - w->at_window;
     bool over = now - w->window_ns >= SURGE_DEMAND_NS;
-    bool moved = w->has_before && (moved_up(w->before, so_far) || (over && moved_up(so_far, w->before)));
+    bool moved =
+        w->has_before && (moved_up(w->before, so_far) || (over && moved_up(so_far, w->before)));
     if (over || moved) {
         /* After a warning the count begins anew: the new level is what is compared with. */
         w->before = so_far;
@@ -117,7 +121,8 @@ static const char *surge_why(struct watch *w, const struct stream *st, uint64_t 
 {
     uint64_t arrivals = stream_arrivals(st);
     if (!w->used || w->index != st->index) {
-        *w = (struct watch){.used = true, .index = st->index, .window_ns = now, .at_window = arrivals};
+        *w = (struct watch){
+            .used = true, .index = st->index, .window_ns = now, .at_window = arrivals};
         return "";
     }
     uint64_t oldest = gate_flow_oldest_ns(&st->flow);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whatever bytes come, a frame is refused, or is one that every consumer may trust and that can be said again.
+/* Whatever bytes come, a frame is refused, or is one that every consumer may trust and that can be
+ * said again.
  *
- * Goal: no crash, no unbounded memory, and what frame_unpack lets through keeps the promises of frame.h.
- * Method: the input is taken as a stream of frames, and once more as the body of one frame. Each that unpacks is
- * walked (strings end, arrays are as long as they say), turned into the server's plain form if it is
- * statistics, packed again, and unpacked again to the same bytes. */
+ * Goal: no crash, no unbounded memory, and what frame_unpack lets through keeps the promises of
+ * frame.h. Method: the input is taken as a stream of frames, and once more as the body of one
+ * frame. Each that unpacks is walked (strings end, arrays are as long as they say), turned into the
+ * server's plain form if it is statistics, packed again, and unpacked again to the same bytes. */
 #include <stdint.h>
 #include <string.h>
 
@@ -91,8 +92,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     struct text whole;
     text_init(&whole, FRAME_MAX + FRAME_HEADER_SIZE);
-    const uint8_t header[FRAME_HEADER_SIZE] = {(uint8_t)(size >> 24), (uint8_t)(size >> 16), (uint8_t)(size >> 8),
-                                               (uint8_t)size};
+    const uint8_t header[FRAME_HEADER_SIZE] = {(uint8_t)(size >> 24), (uint8_t)(size >> 16),
+                                               (uint8_t)(size >> 8), (uint8_t)size};
     text_append(&whole, header, sizeof(header));
     text_append(&whole, data, size);
     weir_assert(!whole.failed);

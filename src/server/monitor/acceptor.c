@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The acceptor: takes connections, sees handshakes through, owns every session's descriptor.
  *
- * Problem. Strangers may connect as they like; sessions live in two other threads; a descriptor must not be
- * closed, and its number used again, while either of them may still touch it.
+ * Problem. Strangers may connect as they like; sessions live in two other threads; a descriptor
+ * must not be closed, and its number used again, while either of them may still touch it.
  *
- * Model. Handshakes are a fixed pool (handshake.c). One that stands becomes an owned_session, which is lent to
- * outbound first and to inbound then, so that nothing can be sent to a session that outbound has not heard of.
- * Each half says MSG_SESSION_SHUT when it has let go; after both the descriptor is closed and the slot is free.
+ * Model. Handshakes are a fixed pool (handshake.c). One that stands becomes an owned_session, which
+ * is lent to outbound first and to inbound then, so that nothing can be sent to a session that
+ * outbound has not heard of. Each half says MSG_SESSION_SHUT when it has let go; after both the
+ * descriptor is closed and the slot is free.
  *
  *   made -> told outbound -> told inbound -> one half shut -> both shut: closed
  *
  * Invariants:
  *  1. A slot is free, or holds one owned_session until both halves that were told have shut.
  *  2. Session ids never repeat in this server's life: serial number and slot.
- *  3. At most HANDSHAKES_MAX handshakes, HANDSHAKES_PER_ADDRESS of one address, max_sessions sessions. While
- *     no handshake is free connections stay in the kernel's queue.
- *  4. A mailbox that is full delays the telling (untold, tried again every 10 ms), never this thread.
+ *  3. At most HANDSHAKES_MAX handshakes, HANDSHAKES_PER_ADDRESS of one address, max_sessions
+ *     sessions. While no handshake is free connections stay in the kernel's queue.
+ *  4. A mailbox that is full delays the telling (untold, tried again every 10 ms), never this
+ *     thread.
  *
  * What may fail: accept for want of descriptors (tried again after 100 ms). */
 #include <errno.h>
@@ -40,7 +42,8 @@
 #define EVENTS_PER_SECOND 10u
 #define HANDSHAKE_ARENA (256u * 1024u)
 
-/* ---- sessions ------------------------------------------------------------------------------------------ */
+/* ---- sessions
+ * ------------------------------------------------------------------------------------------ */
 
 struct owned_session *acceptor_session_new(struct acceptor *a, const struct handshake *h)
 {
@@ -85,7 +88,8 @@ static bool session_tell(struct acceptor *a, struct owned_session *o)
 {
     const struct threads *t = a->m->threads;
     const struct session *s = &o->session;
-    struct mailbox *to[2] = {[SESSION_INBOUND] = t->inbound[s->pair], [SESSION_OUTBOUND] = t->outbound[s->pair]};
+    struct mailbox *to[2] = {
+        [SESSION_INBOUND] = t->inbound[s->pair], [SESSION_OUTBOUND] = t->outbound[s->pair]};
     static const enum session_half order[2] = {SESSION_OUTBOUND, SESSION_INBOUND};
     for (size_t i = 0; i < 2; i++) {
         uint8_t bit = (uint8_t)(1u << order[i]);
@@ -153,20 +157,22 @@ void acceptor_sessions_check(struct acceptor *a)
         if (keys_find(&a->keys.table, o->session.hello.key_id, wall, &class) != NULL)
             continue;
         char *why = strdup("its credential was revoked");
-        if (why == NULL || !mail_post(a->me, a->m->threads->outbound[o->session.pair], MSG_SESSION_END,
-                                      o->session.id, 0, why, free)) {
+        if (why == NULL || !mail_post(a->me, a->m->threads->outbound[o->session.pair],
+                                      MSG_SESSION_END, o->session.id, 0, why, free)) {
             free(why);
             reactor_timer_set(a->reactor, &a->keys.retry, reactor_now(a->reactor) + NS_PER_S);
         }
     }
 }
 
-/* ---- connections --------------------------------------------------------------------------------------- */
+/* ---- connections
+ * --------------------------------------------------------------------------------------- */
 
 static size_t handshakes_of(const struct acceptor *a, const char *address)
 {
     size_t n = 0;
-    list_for_each (l, &a->busy) {
+    list_for_each(l, &a->busy)
+    {
         const struct handshake *h = container_of(l, struct handshake, link);
         n += strcmp(h->address, address) == 0;
     }
@@ -244,7 +250,8 @@ static void listener_ready(struct reactor_source *s, uint32_t events)
     reactor_defer(a->reactor, &a->accept_work);
 }
 
-/* ---- events -------------------------------------------------------------------------------------------- */
+/* ---- events
+ * -------------------------------------------------------------------------------------------- */
 
 static void free_json(void *json)
 {
@@ -279,7 +286,8 @@ void acceptor_event(struct acceptor *a, const char *kind, const char *subject, c
         json_decref(notice);
 }
 
-/* ---- the thread ---------------------------------------------------------------------------------------- */
+/* ---- the thread
+ * ---------------------------------------------------------------------------------------- */
 
 static void reply_of_store(struct acceptor *a, const struct msg *m)
 {
@@ -355,7 +363,8 @@ static void acceptor_open(struct acceptor *a)
     int r = mail_open(&a->mail, a->reactor, a->me, message, a);
     for (size_t i = 0; r == 0 && i < a->m->listener_count; i++) {
         a->listener[i].acceptor = a;
-        a->listener[i].source = (struct reactor_source){.fd = a->m->listener[i], .ready = listener_ready};
+        a->listener[i].source =
+            (struct reactor_source){.fd = a->m->listener[i], .ready = listener_ready};
         r = reactor_add(a->reactor, &a->listener[i].source, EPOLLIN);
     }
     weir_assert(r == 0);
@@ -366,8 +375,7 @@ static void acceptor_open(struct acceptor *a)
 
 static void acceptor_close(struct acceptor *a)
 {
-    list_for_each_safe (l, &a->busy)
-        handshake_abandon(container_of(l, struct handshake, link));
+    list_for_each_safe(l, &a->busy) handshake_abandon(container_of(l, struct handshake, link));
     key_loader_fini(a);
     mail_close(&a->mail);
     reactor_free(a->reactor);

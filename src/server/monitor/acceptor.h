@@ -21,19 +21,19 @@
 /* After a refusal the peer may read the words for so long. */
 #define HANDSHAKE_LINGER_NS NS_PER_S
 
-#define HANDSHAKE_STATE_TABLE(X)                                          \
-    X(FREE, "free")                                                       \
-    X(HELLO, "hello")     /* waits for Hello */                           \
-    X(KEYS, "keys")       /* Hello names a key that is being looked up */ \
-    X(PROOF, "proof")     /* Challenge is out */                          \
-    X(ENROL, "enrol")     /* the store takes the token */                 \
+#define HANDSHAKE_STATE_TABLE(X)                                                                   \
+    X(FREE, "free")                                                                                \
+    X(HELLO, "hello")     /* waits for Hello */                                                    \
+    X(KEYS, "keys")       /* Hello names a key that is being looked up */                          \
+    X(PROOF, "proof")     /* Challenge is out */                                                   \
+    X(ENROL, "enrol")     /* the store takes the token */                                          \
     X(REFUSED, "refused") /* Error is out; the peer may read it */
 
 enum handshake_state {
 #define X(name, label) HANDSHAKE_##name,
     HANDSHAKE_STATE_TABLE(X)
 #undef X
-    HANDSHAKE_STATE_COUNT,
+        HANDSHAKE_STATE_COUNT,
 };
 
 struct acceptor;
@@ -59,10 +59,10 @@ struct handshake {
 
 struct key_loader {
     struct key_table table;
-    unsigned asked;      /* answers that are still to come */
-    bool again;          /* asked to load while loading */
-    bool good;           /* the last load gave both tables */
-    bool failed;         /* one of the answers of this load was bad */
+    unsigned asked; /* answers that are still to come */
+    bool again;     /* asked to load while loading */
+    bool good;      /* the last load gave both tables */
+    bool failed;    /* one of the answers of this load was bad */
     uint64_t began_ns;
     struct reactor_timer retry;
 };
@@ -79,14 +79,14 @@ struct acceptor {
     struct reactor_timer accept_retry, second, post_retry;
     struct handshake *handshake; /* HANDSHAKES_MAX */
     struct list free, busy;
-    bool waiting;                /* connections may wait in the kernel for a free handshake */
+    bool waiting; /* connections may wait in the kernel for a free handshake */
     struct reactor_work accept_work;
     struct key_loader keys;
     struct frame_arena arena;
-    struct text out;             /* scratch for one frame */
-    uint32_t *free_slot;         /* stack of session slots */
+    struct text out;     /* scratch for one frame */
+    uint32_t *free_slot; /* stack of session slots */
     size_t free_slots;
-    uint64_t serial;             /* of sessions */
+    uint64_t serial;              /* of sessions */
     struct owned_session *untold; /* whose halves could not all be told yet */
     uint64_t event_second;
     unsigned events_in_second;
@@ -114,8 +114,8 @@ bool key_loader_refresh(struct acceptor *a);
 void key_loader_reply(struct acceptor *a, const struct msg *m);
 
 /* acceptor.c */
-/* The handshake stands: @fd, what was read behind it and what Hello said become a session; takes the
- * handshake's fd. 0 or WEIR_E_FULL, -ENOMEM. The id is known before Welcome is sent. */
+/* The handshake stands: @fd, what was read behind it and what Hello said become a session; takes
+ * the handshake's fd. 0 or WEIR_E_FULL, -ENOMEM. The id is known before Welcome is sent. */
 struct owned_session *acceptor_session_new(struct acceptor *a, const struct handshake *h);
 void acceptor_session_start(struct acceptor *a, struct owned_session *s);
 void acceptor_session_forget(struct acceptor *a, struct owned_session *s);
@@ -123,7 +123,8 @@ void acceptor_session_forget(struct acceptor *a, struct owned_session *s);
 void acceptor_sessions_check(struct acceptor *a);
 /* A handshake became free. */
 void acceptor_room(struct acceptor *a);
-/* Tell people that somebody was refused: event in the store, notice to the app; at most 10 a second. */
+/* Tell people that somebody was refused: event in the store, notice to the app; at most 10 a
+ * second. */
 void acceptor_event(struct acceptor *a, const char *kind, const char *subject, const char *words);
 
 #endif

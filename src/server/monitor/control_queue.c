@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Each control is packed once, when it comes, into the bytes of field 4 of SetControls; what waits is thus
- * bounded in exact bytes and needs no second copy. A frame is put together from those bytes: protobuf lets the
- * fields of a message stand in any order, so a SetControls without controls, packed by protobuf-c, followed by
- * the fields of the controls is a SetControls (Protocol Buffers, "Encoding").
+/* Each control is packed once, when it comes, into the bytes of field 4 of SetControls; what waits
+ * is thus bounded in exact bytes and needs no second copy. A frame is put together from those
+ * bytes: protobuf lets the fields of a message stand in any order, so a SetControls without
+ * controls, packed by protobuf-c, followed by the fields of the controls is a SetControls (Protocol
+ * Buffers, "Encoding").
  *
- * Invariants: order of arrival is kept, a replaced control takes the newcomer's place; bytes is the sum of all
- * that wait; a full update forgets what waited before it. */
+ * Invariants: order of arrival is kept, a replaced control takes the newcomer's place; bytes is the
+ * sum of all that wait; a full update forgets what waited before it. */
 #include "server/monitor/control_queue.h"
 
 #include <errno.h>
@@ -82,7 +83,8 @@ static void append_control(struct control_queue *q, struct queued_control *c)
     q->count++;
 }
 
-static size_t rates_of(const struct control_item *item, Weir__Control__Rate *rate, Weir__Control__Rate **ptr)
+static size_t rates_of(const struct control_item *item, Weir__Control__Rate *rate,
+                       Weir__Control__Rate **ptr)
 {
     size_t n = 0;
     for (uint32_t k = 0; k < GATE_KIND_COUNT && !item->remove; k++) {
@@ -104,7 +106,8 @@ static size_t rates_of(const struct control_item *item, Weir__Control__Rate *rat
 }
 
 /* One control as field 4 of SetControls. */
-static int control_pack(const struct control_item *item, char **members, struct queued_control **ret)
+static int control_pack(const struct control_item *item, char **members,
+                        struct queued_control **ret)
 {
     Weir__Control__Rate rate[GATE_KIND_COUNT], *rate_ptr[GATE_KIND_COUNT];
     Weir__Control__Control c = WEIR__CONTROL__CONTROL__INIT;
@@ -191,7 +194,8 @@ static size_t part_measure(const struct queued_control *c, size_t *ret_bytes)
     return n;
 }
 
-static void part_head(const struct control_queue *q, bool first, bool more, size_t bytes, struct text *out)
+static void part_head(const struct control_queue *q, bool first, bool more, size_t bytes,
+                      struct text *out)
 {
     Weir__Control__SetControls s = WEIR__CONTROL__SET_CONTROLS__INIT;
     uint8_t fields[PART_HEAD_MAX], frame[16];

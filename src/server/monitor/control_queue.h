@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Controls that wait to be sent to one gateway, in packed form; a newer one replaces the older of its id. Pure. */
+/* Controls that wait to be sent to one gateway, in packed form; a newer one replaces the older of
+ * its id. Pure. */
 #ifndef WEIR_SERVER_MONITOR_CONTROL_QUEUE_H
 #define WEIR_SERVER_MONITOR_CONTROL_QUEUE_H
 #include <stdbool.h>
@@ -9,8 +10,8 @@
 #include "base/text.h"
 #include "server/services/controls.h"
 
-/* Packed bytes that may wait for one gateway: some ten thousand controls; what a gateway keeps of a set
- * (4 MiB) is more. A gateway that lets them lie for MONITOR_SLOW_NS is ended. */
+/* Packed bytes that may wait for one gateway: some ten thousand controls; what a gateway keeps of a
+ * set (4 MiB) is more. A gateway that lets them lie for MONITOR_SLOW_NS is ended. */
 #define CONTROL_QUEUE_MAX (3u * 1024u * 1024u)
 
 struct queued_control;
@@ -26,12 +27,13 @@ struct control_queue {
 };
 
 /* Add @u (borrowed). Adds the number of replaced controls to *@ret_replaced. 0, WEIR_E_FULL (beyond
- * CONTROL_QUEUE_MAX), WEIR_E_TOO_LARGE (one control fits no frame) or -ENOMEM; after a failure the queue
- * is only good for control_queue_clear. */
-int control_queue_add(struct control_queue *q, const struct control_update *u, size_t *ret_replaced);
+ * CONTROL_QUEUE_MAX), WEIR_E_TOO_LARGE (one control fits no frame) or -ENOMEM; after a failure the
+ * queue is only good for control_queue_clear. */
+int control_queue_add(struct control_queue *q, const struct control_update *u,
+                      size_t *ret_replaced);
 
-/* Append everything to @out as frames, the last without `more`, and empty the queue. Returns the number
- * of frames or -ENOMEM. */
+/* Append everything to @out as frames, the last without `more`, and empty the queue. Returns the
+ * number of frames or -ENOMEM. */
 int control_queue_pack(struct control_queue *q, struct text *out);
 
 void control_queue_clear(struct control_queue *q);

@@ -36,10 +36,14 @@
 
 static const bool state_allowed[HANDSHAKE_STATE_COUNT][HANDSHAKE_STATE_COUNT] = {
     [HANDSHAKE_FREE] = {[HANDSHAKE_HELLO] = true},
-    [HANDSHAKE_HELLO] = {[HANDSHAKE_KEYS] = true, [HANDSHAKE_PROOF] = true, [HANDSHAKE_REFUSED] = true,
+    [HANDSHAKE_HELLO] = {[HANDSHAKE_KEYS] = true,
+                         [HANDSHAKE_PROOF] = true,
+                         [HANDSHAKE_REFUSED] = true,
                          [HANDSHAKE_FREE] = true},
-    [HANDSHAKE_KEYS] = {[HANDSHAKE_PROOF] = true, [HANDSHAKE_REFUSED] = true, [HANDSHAKE_FREE] = true},
-    [HANDSHAKE_PROOF] = {[HANDSHAKE_ENROL] = true, [HANDSHAKE_REFUSED] = true, [HANDSHAKE_FREE] = true},
+    [HANDSHAKE_KEYS] =
+        {[HANDSHAKE_PROOF] = true, [HANDSHAKE_REFUSED] = true, [HANDSHAKE_FREE] = true},
+    [HANDSHAKE_PROOF] =
+        {[HANDSHAKE_ENROL] = true, [HANDSHAKE_REFUSED] = true, [HANDSHAKE_FREE] = true},
     [HANDSHAKE_ENROL] = {[HANDSHAKE_REFUSED] = true, [HANDSHAKE_FREE] = true},
     [HANDSHAKE_REFUSED] = {[HANDSHAKE_FREE] = true},
 };
@@ -155,8 +159,10 @@ static void look_up(struct handshake *h, bool last)
         return;
     }
     const struct key_entry *e = keys_find(&a->keys.table, h->auth.key_id, clock_wall_us(), &class);
-    if (e != NULL && class == KEY_CREDENTIAL && memcmp(e->gateway_id, h->auth.gateway_id, AUTH_ID_SIZE) != 0) {
-        refuse(h, WEIR_E_AUTH, "this credential belongs to another gateway; enrol this one with a token");
+    if (e != NULL && class == KEY_CREDENTIAL &&
+        memcmp(e->gateway_id, h->auth.gateway_id, AUTH_ID_SIZE) != 0) {
+        refuse(h, WEIR_E_AUTH,
+               "this credential belongs to another gateway; enrol this one with a token");
     } else if (e != NULL) {
         challenge(h, e->key, class == KEY_TOKEN);
     } else if (!last && key_loader_refresh(a)) {
@@ -165,7 +171,8 @@ static void look_up(struct handshake *h, bool last)
     } else if (!a->keys.good) {
         refuse(h, WEIR_E_UNAVAILABLE, "keys cannot be read from the database now; try again");
     } else {
-        refuse(h, WEIR_E_AUTH, "unknown key: revoked, or the enrolment token was used or is over an hour old");
+        refuse(h, WEIR_E_AUTH,
+               "unknown key: revoked, or the enrolment token was used or is over an hour old");
     }
 }
 
@@ -184,7 +191,8 @@ static void got_hello(struct handshake *h, const Weir__Control__Hello *hello)
         return;
     }
     h->auth = (struct auth_context){
-        .version = hello->version_max < CONTROL_VERSION_MAX ? hello->version_max : CONTROL_VERSION_MAX,
+        .version =
+            hello->version_max < CONTROL_VERSION_MAX ? hello->version_max : CONTROL_VERSION_MAX,
     };
     memcpy(h->auth.gateway_id, hello->gateway_id.data, AUTH_ID_SIZE);
     memcpy(h->auth.boot_id, hello->boot_id.data, AUTH_ID_SIZE);
@@ -224,8 +232,8 @@ static json_t *enrolment_json(const struct handshake *h)
     char id[2 * AUTH_ID_SIZE + 1], key[2 * AUTH_KEY_SIZE + 1];
     sodium_bin2hex(id, sizeof(id), h->auth.gateway_id, AUTH_ID_SIZE);
     sodium_bin2hex(key, sizeof(key), h->new_key, AUTH_KEY_SIZE);
-    json_t *j = json_pack("{s:s, s:s, s:s, s:s}", "gateway_id", id, "key_id", h->new_key_id, "key", key,
-                          "gateway_name", h->name);
+    json_t *j = json_pack("{s:s, s:s, s:s, s:s}", "gateway_id", id, "key_id", h->new_key_id, "key",
+                          key, "gateway_name", h->name);
     sodium_memzero(key, sizeof(key));
     return j;
 }
@@ -283,7 +291,8 @@ void handshake_enrolled(struct handshake *h, int status)
         return;
     }
     if (status < 0) {
-        refuse(h, WEIR_E_UNAVAILABLE, "the enrolment could not be written; make a new token and try again");
+        refuse(h, WEIR_E_UNAVAILABLE,
+               "the enrolment could not be written; make a new token and try again");
         return;
     }
     struct key_entry e = {0};
@@ -305,7 +314,8 @@ static void got_frame(struct handshake *h, const Weir__Control__Frame *f)
         got_hello(h, f->hello);
     else if (h->state == HANDSHAKE_PROOF && f->body_case == WEIR__CONTROL__FRAME__BODY_PROOF)
         got_proof(h, f->proof);
-    else if (f->body_case == WEIR__CONTROL__FRAME__BODY_BYE || f->body_case == WEIR__CONTROL__FRAME__BODY_ERROR) {
+    else if (f->body_case == WEIR__CONTROL__FRAME__BODY_BYE ||
+             f->body_case == WEIR__CONTROL__FRAME__BODY_ERROR) {
         monitor_count(h->acceptor->m, handshake_closed);
         handshake_abandon(h);
     } else
@@ -322,7 +332,8 @@ static void take_frames(struct handshake *h)
         if (n == 0 && h->in_size < sizeof(h->in))
             return;
         if (n <= 0 || n > (int64_t)sizeof(h->in)) {
-            refuse(h, n == WEIR_E_PROTO ? WEIR_E_PROTO : WEIR_E_TOO_LARGE, "a frame that is no part of a handshake");
+            refuse(h, n == WEIR_E_PROTO ? WEIR_E_PROTO : WEIR_E_TOO_LARGE,
+                   "a frame that is no part of a handshake");
             return;
         }
         frame_arena_reset(&h->acceptor->arena);
@@ -339,12 +350,16 @@ static void take_frames(struct handshake *h)
 }
 
 /* A length that none of the handshake's frames has is refused before its bytes come. */
-static bool length_fits(struct handshake *h)
+static int check_length(const struct handshake *h)
 {
     if (h->in_size < FRAME_HEADER_SIZE)
-        return true;
-    uint32_t length = (uint32_t)h->in[0] << 24 | (uint32_t)h->in[1] << 16 | (uint32_t)h->in[2] << 8 | h->in[3];
-    return length > 0 && length <= sizeof(h->in) - FRAME_HEADER_SIZE;
+        return 0;
+    int64_t whole = frame_peek(h->in, h->in_size);
+    if (whole < 0)
+        return (int)whole;
+    uint32_t length = (uint32_t)h->in[0] << 24 | (uint32_t)h->in[1] << 16 |
+                      (uint32_t)h->in[2] << 8 | h->in[3];
+    return length > sizeof(h->in) - FRAME_HEADER_SIZE ? WEIR_E_TOO_LARGE : 0;
 }
 
 static void discard(struct handshake *h)
@@ -384,8 +399,9 @@ static void ready(struct reactor_source *s, uint32_t events)
         }
         h->in_size += (size_t)n;
         bool waits = h->state == HANDSHAKE_HELLO || h->state == HANDSHAKE_PROOF;
-        if (waits && !length_fits(h))
-            refuse(h, WEIR_E_TOO_LARGE, "a frame of a length that no handshake has");
+        int r = waits ? check_length(h) : 0;
+        if (r < 0)
+            refuse(h, r, "a frame of a length that no handshake has");
         else
             take_frames(h);
     }
@@ -402,7 +418,8 @@ static void timer(struct reactor_timer *t, uint64_t now)
 
 void handshake_init(struct handshake *h, struct acceptor *a)
 {
-    *h = (struct handshake){.acceptor = a, .fd = -1, .source = {.ready = ready}, .timer = {.fire = timer}};
+    *h = (struct handshake){
+        .acceptor = a, .fd = -1, .source = {.ready = ready}, .timer = {.fire = timer}};
     list_init(&h->link);
 }
 

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The inbound thread of a pair: gateways -> SLA services. It only reads.
  *
- * Problem. Thousands of gateways speak at once, some slowly, some without end, some with bad will; an SLA
- * process may be busy. Neither may hold up the others.
+ * Problem. Thousands of gateways speak at once, some slowly, some without end, some with bad will;
+ * an SLA process may be busy. Neither may hold up the others.
  *
- * Model. Edge-triggered reads into one scratch; only a frame that is not whole yet is kept for its session.
- * A whole frame becomes one message for the SLA process of the session's gateway. What that process has no room for:
- *   statistics, surges   are dropped and counted: statistics are cumulative, the next ones say it all again;
+ * Model. Edge-triggered reads into one scratch; only a frame that is not whole yet is kept for its
+ * session. A whole frame becomes one message for the SLA process of the session's gateway. What
+ * that process has no room for:
+ *   statistics, surges   are dropped and counted: statistics are cumulative, the next ones say it
+ *   all again;
  *   acknowledgements     are kept, the newest of a session;
  *   up and down          are kept and posted again every 10 ms; reports wait for "up".
  *
@@ -14,16 +16,18 @@
  *
  *   OPEN --end of stream, bad frame, silence, outbound's word--> CLOSING --all said--> free
  *
- * In CLOSING it owes, in this order: "down" to the SLA process (if "up" was said), SESSION_SHUT to outbound,
- * SESSION_SHUT to the acceptor. The last one gives the session back; nothing of it is touched afterwards.
+ * In CLOSING it owes, in this order: "down" to the SLA process (if "up" was said), SESSION_SHUT to
+ * outbound, SESSION_SHUT to the acceptor. The last one gives the session back; nothing of it is
+ * touched afterwards.
  *
  * Invariants:
- *  1. A half is in the table (in use) from SESSION_OPEN until everything it owes is paid; it is linked into
- *     `owing` exactly while it owes.
+ *  1. A half is in the table (in use) from SESSION_OPEN until everything it owes is paid; it is
+ *     linked into `owing` exactly while it owes.
  *  2. A round reads at most READ_SIZE of a session; those with more to read take turns.
- *  3. What is kept of a session is one incomplete frame and one read. A frame must be whole within three
- *     heartbeats, since only whole frames count as a sign of life.
- *  4. At most FRAMES_PER_SECOND frames of a session are handled in a second; one that sends more is ended. */
+ *  3. What is kept of a session is one incomplete frame and one read. A frame must be whole within
+ *     three heartbeats, since only whole frames count as a sign of life.
+ *  4. At most FRAMES_PER_SECOND frames of a session are handled in a second; one that sends more is
+ *     ended. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,7 +93,8 @@ static struct mailbox *services_of(const struct half *h)
     return h->in->m->threads->services[h->process];
 }
 
-/* ---- what is owed -------------------------------------------------------------------------------------- */
+/* ---- what is owed
+ * -------------------------------------------------------------------------------------- */
 
 static bool pay_up(struct half *h)
 {
@@ -108,7 +113,8 @@ static bool pay_up(struct half *h)
 
 static bool pay_ack(struct half *h)
 {
-    struct msg m = {.kind = MSG_CONTROLS_ACK, .status = h->ack_status, .arg = {h->id, h->ack_epoch}};
+    struct msg m = {
+        .kind = MSG_CONTROLS_ACK, .status = h->ack_status, .arg = {h->id, h->ack_epoch}};
     if (mailbox_post(h->in->me, services_of(h), &m) < 0)
         return false;
     monitor_count(h->in->m, acks);
@@ -119,7 +125,8 @@ static bool pay_ack(struct half *h)
 static bool pay_down(struct half *h)
 {
     char *why = strdup(h->why);
-    if (why != NULL && mail_post(h->in->me, services_of(h), MSG_GATEWAY_DOWN, h->id, 0, why, free)) {
+    if (why != NULL &&
+        mail_post(h->in->me, services_of(h), MSG_GATEWAY_DOWN, h->id, 0, why, free)) {
         h->down_owed = false;
         return true;
     }
@@ -181,8 +188,7 @@ static void settle(struct half *h)
 static void retry_all(struct reactor_timer *t, uint64_t now)
 {
     struct inbound *in = container_of(t, struct inbound, retry);
-    list_for_each_safe (l, &in->owing)
-        settle(container_of(l, struct half, owing));
+    list_for_each_safe(l, &in->owing) settle(container_of(l, struct half, owing));
     if (!list_empty(&in->owing))
         reactor_timer_set(in->reactor, t, now + MONITOR_RETRY_NS);
 }
@@ -211,7 +217,8 @@ static void end_protocol(struct half *h, const char *why)
     end(h, why);
 }
 
-/* ---- frames -------------------------------------------------------------------------------------------- */
+/* ---- frames
+ * -------------------------------------------------------------------------------------------- */
 
 static void got_statistics(struct half *h, const Weir__Control__Statistics *s)
 {
@@ -244,7 +251,8 @@ static void got_surge(struct half *h, const Weir__Control__Surge *s)
     struct inbound *in = h->in;
     uint64_t now = reactor_now(in->reactor);
     bool early = h->surge_ns != 0 && now - h->surge_ns < SURGE_LEAST_NS;
-    if (!early && !h->up_owed && mail_post(in->me, services_of(h), MSG_SURGE, h->id, s->stream, NULL, NULL)) {
+    if (!early && !h->up_owed &&
+        mail_post(in->me, services_of(h), MSG_SURGE, h->id, s->stream, NULL, NULL)) {
         h->surge_ns = now;
         monitor_count(in->m, surges);
         return;
@@ -286,7 +294,8 @@ static bool too_many(struct half *h, uint64_t now)
     return ++h->window_frames > FRAMES_PER_SECOND;
 }
 
-/* Handle the whole frames at the front of @bytes; returns how many bytes they were. May end the half. */
+/* Handle the whole frames at the front of @bytes; returns how many bytes they were. May end the
+ * half. */
 static size_t take_frames(struct half *h, const uint8_t *bytes, size_t n)
 {
     struct inbound *in = h->in;
@@ -399,7 +408,8 @@ static void ready(struct reactor_source *s, uint32_t events)
     mailbox_idle(in->me, reactor_now_fresh(in->reactor));
 }
 
-/* ---- sessions ------------------------------------------------------------------------------------------ */
+/* ---- sessions
+ * ------------------------------------------------------------------------------------------ */
 
 static void session_open(struct inbound *in, const struct session *s)
 {
@@ -420,8 +430,8 @@ static void session_open(struct inbound *in, const struct session *s)
     list_init(&h->all);
     list_push_back(&in->all, &h->all);
     text_init(&h->partial, PARTIAL_MAX);
-    log_info("monitor: session %llu of gateway %s (%s) stands", (unsigned long long)h->id, s->hello.name,
-             s->hello.address);
+    log_info("monitor: session %llu of gateway %s (%s) stands", (unsigned long long)h->id,
+             s->hello.name, s->hello.address);
     settle(h);
     int r = reactor_add(in->reactor, &h->source, EPOLLIN | EPOLLRDHUP);
     if (r < 0) {
@@ -444,7 +454,8 @@ static void sweep(struct reactor_timer *t, uint64_t now)
 {
     struct inbound *in = container_of(t, struct inbound, sweep);
     uint64_t beat = in->m->heartbeat_ms * NS_PER_MS;
-    list_for_each_safe (l, &in->all) {
+    list_for_each_safe(l, &in->all)
+    {
         struct half *h = container_of(l, struct half, all);
         if (h->closing || now - h->heard_ns <= MONITOR_SILENT_HEARTBEATS * beat)
             continue;
@@ -488,13 +499,13 @@ static void inbound_open(struct inbound *in)
     in->sweep.fire = sweep;
     r = mail_open(&in->mail, in->reactor, in->me, message, in);
     weir_assert(r == 0);
-    reactor_timer_set(in->reactor, &in->sweep, reactor_now(in->reactor) + in->m->heartbeat_ms * NS_PER_MS / 2);
+    reactor_timer_set(in->reactor, &in->sweep,
+                      reactor_now(in->reactor) + in->m->heartbeat_ms * NS_PER_MS / 2);
 }
 
 static void inbound_close(struct inbound *in)
 {
-    list_for_each (l, &in->all)
-        text_fini(&container_of(l, struct half, all)->partial);
+    list_for_each(l, &in->all) text_fini(&container_of(l, struct half, all)->partial);
     mail_close(&in->mail);
     reactor_free(in->reactor);
     frame_arena_fini(&in->arena);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The acceptor's keys come from the store by question and answer; nobody waits for them.
  *
- * One load is two questions (credentials, tokens). Handshakes that name a key not in the table are parked while
- * a load is on its way. A load is begun at start, when somebody says MSG_KEYS_CHANGED, when an unknown key
- * is named (at most once a second, so that strangers cannot keep the store busy), and a second after one
- * that failed. What was known before a failed load stays known. After a good one, sessions whose credential is
- * gone are ended; not after one that was overtaken, since it may not know the newest enrolment. */
+ * One load is two questions (credentials, tokens). Handshakes that name a key not in the table are
+ * parked while a load is on its way. A load is begun at start, when somebody says MSG_KEYS_CHANGED,
+ * when an unknown key is named (at most once a second, so that strangers cannot keep the store
+ * busy), and a second after one that failed. What was known before a failed load stays known. After
+ * a good one, sessions whose credential is gone are ended; not after one that was overtaken, since
+ * it may not know the newest enrolment. */
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -44,9 +45,11 @@ static bool ask(struct acceptor *a, enum store_table table, enum key_class class
         return false;
     q->limit = KEYS_MAX;
     q->now_us = clock_wall_us();
-    struct msg m = {.kind = MSG_STORE_QUERY, .body = q, .body_free = store_query_free, .tag = class};
+    struct msg m = {
+        .kind = MSG_STORE_QUERY, .body = q, .body_free = store_query_free, .tag = class};
     uint64_t ticket;
-    if (mailbox_ask(a->me, a->m->threads->store_reader[0], &m, LOAD_TIMEOUT_NS, clock_mono_ns(), &ticket) < 0) {
+    if (mailbox_ask(a->me, a->m->threads->store_reader[0], &m, LOAD_TIMEOUT_NS, clock_mono_ns(),
+                    &ticket) < 0) {
         store_query_free(q);
         return false;
     }
@@ -66,7 +69,8 @@ static void load_over(struct acceptor *a)
         reactor_timer_set(a->reactor, &k->retry, reactor_now(a->reactor) + LOAD_LEAST_NS);
     else
         acceptor_sessions_check(a);
-    list_for_each_safe (l, &a->busy) {
+    list_for_each_safe(l, &a->busy)
+    {
         struct handshake *h = container_of(l, struct handshake, link);
         if (h->state == HANDSHAKE_KEYS)
             handshake_keys_loaded(h);
@@ -109,7 +113,8 @@ void key_loader_reply(struct acceptor *a, const struct msg *m)
     if (r == 0)
         r = keys_replace(&k->table, (enum key_class)m->tag, m->body, &bad);
     if (bad > 0)
-        log_warning("monitor: %zu keys of gateways in the store make no sense and are left out", bad);
+        log_warning("monitor: %zu keys of gateways in the store make no sense and are left out",
+                    bad);
     if (r < 0) {
         if (k->good || k->began_ns == 0)
             log_warning("monitor: the keys of gateways cannot be read: %s", weir_strerror(r));

@@ -30,8 +30,8 @@ struct key_table {
 void keys_init(struct key_table *t);
 void keys_fini(struct key_table *t);
 
-/* Take over the rows of STORE_CREDENTIALS or STORE_ENROLMENTS; rows that make no sense are left out and
- * counted in *@ret_bad. 0, or an error code and the table is as before. */
+/* Take over the rows of STORE_CREDENTIALS or STORE_ENROLMENTS; rows that make no sense are left out
+ * and counted in *@ret_bad. 0, or an error code and the table is as before. */
 int keys_replace(struct key_table *t, enum key_class class, const json_t *rows, size_t *ret_bad);
 
 /* Add one credential, at once, before the store tells it again. 0 or -ENOMEM. */

@@ -38,8 +38,8 @@ static void mail_ready(struct reactor_source *s, uint32_t events)
     reactor_defer(m->reactor, &m->work);
 }
 
-int mail_open(struct mail *m, struct reactor *r, struct mailbox *box, void (*handle)(void *ctx, struct msg *m),
-              void *ctx)
+int mail_open(struct mail *m, struct reactor *r, struct mailbox *box,
+              void (*handle)(void *ctx, struct msg *m), void *ctx)
 {
     *m = (struct mail){
         .reactor = r,
@@ -61,8 +61,8 @@ void mail_close(struct mail *m)
     reactor_work_cancel(&m->work);
 }
 
-bool mail_post(struct mailbox *from, struct mailbox *to, uint16_t kind, uint64_t arg0, uint64_t arg1,
-               void *body, void (*body_free)(void *))
+bool mail_post(struct mailbox *from, struct mailbox *to, uint16_t kind, uint64_t arg0,
+               uint64_t arg1, void *body, void (*body_free)(void *))
 {
     struct msg m = {.kind = kind, .arg = {arg0, arg1}, .body = body, .body_free = body_free};
     return mailbox_post(from, to, &m) == 0;

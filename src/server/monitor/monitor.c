@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the monitor's threads share.
  *
- * Listening sockets are opened before any thread runs, so that a port in use is said at start. TCP is taken on
- * loopback only: what follows the handshake is plaintext, so anything else needs TLS first. A Unix socket
- * <state_dir>/control.sock (0600) is always there. The local key is a file of mode 0600: who can read it may
- * be a gateway of this machine.
+ * Listening sockets are opened before any thread runs, so that a port in use is said at start. TCP
+ * is taken on loopback only: what follows the handshake is plaintext, so anything else needs TLS
+ * first. A Unix socket <state_dir>/control.sock (0600) is always there. The local key is a file of
+ * mode 0600: who can read it may be a gateway of this machine.
  *
- * Routing is a pure hash of the gateway's id (FNV-1a, 64 bit), so that a gateway that comes back meets the same
- * SLA process, and its cache, whichever connection carries it. */
+ * Routing is a pure hash of the gateway's id (FNV-1a, 64 bit), so that a gateway that comes back
+ * meets the same SLA process, and its cache, whichever connection carries it. */
 #include "server/monitor/monitor.h"
 
 #include <errno.h>
@@ -66,7 +66,8 @@ static int key_load(struct monitor *m, char *ret_words, size_t size)
     if (r == 0)
         r = key_parse(text, m->local_key);
     if (r < 0)
-        snprintf(ret_words, size, "%s cannot be used: %s; expected 64 hex digits", path, weir_strerror(r));
+        snprintf(ret_words, size, "%s cannot be used: %s; expected 64 hex digits", path,
+                 weir_strerror(r));
     if (text != NULL)
         sodium_memzero(text, strlen(text));
     free(text);
@@ -83,9 +84,11 @@ static int listen_one(struct monitor *m, const char *text, char *ret_words, size
         return r;
     }
     if (!addr_is_local(&a)) {
-        snprintf(ret_words, size,
-                 "control listen: %s is not loopback; gateways on other machines need TLS, which is not "
-                 "configured: use 127.0.0.1, [::1] or a Unix socket", text);
+        snprintf(
+            ret_words, size,
+            "control listen: %s is not loopback; gateways on other machines need TLS, which is not "
+            "configured: use 127.0.0.1, [::1] or a Unix socket",
+            text);
         return WEIR_E_REFUSED;
     }
     weir_assert(m->listener_count < MONITOR_LISTENERS_MAX);
@@ -126,8 +129,8 @@ static void raise_descriptors(size_t sessions)
     (void)setrlimit(RLIMIT_NOFILE, &l);
 }
 
-int monitor_open(const struct server_config *config, const struct threads *threads, struct monitor **ret,
-                 char *ret_words, size_t size)
+int monitor_open(const struct server_config *config, const struct threads *threads,
+                 struct monitor **ret, char *ret_words, size_t size)
 {
     struct monitor *m = calloc(1, sizeof(*m));
     snprintf(ret_words, size, "no memory for the performance monitor");
@@ -190,15 +193,16 @@ size_t monitor_route_services(const struct monitor *m, const uint8_t gateway_id[
     return (size_t)(route_hash(gateway_id) % m->threads->services_count);
 }
 
-/* A pair follows from the SLA process, so that a subgroup keeps to one pair; with more pairs than SLA
- * processes, several pairs serve each. */
+/* A pair follows from the SLA process, so that a subgroup keeps to one pair; with more pairs than
+ * SLA processes, several pairs serve each. */
 size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16])
 {
     size_t pairs = m->threads->pairs, processes = m->threads->services_count;
     size_t process = monitor_route_services(m, gateway_id);
     if (pairs <= processes)
         return process % pairs;
-    size_t mine = (pairs - process + processes - 1) / processes; /* pairs process, process + processes, ... */
+    size_t mine =
+        (pairs - process + processes - 1) / processes; /* pairs process, process + processes, ... */
     return process + processes * (size_t)((route_hash(gateway_id) >> 40) % mine);
 }
 

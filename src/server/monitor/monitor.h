@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Performance monitor: acceptor, and pairs of one inbound and one outbound thread, never blocking.
  *
- * The acceptor finishes handshakes (bounded in number and time) and hands each session to a pair. inbound
- * only reads: frames to messages, routed to the SLA process of the gateway's subgroup. outbound only writes, with a
- * bounded queue per gateway in which a newer control replaces the older for the same id. */
+ * The acceptor finishes handshakes (bounded in number and time) and hands each session to a pair.
+ * inbound only reads: frames to messages, routed to the SLA process of the gateway's subgroup.
+ * outbound only writes, with a bounded queue per gateway in which a newer control replaces the
+ * older for the same id. */
 #ifndef WEIR_SERVER_MONITOR_MONITOR_H
 #define WEIR_SERVER_MONITOR_MONITOR_H
 #include "server/threads.h"
 
 struct monitor; /* what the monitor's threads share: listening sockets, the routing table */
 
-/* Opens the listening sockets and makes <state_dir>/gateway.key (0600) if absent. 0 or an error code with words. */
-int monitor_open(const struct server_config *config, const struct threads *threads, struct monitor **ret,
-                 char *ret_words, size_t size);
+/* Opens the listening sockets and makes <state_dir>/gateway.key (0600) if absent. 0 or an error
+ * code with words. */
+int monitor_open(const struct server_config *config, const struct threads *threads,
+                 struct monitor **ret, char *ret_words, size_t size);
 /* After all threads of the monitor ended. */
 void monitor_close(struct monitor *m);
 /* The address the first TCP listener really got (the Unix socket's when there is none). */
@@ -30,42 +32,43 @@ void *monitor_outbound_main(void *monitor_thread);
 size_t monitor_route_services(const struct monitor *m, const uint8_t gateway_id[16]);
 size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16]);
 
-/* What the monitor counts: the one truth for struct, names and help of metrics. Gauges end in "_now". */
-#define MONITOR_STATS_TABLE(X)                                                              \
-    X(accepted, "Connections accepted from gateways")                                       \
-    X(accept_failures, "Connections that could not be accepted")                            \
-    X(refused_address, "Connections closed: too many handshakes from one address")          \
-    X(refused_auth, "Handshakes refused: unknown key or wrong proof")                       \
-    X(refused_version, "Handshakes refused: no version in common")                          \
-    X(refused_protocol, "Handshakes refused: the peer broke the protocol")                  \
-    X(refused_full, "Handshakes refused: as many sessions as configured")                   \
-    X(refused_unavailable, "Handshakes refused: keys could not be read or written")         \
-    X(handshake_timeouts, "Handshakes that took longer than their bound")                   \
-    X(handshake_closed, "Handshakes that the peer left")                                    \
-    X(enrolled, "Gateways that enrolled by token")                                          \
-    X(handshakes_now, "Handshakes going on")                                                \
-    X(sessions_now, "Sessions that stand")                                                  \
-    X(sessions, "Sessions that ever stood")                                                 \
-    X(frames_in, "Frames from gateways")                                                    \
-    X(bytes_in, "Bytes from gateways")                                                      \
-    X(reports, "Statistics handed to the SLA services")                                     \
-    X(reports_dropped, "Statistics dropped: the SLA process had no room")                   \
-    X(surges, "Early warnings handed to the SLA services")                                  \
-    X(surges_dropped, "Early warnings dropped: too many, or no room")                       \
-    X(acks, "Acknowledgements handed to the SLA services")                                  \
-    X(acks_coalesced, "Acknowledgements replaced by a newer one before they were handed on") \
-    X(posts_retried, "Messages that had to be posted again: the receiver had no room")      \
-    X(frames_out, "Frames to gateways")                                                     \
-    X(bytes_out, "Bytes to gateways")                                                       \
-    X(polls_coalesced, "Polls replaced by a newer one before they were sent")               \
-    X(controls_coalesced, "Controls replaced by a newer one before they were sent")         \
-    X(sends_unknown, "Messages for sessions that are gone")                                 \
-    X(ended_peer, "Sessions that the gateway ended")                                        \
-    X(ended_error, "Sessions that the network ended")                                       \
-    X(ended_protocol, "Sessions ended: the gateway broke the protocol")                     \
-    X(ended_silent, "Sessions ended: three heartbeats of silence")                          \
-    X(ended_slow, "Sessions ended: the gateway does not read")                              \
-    X(ended_overflow, "Sessions ended: more waited to be sent than the bound")              \
+/* What the monitor counts: the one truth for struct, names and help of metrics. Gauges end in
+ * "_now". */
+#define MONITOR_STATS_TABLE(X)                                                                     \
+    X(accepted, "Connections accepted from gateways")                                              \
+    X(accept_failures, "Connections that could not be accepted")                                   \
+    X(refused_address, "Connections closed: too many handshakes from one address")                 \
+    X(refused_auth, "Handshakes refused: unknown key or wrong proof")                              \
+    X(refused_version, "Handshakes refused: no version in common")                                 \
+    X(refused_protocol, "Handshakes refused: the peer broke the protocol")                         \
+    X(refused_full, "Handshakes refused: as many sessions as configured")                          \
+    X(refused_unavailable, "Handshakes refused: keys could not be read or written")                \
+    X(handshake_timeouts, "Handshakes that took longer than their bound")                          \
+    X(handshake_closed, "Handshakes that the peer left")                                           \
+    X(enrolled, "Gateways that enrolled by token")                                                 \
+    X(handshakes_now, "Handshakes going on")                                                       \
+    X(sessions_now, "Sessions that stand")                                                         \
+    X(sessions, "Sessions that ever stood")                                                        \
+    X(frames_in, "Frames from gateways")                                                           \
+    X(bytes_in, "Bytes from gateways")                                                             \
+    X(reports, "Statistics handed to the SLA services")                                            \
+    X(reports_dropped, "Statistics dropped: the SLA process had no room")                          \
+    X(surges, "Early warnings handed to the SLA services")                                         \
+    X(surges_dropped, "Early warnings dropped: too many, or no room")                              \
+    X(acks, "Acknowledgements handed to the SLA services")                                         \
+    X(acks_coalesced, "Acknowledgements replaced by a newer one before they were handed on")       \
+    X(posts_retried, "Messages that had to be posted again: the receiver had no room")             \
+    X(frames_out, "Frames to gateways")                                                            \
+    X(bytes_out, "Bytes to gateways")                                                              \
+    X(polls_coalesced, "Polls replaced by a newer one before they were sent")                      \
+    X(controls_coalesced, "Controls replaced by a newer one before they were sent")                \
+    X(sends_unknown, "Messages for sessions that are gone")                                        \
+    X(ended_peer, "Sessions that the gateway ended")                                               \
+    X(ended_error, "Sessions that the network ended")                                              \
+    X(ended_protocol, "Sessions ended: the gateway broke the protocol")                            \
+    X(ended_silent, "Sessions ended: three heartbeats of silence")                                 \
+    X(ended_slow, "Sessions ended: the gateway does not read")                                     \
+    X(ended_overflow, "Sessions ended: more waited to be sent than the bound")                     \
     X(ended_by_us, "Sessions ended on the SLA services' word")
 
 struct monitor_stats {

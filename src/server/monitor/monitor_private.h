@@ -42,18 +42,19 @@ struct monitor {
     char address[ADDR_TEXT_SIZE];
     uint8_t local_key[AUTH_KEY_SIZE];
     char server_name[NAME_SIZE];
-    uint32_t heartbeat_ms;  /* as told to gateways; tests make it short before the threads start */
+    uint32_t heartbeat_ms; /* as told to gateways; tests make it short before the threads start */
     uint64_t slow_ns;
     size_t max_sessions;
-    struct owned_session **session; /* by slot; the acceptor's until it ends, then monitor_close's */
+    struct owned_session *
+        *session; /* by slot; the acceptor's until it ends, then monitor_close's */
     struct monitor_counters counters;
 };
 
-#define monitor_count(m, name) \
+#define monitor_count(m, name)                                                                     \
     atomic_fetch_add_explicit(&(m)->counters.name, 1, memory_order_relaxed)
-#define monitor_count_add(m, name, n) \
+#define monitor_count_add(m, name, n)                                                              \
     atomic_fetch_add_explicit(&(m)->counters.name, (uint64_t)(n), memory_order_relaxed)
-#define monitor_count_down(m, name) \
+#define monitor_count_down(m, name)                                                                \
     atomic_fetch_sub_explicit(&(m)->counters.name, 1, memory_order_relaxed)
 
 #endif

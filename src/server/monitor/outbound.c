@@ -1,22 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The outbound thread of a pair: SLA services -> gateways. It only writes.
  *
- * Problem. A gateway that reads slowly, or not at all, must cost neither the SLA services nor the other gateways
- * anything, and what it gets in the end must be the newest word.
+ * Problem. A gateway that reads slowly, or not at all, must cost neither the SLA services nor the
+ * other gateways anything, and what it gets in the end must be the newest word.
  *
- * Model. For each session: bytes that the socket did not take (`unsent`), and what is still to be put into
- * bytes: the newest poll, the controls by id, a heartbeat, a farewell. It is put into bytes at the end of a
- * round, all at once, when nothing is unsent; so what waits is coalesced exactly while the gateway does not
- * read. One send for all frames of a round; a session that keeps up needs no buffer of its own.
+ * Model. For each session: bytes that the socket did not take (`unsent`), and what is still to be
+ * put into bytes: the newest poll, the controls by id, a heartbeat, a farewell. It is put into
+ * bytes at the end of a round, all at once, when nothing is unsent; so what waits is coalesced
+ * exactly while the gateway does not read. One send for all frames of a round; a session that keeps
+ * up needs no buffer of its own.
  *
  *   OPEN --SESSION_END, slow, overflow--> ENDING (bye) --sent, or 1 s--> DOWN (socket shut) --+
  *     |                                                                                      v
- *     +-----------------inbound's SESSION_SHUT, from any state------------------> SESSION_SHUT to acceptor
+ *     +-----------------inbound's SESSION_SHUT, from any state------------------> SESSION_SHUT to
+ *     acceptor
  *
  * Invariants:
- *  1. A half is in use from SESSION_OPEN until SESSION_SHUT was said to the acceptor, which happens only after
- *     inbound has said SESSION_SHUT: inbound always lets go first.
- *  2. What waits is bounded: one poll, one heartbeat, CONTROL_QUEUE_MAX; unsent by what one round packs.
+ *  1. A half is in use from SESSION_OPEN until SESSION_SHUT was said to the acceptor, which happens
+ *     only after inbound has said SESSION_SHUT: inbound always lets go first.
+ *  2. What waits is bounded: one poll, one heartbeat, CONTROL_QUEUE_MAX; unsent by what one round
+ *     packs.
  *  3. What is unsent for MONITOR_SLOW_NS ends the session, as does a queue beyond its bound. */
 #include <errno.h>
 #include <stdio.h>
@@ -90,22 +93,24 @@ static void mark(struct half *h)
     reactor_defer(h->out->reactor, &h->out->flush);
 }
 
-/* ---- what is owed -------------------------------------------------------------------------------------- */
+/* ---- what is owed
+ * -------------------------------------------------------------------------------------- */
 
 static bool pay(struct half *h)
 {
     struct outbound *out = h->out;
     if (h->inbound_owed) {
         char *why = strdup(h->why);
-        if (why == NULL || !mail_post(out->me, out->m->threads->inbound[out->pair], MSG_SESSION_SHUT, h->id,
-                                      SESSION_OUTBOUND, why, free)) {
+        if (why == NULL || !mail_post(out->me, out->m->threads->inbound[out->pair],
+                                      MSG_SESSION_SHUT, h->id, SESSION_OUTBOUND, why, free)) {
             free(why);
             return false;
         }
         h->inbound_owed = false;
     }
     if (h->acceptor_owed) {
-        if (!mail_post(out->me, out->m->threads->acceptor, MSG_SESSION_SHUT, h->id, SESSION_OUTBOUND, NULL, NULL))
+        if (!mail_post(out->me, out->m->threads->acceptor, MSG_SESSION_SHUT, h->id,
+                       SESSION_OUTBOUND, NULL, NULL))
             return false;
         h->acceptor_owed = false;
         list_remove(&h->all);
@@ -132,13 +137,13 @@ static void settle(struct half *h)
 static void retry_all(struct reactor_timer *t, uint64_t now)
 {
     struct outbound *out = container_of(t, struct outbound, retry);
-    list_for_each_safe (l, &out->owing)
-        settle(container_of(l, struct half, owing));
+    list_for_each_safe(l, &out->owing) settle(container_of(l, struct half, owing));
     if (!list_empty(&out->owing))
         reactor_timer_set(out->reactor, t, now + MONITOR_RETRY_NS);
 }
 
-/* ---- ending -------------------------------------------------------------------------------------------- */
+/* ---- ending
+ * -------------------------------------------------------------------------------------------- */
 
 static void forget_waiting(struct half *h)
 {
@@ -179,7 +184,8 @@ static void begin_end(struct half *h, const char *why)
     mark(h);
 }
 
-/* ---- sending ------------------------------------------------------------------------------------------- */
+/* ---- sending
+ * ------------------------------------------------------------------------------------------- */
 
 static void pack_frame(struct half *h, const Weir__Control__Frame *f)
 {
@@ -322,7 +328,8 @@ static void ready(struct reactor_source *s, uint32_t events)
         mark(h);
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------ */
+/* ---- messages
+ * ------------------------------------------------------------------------------------------ */
 
 static void session_open(struct outbound *out, const struct session *s)
 {
@@ -420,11 +427,13 @@ static void sweep(struct reactor_timer *t, uint64_t now)
 {
     struct outbound *out = container_of(t, struct outbound, sweep);
     uint64_t beat = out->m->heartbeat_ms * NS_PER_MS;
-    list_for_each_safe (l, &out->all) {
+    list_for_each_safe(l, &out->all)
+    {
         struct half *h = container_of(l, struct half, all);
         if (h->state == HALF_ENDING && now - h->ending_ns >= BYE_NS) {
             go_down(h, h->why);
-        } else if (h->state == HALF_OPEN && h->blocked_ns != 0 && now - h->blocked_ns >= out->m->slow_ns) {
+        } else if (h->state == HALF_OPEN && h->blocked_ns != 0 &&
+                   now - h->blocked_ns >= out->m->slow_ns) {
             monitor_count(out->m, ended_slow);
             go_down(h, "the gateway does not read");
         } else if (h->state == HALF_OPEN && h->blocked_ns == 0 && now - h->said_ns >= beat / 2) {
@@ -435,7 +444,8 @@ static void sweep(struct reactor_timer *t, uint64_t now)
     reactor_timer_set(out->reactor, t, now + beat / 2);
 }
 
-/* ---- the thread ---------------------------------------------------------------------------------------- */
+/* ---- the thread
+ * ---------------------------------------------------------------------------------------- */
 
 static void outbound_open(struct outbound *out)
 {
@@ -453,13 +463,15 @@ static void outbound_open(struct outbound *out)
     out->sweep.fire = sweep;
     int r = mail_open(&out->mail, out->reactor, out->me, message, out);
     weir_assert(r == 0);
-    reactor_timer_set(out->reactor, &out->sweep, reactor_now(out->reactor) + out->m->heartbeat_ms * NS_PER_MS / 2);
+    reactor_timer_set(out->reactor, &out->sweep,
+                      reactor_now(out->reactor) + out->m->heartbeat_ms * NS_PER_MS / 2);
 }
 
 /* A word of farewell to those who can take it at once. */
 static void outbound_close(struct outbound *out)
 {
-    list_for_each_safe (l, &out->all) {
+    list_for_each_safe(l, &out->all)
+    {
         struct half *h = container_of(l, struct half, all);
         if (h->state == HALF_OPEN)
             begin_end(h, "the server ends");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One allocation a report: the struct, its streams, its targets, then all buckets, in that order. Sizes are
- * bounded by FRAME_STREAMS_MAX, FRAME_TARGETS_MAX and what fits into a frame: below 16 MiB. */
+/* One allocation a report: the struct, its streams, its targets, then all buckets, in that order.
+ * Sizes are bounded by FRAME_STREAMS_MAX, FRAME_TARGETS_MAX and what fits into a frame: below 16
+ * MiB. */
 #include "server/monitor/report.h"
 
 #include <stdlib.h>
@@ -12,11 +13,13 @@
 
 _Static_assert(HIST_BUCKETS == FRAME_HIST_BUCKETS, "the wire knows the same buckets");
 _Static_assert((int)WEIR__CONTROL__OP__OTHER == IO_OTHER, "operations are numbered alike");
-_Static_assert((int)WEIR__CONTROL__HIST_KIND__TOTAL == METER_TOTAL, "histograms are numbered alike");
+_Static_assert((int)WEIR__CONTROL__HIST_KIND__TOTAL == METER_TOTAL,
+               "histograms are numbered alike");
 _Static_assert(GATEWAY_ID_SIZE == AUTH_ID_SIZE, "one size of id");
 _Static_assert(_Alignof(struct report_stream) <= 8, "laid out behind each other");
 _Static_assert(sizeof(struct report) % 8 == 0 && sizeof(struct report_stream) % 8 == 0 &&
-                   sizeof(struct report_target) % 8 == 0, "laid out behind each other");
+                   sizeof(struct report_target) % 8 == 0,
+               "laid out behind each other");
 
 static bool is_upper_hex(char c)
 {
@@ -75,23 +78,25 @@ static void ops_from_wire(struct report_stream *out, const Weir__Control__Stream
         const Weir__Control__OpStats *o = in->ops[i];
         out->op[i] = (struct report_op){
             .op = (enum io_op)o->op,
-            .counts = {
-                .arrivals = o->arrivals,
-                .completions = o->completions,
-                .errors = o->errors,
-                .bytes = o->bytes,
-                .bytes_arrived = o->bytes_arrived,
-                .held = o->held,
-                .held_ns = o->held_ns,
-                .dropped = o->dropped,
-            },
+            .counts =
+                {
+                    .arrivals = o->arrivals,
+                    .completions = o->completions,
+                    .errors = o->errors,
+                    .bytes = o->bytes,
+                    .bytes_arrived = o->bytes_arrived,
+                    .held = o->held,
+                    .held_ns = o->held_ns,
+                    .dropped = o->dropped,
+                },
         };
     }
     out->op_count = in->n_ops;
 }
 
 /* Returns the place behind the buckets used. */
-static struct report_bucket *hists_from_wire(struct report_stream *out, const Weir__Control__StreamStats *in,
+static struct report_bucket *hists_from_wire(struct report_stream *out,
+                                             const Weir__Control__StreamStats *in,
                                              struct report_bucket *at)
 {
     weir_assert(in->n_hists <= 2 * METER_HIST_COUNT);
@@ -112,7 +117,8 @@ static struct report_bucket *hists_from_wire(struct report_stream *out, const We
     return at;
 }
 
-static struct report_bucket *stream_from_wire(struct report_stream *out, const Weir__Control__StreamStats *in,
+static struct report_bucket *stream_from_wire(struct report_stream *out,
+                                              const Weir__Control__StreamStats *in,
                                               struct report_bucket *at)
 {
     out->index = in->index;
@@ -159,7 +165,8 @@ struct report *report_new(const Weir__Control__Statistics *s, uint64_t session)
     struct report *r = (struct report *)(void *)block;
     r->stream = (struct report_stream *)(void *)(block + sizeof(*r));
     r->target = (struct report_target *)(void *)(block + sizeof(*r) + streams_size);
-    struct report_bucket *at = (struct report_bucket *)(void *)(block + sizeof(*r) + streams_size + targets_size);
+    struct report_bucket *at =
+        (struct report_bucket *)(void *)(block + sizeof(*r) + streams_size + targets_size);
     const struct report_bucket *end = at + buckets;
     r->session = session;
     memcpy(r->boot, s->boot_id.data, sizeof(r->boot));

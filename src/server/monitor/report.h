@@ -8,8 +8,8 @@
 #include "control/frame.h"
 #include "server/services/report.h"
 
-/* A name from a gateway, which should have escaped it: kept as it is when it is in escaped form and fits,
- * else escaped here. */
+/* A name from a gateway, which should have escaped it: kept as it is when it is in escaped form and
+ * fits, else escaped here. */
 void report_name(const char *name, char out[NAME_SIZE]);
 
 /* Printable ASCII of @s, cut to @size; all else becomes '?'. */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A session that stands: made by the acceptor, read by its two halves, freed by the acceptor.
  *
- * Body of MSG_SESSION_OPEN, lent to both halves until each has said MSG_SESSION_SHUT to the acceptor
- * (arg[0] session, arg[1] SESSION_INBOUND or SESSION_OUTBOUND). Nothing in it changes meanwhile. */
+ * Body of MSG_SESSION_OPEN, lent to both halves until each has said MSG_SESSION_SHUT to the
+ * acceptor (arg[0] session, arg[1] SESSION_INBOUND or SESSION_OUTBOUND). Nothing in it changes
+ * meanwhile. */
 #ifndef WEIR_SERVER_MONITOR_SESSION_H
 #define WEIR_SERVER_MONITOR_SESSION_H
 #include <stddef.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: only who knows the key, for this handshake and this side, makes a proof that is taken; tokens are read
- * exactly; keys derived by enrolment are bound to their gateway.
- * Method: a known answer from an independent implementation (Python's hmac and hashlib), then every byte of the
- * context changed in turn. */
+/* Goal: only who knows the key, for this handshake and this side, makes a proof that is taken;
+ * tokens are read exactly; keys derived by enrolment are bound to their gateway.
+ * Method: a known answer from an independent implementation (Python's hmac and hashlib), then every
+ * byte of the context changed in turn. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -112,7 +112,8 @@ static void a_token_is_read_as_it_was_made(void **state)
     for (size_t i = 0; i < sizeof(random); i++)
         random[i] = (uint8_t)(3 * i);
     auth_token_make(random, token, id, made);
-    assert_string_equal(token, "weir1.000306090c0f1215.GBseISQnKi0wMzY5PD9CRUhLTlFUV1pdYGNmaWxvcnU");
+    assert_string_equal(token,
+                        "weir1.000306090c0f1215.GBseISQnKi0wMzY5PD9CRUhLTlFUV1pdYGNmaWxvcnU");
     as_hex(made, sizeof(made), hex);
     assert_string_equal(hex, "0b296a22d990f97afaae4ea0b99dfe5e533161603a97d6da50684d59227e83b9");
     assert_int_equal(auth_token_parse(token, again, read), 0);

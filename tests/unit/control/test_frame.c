@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: a frame goes over the wire and back unchanged; whatever a hostile peer sends is refused by name, in
- * bounded memory, and nothing out of range reaches a consumer.
- * Method: every message there and back; each rule of docs/protocol.md broken once; every truncation and single-byte
- * change of a large frame; an arena too small. */
+/* Goal: a frame goes over the wire and back unchanged; whatever a hostile peer sends is refused by
+ * name, in bounded memory, and nothing out of range reaches a consumer.
+ * Method: every message there and back; each rule of docs/protocol.md broken once; every truncation
+ * and single-byte change of a large frame; an arena too small. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -97,15 +97,33 @@ static void a_hello_that_breaks_a_rule_is_refused(void **state)
     for (int rule = 0; rule < 9; rule++) {
         Weir__Control__Hello h = good_hello();
         switch (rule) {
-        case 0: h.version_min = 0; break;
-        case 1: h.version_min = 4; break;
-        case 2: h.gateway_id.len = 15; break;
-        case 3: h.boot_id.len = 0; break;
-        case 4: h.nonce = bytes_of((uint8_t *)long_name, 33); break;
-        case 5: h.name = (char *)(uintptr_t)""; break;
-        case 6: h.name = long_name; break;
-        case 7: h.software = long_name; break;
-        case 8: h.key_id = long_name + FRAME_STRING_MAX + 1 - AUTH_KEY_ID_SIZE; break;
+        case 0:
+            h.version_min = 0;
+            break;
+        case 1:
+            h.version_min = 4;
+            break;
+        case 2:
+            h.gateway_id.len = 15;
+            break;
+        case 3:
+            h.boot_id.len = 0;
+            break;
+        case 4:
+            h.nonce = bytes_of((uint8_t *)long_name, 33);
+            break;
+        case 5:
+            h.name = (char *)(uintptr_t)"";
+            break;
+        case 6:
+            h.name = long_name;
+            break;
+        case 7:
+            h.software = long_name;
+            break;
+        case 8:
+            h.key_id = long_name + FRAME_STRING_MAX + 1 - AUTH_KEY_ID_SIZE;
+            break;
         }
         assert_int_equal(try_hello(&h, &f), WEIR_E_PROTO);
     }
@@ -187,19 +205,45 @@ static void statistics_that_break_a_rule_are_refused(void **state)
         const Weir__Control__Frame *f = NULL;
         stats_make(&t);
         switch (rule) {
-        case 0: t.s.seq = t.s.base_seq = 0; break;
-        case 1: t.s.base_seq = 5; break;
-        case 2: t.s.boot_id.len = 8; break;
-        case 3: t.op[1].op = (Weir__Control__Op)8; break;
-        case 4: t.op[1].op = (Weir__Control__Op)-1; break;
-        case 5: t.op[1].op = t.op[0].op; break;
-        case 6: t.hist[0].kind = (Weir__Control__HistKind)3; break;
-        case 7: t.hist[1].write = false; break;
-        case 8: t.hist[0].n_count = 2; break;
-        case 9: t.index[2] = FRAME_HIST_BUCKETS; break;
-        case 10: t.index[1] = 0; break;
-        case 11: t.stream.held_by = long_text; break;
-        case 12: t.s.n_streams = FRAME_STREAMS_MAX + 1; break;
+        case 0:
+            t.s.seq = t.s.base_seq = 0;
+            break;
+        case 1:
+            t.s.base_seq = 5;
+            break;
+        case 2:
+            t.s.boot_id.len = 8;
+            break;
+        case 3:
+            t.op[1].op = (Weir__Control__Op)8;
+            break;
+        case 4:
+            t.op[1].op = (Weir__Control__Op)-1;
+            break;
+        case 5:
+            t.op[1].op = t.op[0].op;
+            break;
+        case 6:
+            t.hist[0].kind = (Weir__Control__HistKind)3;
+            break;
+        case 7:
+            t.hist[1].write = false;
+            break;
+        case 8:
+            t.hist[0].n_count = 2;
+            break;
+        case 9:
+            t.index[2] = FRAME_HIST_BUCKETS;
+            break;
+        case 10:
+            t.index[1] = 0;
+            break;
+        case 11:
+            t.stream.held_by = long_text;
+            break;
+        case 12:
+            t.s.n_streams = FRAME_STREAMS_MAX + 1;
+            break;
         }
         assert_int_equal(there_and_back(&t.frame, &f), WEIR_E_PROTO);
     }
@@ -213,7 +257,8 @@ static void controls_that_break_a_rule_are_refused(void **state)
         Weir__Control__Frame frame = WEIR__CONTROL__FRAME__INIT;
         Weir__Control__SetControls s = WEIR__CONTROL__SET_CONTROLS__INIT;
         Weir__Control__Control c = WEIR__CONTROL__CONTROL__INIT, *cp = &c;
-        Weir__Control__Rate r[2] = {WEIR__CONTROL__RATE__INIT, WEIR__CONTROL__RATE__INIT}, *rp[2] = {r, r + 1};
+        Weir__Control__Rate r[2] = {WEIR__CONTROL__RATE__INIT, WEIR__CONTROL__RATE__INIT},
+                            *rp[2] = {r, r + 1};
         s.epoch = 9;
         s.lease_ms = 10000;
         s.n_controls = 1;
@@ -226,17 +271,38 @@ static void controls_that_break_a_rule_are_refused(void **state)
         frame.body_case = WEIR__CONTROL__FRAME__BODY_SET_CONTROLS;
         frame.set_controls = &s;
         switch (rule) {
-        case 0: s.epoch = 0; break;
-        case 1: s.lease_ms = FRAME_LEASE_MS_MAX + 1; break;
-        case 2: c.id = (char *)(uintptr_t)""; break;
-        case 3: r[1].kind = FRAME_RATE_KINDS; break;
-        case 4: r[1].kind = 2; break;
-        case 5: r[1].rate = 0; break;
-        case 6: r[1].rate = FRAME_RATE_MAX + 1; break;
-        case 7: r[0].burst_rate = 100; break;
-        case 8: r[0].burst_ms = 0; break;
-        case 9: r[0].burst_ms = FRAME_BURST_MS_MAX + 1; break;
-        case 10: break;
+        case 0:
+            s.epoch = 0;
+            break;
+        case 1:
+            s.lease_ms = FRAME_LEASE_MS_MAX + 1;
+            break;
+        case 2:
+            c.id = (char *)(uintptr_t)"";
+            break;
+        case 3:
+            r[1].kind = FRAME_RATE_KINDS;
+            break;
+        case 4:
+            r[1].kind = 2;
+            break;
+        case 5:
+            r[1].rate = 0;
+            break;
+        case 6:
+            r[1].rate = FRAME_RATE_MAX + 1;
+            break;
+        case 7:
+            r[0].burst_rate = 100;
+            break;
+        case 8:
+            r[0].burst_ms = 0;
+            break;
+        case 9:
+            r[0].burst_ms = FRAME_BURST_MS_MAX + 1;
+            break;
+        case 10:
+            break;
         }
         assert_int_equal(there_and_back(&frame, &f), rule == 10 ? 0 : WEIR_E_PROTO);
     }
@@ -314,7 +380,8 @@ static void no_truncation_or_changed_byte_does_harm(void **state)
         packed.data[3] = (char)n;
         frame_arena_reset(&arena);
         (void)frame_unpack(&arena, packed.data, n + FRAME_HEADER_SIZE, &f);
-        assert_int_equal(frame_unpack(&arena, packed.data, n + FRAME_HEADER_SIZE - 1, &f), WEIR_E_PROTO);
+        assert_int_equal(frame_unpack(&arena, packed.data, n + FRAME_HEADER_SIZE - 1, &f),
+                         WEIR_E_PROTO);
     }
     text_fini(&packed);
 }

@@ -55,19 +55,22 @@ void stage_open(struct stage *s, uint32_t heartbeat_ms)
     s->monitor->heartbeat_ms = heartbeat_ms;
     s->monitor->slow_ns = 300 * NS_PER_MS;
     s->of_monitor = (struct monitor_thread){.monitor = s->monitor};
-    thread_main *const body[3] = {monitor_acceptor_main, monitor_inbound_main, monitor_outbound_main};
+    thread_main *const body[3] = {monitor_acceptor_main, monitor_inbound_main,
+                                  monitor_outbound_main};
     for (size_t i = 0; i < 3; i++)
         assert_int_equal(pthread_create(&s->thread[i], NULL, body[i], &s->of_monitor), 0);
 }
 
 void stage_close(struct stage *s)
 {
-    struct mailbox *const box[3] = {s->threads.acceptor, s->threads.inbound[0], s->threads.outbound[0]};
+    struct mailbox *const box[3] = {s->threads.acceptor, s->threads.inbound[0],
+                                    s->threads.outbound[0]};
     for (size_t i = 0; i < 3; i++) {
         struct msg stop = {.kind = MSG_STOP}, m;
         uint64_t ticket, deadline = clock_mono_ns() + STAGE_PATIENCE_NS;
-        assert_int_equal(
-            mailbox_ask(s->threads.main, box[i], &stop, STAGE_PATIENCE_NS, clock_mono_ns(), &ticket), 0);
+        assert_int_equal(mailbox_ask(s->threads.main, box[i], &stop, STAGE_PATIENCE_NS,
+                                     clock_mono_ns(), &ticket),
+                         0);
         while (!mailbox_take(s->threads.main, &m)) {
             assert_true(clock_mono_ns() < deadline);
             stage_turn(s);
@@ -107,13 +110,15 @@ static void store_turn(struct stage *s)
     struct msg m;
     while (!s->store_mute && mailbox_take(s->threads.store_reader[0], &m)) {
         const struct store_query *q = m.body;
-        json_t *rows = json_deep_copy(q->table == STORE_CREDENTIALS ? s->credentials : s->enrolments);
+        json_t *rows =
+            json_deep_copy(q->table == STORE_CREDENTIALS ? s->credentials : s->enrolments);
         mailbox_reply(s->threads.store_reader[0], &m, 0, rows, free_json);
         msg_release(&m);
     }
     while (mailbox_take(s->threads.store_writer, &m)) {
         if (m.kind == MSG_STORE_WRITE)
-            mailbox_reply(s->threads.store_writer, &m, use_token(s, m.body), json_object(), free_json);
+            mailbox_reply(s->threads.store_writer, &m, use_token(s, m.body), json_object(),
+                          free_json);
         else
             s->events++;
         msg_release(&m);
@@ -179,7 +184,8 @@ void stage_until(struct stage *s, bool (*done)(void *arg), void *arg)
 }
 
 /* The test is the SLA process; it keeps what it cannot post, so it turns until there is room. */
-static void post(struct stage *s, unsigned kind, uint64_t session, void *body, void (*body_free)(void *))
+static void post(struct stage *s, unsigned kind, uint64_t session, void *body,
+                 void (*body_free)(void *))
 {
     struct msg m = {.kind = (uint16_t)kind, .arg = {session}, .body = body, .body_free = body_free};
     while (mailbox_post(s->threads.services[0], s->threads.outbound[0], &m) < 0)
@@ -205,8 +211,8 @@ void stage_end(struct stage *s, uint64_t session, const char *why)
     post(s, MSG_SESSION_END, session, strdup(why), free);
 }
 
-struct control_update *stage_update(uint64_t epoch, uint32_t lease_ms, bool full, bool planned, const char *id,
-                                    const char *member, uint64_t iops)
+struct control_update *stage_update(uint64_t epoch, uint32_t lease_ms, bool full, bool planned,
+                                    const char *id, const char *member, uint64_t iops)
 {
     struct control_update *u = control_update_new(id != NULL ? 1 : 0);
     assert_non_null(u);
@@ -237,8 +243,9 @@ void stage_token(struct stage *s, char ret_token[AUTH_TOKEN_SIZE])
     rng_system(random, sizeof(random));
     auth_token_make(random, ret_token, id, key);
     as_hex(key, sizeof(key), hex);
-    json_array_append_new(s->enrolments, json_pack("{s:s, s:s, s:I}", "id", id, "key", hex, "expires_us",
-                                                   (json_int_t)(clock_wall_us() + 3600 * 1000000LL)));
+    json_array_append_new(s->enrolments,
+                          json_pack("{s:s, s:s, s:I}", "id", id, "key", hex, "expires_us",
+                                    (json_int_t)(clock_wall_us() + 3600 * 1000000LL)));
 }
 
 struct monitor_stats stage_stats(const struct stage *s)
@@ -248,7 +255,8 @@ struct monitor_stats stage_stats(const struct stage *s)
     return st;
 }
 
-/* ---- a gateway made by hand ---------------------------------------------------------------------------- */
+/* ---- a gateway made by hand
+ * ---------------------------------------------------------------------------- */
 
 void raw_open(struct stage *s, struct raw *r)
 {

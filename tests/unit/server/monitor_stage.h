@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The monitor's three threads on real sockets, with the test in the place of SLA services, store and app. */
+/* The monitor's three threads on real sockets, with the test in the place of SLA services, store
+ * and app. */
 #ifndef WEIR_TESTS_MONITOR_STAGE_H
 #define WEIR_TESTS_MONITOR_STAGE_H
 #include <jansson.h>
@@ -54,8 +55,8 @@ void stage_poll(struct stage *s, uint64_t session, uint64_t seq, uint64_t acked)
 void stage_controls(struct stage *s, uint64_t session, struct control_update *u);
 void stage_end(struct stage *s, uint64_t session, const char *why);
 /* One control of one member: IOPS limit, 0: removed. */
-struct control_update *stage_update(uint64_t epoch, uint32_t lease_ms, bool full, bool planned, const char *id,
-                                    const char *member, uint64_t iops);
+struct control_update *stage_update(uint64_t epoch, uint32_t lease_ms, bool full, bool planned,
+                                    const char *id, const char *member, uint64_t iops);
 /* Make an enrolment token that the store knows. */
 void stage_token(struct stage *s, char ret_token[AUTH_TOKEN_SIZE]);
 struct monitor_stats stage_stats(const struct stage *s);
@@ -73,7 +74,8 @@ void raw_open(struct stage *s, struct raw *r);
 void raw_close(struct raw *r);
 void raw_send_bytes(struct raw *r, const void *bytes, size_t n);
 void raw_send(struct raw *r, const Weir__Control__Frame *f);
-/* The next frame that is no heartbeat, or NULL at the end of the stream. Valid until the next call. */
+/* The next frame that is no heartbeat, or NULL at the end of the stream. Valid until the next
+ * call. */
 const Weir__Control__Frame *raw_receive(struct raw *r);
 void raw_hello(struct raw *r, uint32_t version_min, uint32_t version_max);
 /* Answer a challenge; @spoil is mixed into the proof. */
