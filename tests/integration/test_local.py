@@ -268,4 +268,4 @@ class Local(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    weirtest.main()
