@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An nbdkit plugin that behaves like one storage device behind several exports.
  *
- * Problem. A RAM disk has no queue worth the name, so nobody can hurt anybody on it. A real array has a
- * bounded number of things it can do at once, and all tenants wait in one line for them.
+ * Problem. A RAM disk has no queue worth the name, so nobody can hurt anybody on it. A real array
+ * has a bounded number of things it can do at once, and all tenants wait in one line for them.
  *
- * Model. The whole process is one device: one first-come-first-served line before `parallel` servers.
- * An I/O of n bytes takes base + n x per-KiB, of which the part `jitter` is exponentially distributed, on
- * whichever server is free first. Data is kept in memory and is real: what was written is read back.
- * Which server and when is computed at arrival under one lock (each server is a time at which it is
- * free); the calling thread then sleeps until its I/O is done. So start nbdkit with threads enough for all
- * that may wait (-t 256).
+ * Model. The whole process is one device: one first-come-first-served line before `parallel`
+ * servers. An I/O of n bytes takes base + n x per-KiB, of which the part `jitter` is exponentially
+ * distributed, on whichever server is free first. Data is kept in memory and is real: what was
+ * written is read back. Which server and when is computed at arrival under one lock (each server is
+ * a time at which it is free); the calling thread then sleeps until its I/O is done. So start
+ * nbdkit with threads enough for all that may wait (-t 256).
  *
- * Parameters: size=256M parallel=8 service=1000 (us) per-kib=4 (us) jitter=50 (percent) export=NAME (repeatable)
- * slow-file=PATH: while that file exists the device takes 1/0.6 of its time (a target slowed by 40 %). */
+ * Parameters: size=256M parallel=8 service=1000 (us) per-kib=4 (us) jitter=50 (percent) export=NAME
+ * (repeatable) slow-file=PATH: while that file exists the device takes 1/0.6 of its time (a target
+ * slowed by 40 %). */
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
@@ -190,7 +191,8 @@ static double device_random(void)
 /* Wait in the line and be served. */
 static void device_serve(uint32_t bytes)
 {
-    double mean = (double)device.service_us * 1000.0 + (double)device.per_kib_us * (double)bytes / 1.024;
+    double mean =
+        (double)device.service_us * 1000.0 + (double)device.per_kib_us * (double)bytes / 1.024;
     double jitter = (double)device.jitter_percent / 100.0;
     if (device.slow_file != NULL && access(device.slow_file, F_OK) == 0)
         mean /= 0.6;
@@ -206,7 +208,8 @@ static void device_serve(uint32_t bytes)
     uint64_t done = start + (uint64_t)took;
     device.free_ns[first] = done;
     pthread_mutex_unlock(&device.lock);
-    struct timespec t = {.tv_sec = (time_t)(done / 1000000000u), .tv_nsec = (long)(done % 1000000000u)};
+    struct timespec t = {.tv_sec = (time_t)(done / 1000000000u),
+                         .tv_nsec = (long)(done % 1000000000u)};
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
         continue;
 }
@@ -220,7 +223,8 @@ static int device_pread(void *handle, void *buf, uint32_t count, uint64_t offset
     return 0;
 }
 
-static int device_pwrite(void *handle, const void *buf, uint32_t count, uint64_t offset, uint32_t flags)
+static int device_pwrite(void *handle, const void *buf, uint32_t count, uint64_t offset,
+                         uint32_t flags)
 {
     (void)flags;
     struct store *s = handle;
@@ -250,7 +254,8 @@ static struct nbdkit_plugin plugin = {
     .longname = "a storage device with one queue and bounded parallelism",
     .config = device_config,
     .config_complete = device_config_complete,
-    .config_help = "size=BYTES parallel=N service=US per-kib=US jitter=PERCENT export=NAME slow-file=PATH",
+    .config_help =
+        "size=BYTES parallel=N service=US per-kib=US jitter=PERCENT export=NAME slow-file=PATH",
     .magic_config_key = NULL,
     .get_ready = device_get_ready,
     .list_exports = device_list_exports,

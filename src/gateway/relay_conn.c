@@ -18,10 +18,11 @@
  *
  * A host that goes without DISC: what was not dispatched is dropped (it was never answered). The
  * target has its say on what was dispatched before it too is closed, so that it is counted, and so
- * that no target is hurt by hosts that die: it never sees a connection end under a reply it is about
- * to send (nbdkit 1.32 aborts on that, and takes all others' connections along). A host that sent
- * DISC and went away keeps its held requests, since DISC promises them (NBD protocol, NBD_CMD_DISC:
- * "the server MUST handle all outstanding requests"). Replies to a host that has gone go nowhere. */
+ * that no target is hurt by hosts that die: it never sees a connection end under a reply it is
+ * about to send (nbdkit 1.32 aborts on that, and takes all others' connections along). A host that
+ * sent DISC and went away keeps its held requests, since DISC promises them (NBD protocol,
+ * NBD_CMD_DISC: "the server MUST handle all outstanding requests"). Replies to a host that has gone
+ * go nowhere. */
 #include "gateway/relay_conn.h"
 
 #include <errno.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* server.conf: one table of keys is the one truth for reading, checking and the list in an error. */
+/* server.conf: one table of keys is the one truth for reading, checking and the list in an error.
+ */
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -48,7 +49,8 @@ struct key {
     uint64_t min, max; /* of counts; of durations in ns */
 };
 
-#define FIELD(member) offsetof(struct server_config, member), sizeof(((struct server_config *)0)->member)
+#define FIELD(member)                                                                              \
+    offsetof(struct server_config, member), sizeof(((struct server_config *)0)->member)
 
 static const struct key keys[] = {
     {"server", "state-dir", VALUE_TEXT, FIELD(state_dir), 0, 0},
@@ -99,7 +101,8 @@ static int read_value(struct server_config *c, const struct key *k, const char *
     case VALUE_LISTEN:
         words = "an address such as 127.0.0.1:7400 (at most 8 of them)";
         if (c->control_listen_count < sizeof(c->control_listen) / sizeof(c->control_listen[0]))
-            r = text_copy(c->control_listen[c->control_listen_count], sizeof(c->control_listen[0]), value);
+            r = text_copy(c->control_listen[c->control_listen_count], sizeof(c->control_listen[0]),
+                          value);
         if (r == 0)
             c->control_listen_count++;
         break;
@@ -160,7 +163,8 @@ static void list_known(const char *section, char *out, size_t size)
             at += (size_t)n;
     }
     if (at == 0)
-        snprintf(out, size, "no key in [%s]; sections are server, control, http, resource, history", section);
+        snprintf(out, size, "no key in [%s]; sections are server, control, http, resource, history",
+                 section);
 }
 
 int server_config_load(struct server_config *c, const char *path, struct text *errors)
@@ -219,12 +223,14 @@ int server_config_check(struct server_config *c, struct text *errors)
     if (check_local("[http] listen", c->http_listen, 7480, errors) < 0)
         r = WEIR_E_INVALID;
     if (c->lease_ns < 3 * c->period_ns) {
-        text_printf(errors, "[server] lease: found less than three periods, expected more: a throttle "
-                            "would end between two renewals\n");
+        text_printf(errors,
+                    "[server] lease: found less than three periods, expected more: a throttle "
+                    "would end between two renewals\n");
         r = WEIR_E_INVALID;
     }
     if (c->state_dir[0] != '/') {
-        text_printf(errors, "[server] state-dir: found \"%s\", expected an absolute path\n", c->state_dir);
+        text_printf(errors, "[server] state-dir: found \"%s\", expected an absolute path\n",
+                    c->state_dir);
         r = WEIR_E_INVALID;
     }
     return r;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* weir-server: options, the thread map, start and orderly end.
  *
- * Order of start: store (migrated, so that everything after may ask it), monitor and HTTP sockets (so that
- * a port in use is said before anything runs), then the threads. Order of end: those that bring work
- * in first, the store's writer last, so that what was decided is written down. Each stage gets
- * MSG_STOP and answers it; a thread that does not answer in 10 s is named, and the process ends all the same:
- * all that was confirmed is on disk already. */
+ * Order of start: store (migrated, so that everything after may ask it), monitor and HTTP sockets
+ * (so that a port in use is said before anything runs), then the threads. Order of end: those that
+ * bring work in first, the store's writer last, so that what was decided is written down. Each
+ * stage gets MSG_STOP and answers it; a thread that does not answer in 10 s is named, and the
+ * process ends all the same: all that was confirmed is on disk already. */
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
@@ -82,7 +82,17 @@ static void usage(FILE *out)
           out);
 }
 
-enum { OPT_CHECK = 256, OPT_STATE, OPT_LISTEN, OPT_HTTP, OPT_OBSERVE, OPT_LEVEL, OPT_ROUTES, OPT_VERSION, OPT_HELP };
+enum {
+    OPT_CHECK = 256,
+    OPT_STATE,
+    OPT_LISTEN,
+    OPT_HTTP,
+    OPT_OBSERVE,
+    OPT_LEVEL,
+    OPT_ROUTES,
+    OPT_VERSION,
+    OPT_HELP
+};
 
 static const struct option long_options[] = {
     {"config", required_argument, NULL, 'c'},
@@ -119,7 +129,8 @@ static int apply_option(struct server_config *c, int option, size_t *listens, st
             return WEIR_E_INVALID;
         }
         c->control_listen_count = *listens + 1;
-        return option_text(c->control_listen[(*listens)++], sizeof(c->control_listen[0]), "listen", errors);
+        return option_text(c->control_listen[(*listens)++], sizeof(c->control_listen[0]), "listen",
+                           errors);
     case OPT_HTTP:
         return option_text(c->http_listen, sizeof(c->http_listen), "http", errors);
     case OPT_OBSERVE:
@@ -130,7 +141,8 @@ static int apply_option(struct server_config *c, int option, size_t *listens, st
             c->log_level = level;
             return 0;
         }
-        text_printf(errors, "--log-level: found \"%s\", expected error, warning, info or debug\n", optarg);
+        text_printf(errors, "--log-level: found \"%s\", expected error, warning, info or debug\n",
+                    optarg);
         return WEIR_E_INVALID;
     case OPT_ROUTES:
         app_print_routes(stdout);
@@ -185,7 +197,7 @@ static int read_settings(int argc, char **argv, struct server_config *c, struct 
 static struct mailbox *box(struct server *s, const char *name, size_t index, bool numbered,
                            size_t capacity, size_t tickets)
 {
-    char full[32];
+    char full[48]; /* cut to what the map shows by mailbox_new */
     if (numbered)
         snprintf(full, sizeof(full), "%s[%zu]", name, index);
     else
@@ -291,7 +303,8 @@ static bool stop_threads(struct server *s)
         struct msg m = {.kind = MSG_STOP};
         uint64_t ticket = 0;
         uint64_t deadline = clock_mono_ns() + STOP_TIMEOUT_NS;
-        while (mailbox_ask(s->threads.main, r->box, &m, STOP_TIMEOUT_NS, clock_mono_ns(), &ticket) < 0 &&
+        while (mailbox_ask(s->threads.main, r->box, &m, STOP_TIMEOUT_NS, clock_mono_ns(), &ticket) <
+                   0 &&
                clock_mono_ns() < deadline)
             usleep(1000); /* main has nothing else to do at the end */
         if (ticket != 0 && wait_stopped(s, r, ticket)) {

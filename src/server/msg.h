@@ -1,56 +1,61 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every message between the threads of the server: kind, who sends it to whom, and what the body is.
+/* Every message between the server's threads: kind, who sends it to whom, and what the body is.
  *
- * "-> reply" means that the asker gets a ticket and the answer comes back under the same kind. Bodies
- * that are json_t are moved: the sender keeps no reference. A thread that gets a kind it does not know
- * asserts: that is our bug. */
+ * "-> reply" means that the asker gets a ticket and the answer comes back under the same kind.
+ * Bodies that are json_t are moved: the sender keeps no reference. A thread that gets a kind it
+ * does not know asserts: that is our bug. */
 #ifndef WEIR_SERVER_MSG_H
 #define WEIR_SERVER_MSG_H
 
-#define MSG_TABLE(X)                                                                                      \
-    /* main -> all: end; each thread answers when it has let go of everything. */                         \
-    X(STOP, "stop")                                                                                       \
-    /* acceptor -> inbound, outbound: struct session (monitor/session.h), authenticated. */               \
-    X(SESSION_OPEN, "session-open")                                                                       \
-    /* inbound or outbound -> the other half, then acceptor: the half is shut; both said so: fd closed. */ \
-    X(SESSION_SHUT, "session-shut")                                                                       \
-    /* inbound -> services: struct gateway_hello: a session stands. */                                    \
-    X(GATEWAY_UP, "gateway-up")                                                                           \
-    /* inbound -> services: arg[0] session: it is gone; body: char * why. */                              \
-    X(GATEWAY_DOWN, "gateway-down")                                                                       \
-    /* inbound -> services: struct report. */                                                             \
-    X(REPORT, "report")                                                                                   \
-    /* inbound -> services: arg[0] session, arg[1] epoch, status. */                                      \
-    X(CONTROLS_ACK, "controls-ack")                                                                       \
-    /* inbound -> services: arg[0] session, arg[1] stream index. */                                       \
-    X(SURGE, "surge")                                                                                     \
-    /* services -> outbound: arg[0] session; struct poll_request. */                                      \
-    X(SEND_POLL, "send-poll")                                                                             \
-    /* services -> outbound: arg[0] session; struct control_update (services/controls.h). */              \
-    X(SEND_CONTROLS, "send-controls")                                                                     \
-    /* services, acceptor -> outbound: arg[0] session; body: char * why: say bye and close. */            \
-    X(SESSION_END, "session-end")                                                                         \
-    /* services -> services (coordinator): arg[0] subgroup; what a tenant was served elsewhere. */        \
-    X(SUBGROUP_SHARE, "subgroup-share")                                                                   \
-    /* app -> services: struct view_request -> reply json_t: entities out of the cache. */                \
-    X(VIEW, "view")                                                                                       \
-    /* app -> services: struct document_change -> reply: agreement, tenant or policy committed. */        \
-    X(DOCUMENT_CHANGED, "document-changed")                                                               \
-    /* app -> services: arg[0] 1 on, 0 off -> reply. */                                                   \
-    X(ENFORCEMENT, "enforcement")                                                                         \
-    /* services, resource, acceptor, store -> app: json_t event or action, for live views. */             \
-    X(NOTICE, "notice")                                                                                   \
-    /* services -> resource: struct target_seen. */                                                       \
-    X(TARGET_SEEN, "target-seen")                                                                         \
-    /* resource -> services: struct target_health: what the probe of a target found. */                   \
-    X(TARGET_HEALTH, "target-health")                                                                     \
-    /* any -> store writer: struct store_batch (samples, events, actions): no reply; drops are counted. */ \
-    X(STORE_APPEND, "store-append")                                                                       \
-    /* app, acceptor, services -> store writer: struct store_write -> reply json_t: committed. */         \
-    X(STORE_WRITE, "store-write")                                                                         \
-    /* app, acceptor, services -> store reader: struct store_query -> reply json_t. */                    \
-    X(STORE_QUERY, "store-query")                                                                         \
-    /* app -> acceptor: keys changed (token made or revoked): read them again. */                         \
+#define MSG_TABLE(X)                                                                             \
+    /* main -> all: end; each thread answers when it has let go of everything. */                \
+    X(STOP, "stop")                                                                              \
+    /* acceptor -> inbound, outbound: struct session (monitor/session.h), authenticated. */      \
+    X(SESSION_OPEN, "session-open")                                                              \
+    /* inbound or outbound -> the other half, then acceptor: the half is shut; both said         \
+     * so: fd closed. */                                                                         \
+    X(SESSION_SHUT, "session-shut")                                                              \
+    /* inbound -> services: struct gateway_hello: a session stands. */                           \
+    X(GATEWAY_UP, "gateway-up")                                                                  \
+    /* inbound -> services: arg[0] session: it is gone; body: char * why. */                     \
+    X(GATEWAY_DOWN, "gateway-down")                                                              \
+    /* inbound -> services: struct report. */                                                    \
+    X(REPORT, "report")                                                                          \
+    /* inbound -> services: arg[0] session, arg[1] epoch, status. */                             \
+    X(CONTROLS_ACK, "controls-ack")                                                              \
+    /* inbound -> services: arg[0] session, arg[1] stream index. */                              \
+    X(SURGE, "surge")                                                                            \
+    /* services -> outbound: arg[0] session; struct poll_request. */                             \
+    X(SEND_POLL, "send-poll")                                                                    \
+    /* services -> outbound: arg[0] session; struct control_update (services/controls.h). */     \
+    X(SEND_CONTROLS, "send-controls")                                                            \
+    /* services, acceptor -> outbound: arg[0] session; body: char * why: say bye and close. */   \
+    X(SESSION_END, "session-end")                                                                \
+    /* services -> services (coordinator): arg[0] subgroup; what a tenant was served             \
+     * elsewhere. */                                                                             \
+    X(SUBGROUP_SHARE, "subgroup-share")                                                          \
+    /* app -> services: struct view_request -> reply json_t: entities out of the cache. */       \
+    X(VIEW, "view")                                                                              \
+    /* app -> services: struct document_change -> reply: agreement, tenant or policy             \
+     * committed. */                                                                             \
+    X(DOCUMENT_CHANGED, "document-changed")                                                      \
+    /* app -> services: arg[0] 1 on, 0 off -> reply. */                                          \
+    X(ENFORCEMENT, "enforcement")                                                                \
+    /* services, resource, acceptor, store -> app: json_t event or action, for live views. */    \
+    X(NOTICE, "notice")                                                                          \
+    /* services -> resource: struct target_seen. */                                              \
+    X(TARGET_SEEN, "target-seen")                                                                \
+    /* resource -> services: struct target_health: what the probe of a target found. */          \
+    X(TARGET_HEALTH, "target-health")                                                            \
+    /* any -> store writer: struct store_batch (samples, events, actions): no reply; drops       \
+     * are counted. */                                                                           \
+    X(STORE_APPEND, "store-append")                                                              \
+    /* app, acceptor, services -> store writer: struct store_write -> reply json_t:              \
+     * committed. */                                                                             \
+    X(STORE_WRITE, "store-write")                                                                \
+    /* app, acceptor, services -> store reader: struct store_query -> reply json_t. */           \
+    X(STORE_QUERY, "store-query")                                                                \
+    /* app -> acceptor: keys changed (token made or revoked): read them again. */                \
     X(KEYS_CHANGED, "keys-changed")
 
 enum msg_kind {

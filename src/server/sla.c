@@ -1,25 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An SLA process.
  *
- * Problem: drive the pure services/ from messages and time, and bring what they put out to other threads,
- * none of which may be waited for.
+ * Problem: drive the pure services/ from messages and time, and bring what they put out to other
+ * threads, none of which may be waited for.
  *
- * Model: a loop around one mailbox. Each round: take messages (at most ROUND_MESSAGES), tick the services, send
- * what has gathered, then sleep until a message or the next due time. What goes out:
+ * Model: a loop around one mailbox. Each round: take messages (at most ROUND_MESSAGES), tick the
+ * services, send what has gathered, then sleep until a message or the next due time. What goes out:
  *
- *   polls, controls, ends of sessions  -> outbound of the gateway's pair, at once; a full ring is told to the
- *                                         services, which keep controls and send again
- *   samples, actions, events           -> one batch a flush to the store's writer; kept, bounded, while its ring is full;
- *                                         what does not fit is dropped and counted, samples long before the rest
- *   actions, events                    -> also to the application server, for live views; dropped when it is full
- *   records of gateways                -> to the store's writer, WRITES_OUT at once at most, the rest in a bounded queue
- *   targets seen                       -> to the resource manager; said again each second until they went
+ *   polls, controls, ends of sessions  -> outbound of the gateway's pair, at once; a full ring is
+ * told to the services, which keep controls and send again samples, actions, events           ->
+ * one batch a flush to the store's writer; kept, bounded, while its ring is full; what does not fit
+ * is dropped and counted, samples long before the rest actions, events                    -> also
+ * to the application server, for live views; dropped when it is full records of gateways -> to the
+ * store's writer, WRITES_OUT at once at most, the rest in a bounded queue targets seen -> to the
+ * resource manager; said again each second until they went
  *
- * Start: documents, settings and gateways are asked of a store reader. Until all three are here, gateways are
- * polled and shown, but no control is sent (services_loaded). An answer that fails or times out is asked again
- * after a second; a document that changes before the documents are here makes them asked again.
+ * Start: documents, settings and gateways are asked of a store reader. Until all three are here,
+ * gateways are polled and shown, but no control is sent (services_loaded). An answer that fails or
+ * times out is asked again after a second; a document that changes before the documents are here
+ * makes them asked again.
  *
- * What may fail: memory (the process cannot go on and says so), rings (above), a reader (asked again). */
+ * What may fail: memory (the process cannot go on and says so), rings (above), a reader (asked
+ * again). */
 #include "server/sla.h"
 
 #include <poll.h>
@@ -62,7 +64,7 @@ struct sla {
     bool stopping;
 };
 
-/* --- loading ------------------------------------------------------------------------------------------------ */
+/* --- loading --------------------------------------------------------------------------- */
 
 static void load_document(struct sla *s, const json_t *row, uint64_t now_ns, int64_t wall_us)
 {
@@ -118,7 +120,8 @@ static void load_gateway(struct sla *s, const json_t *row, uint64_t now_ns)
     struct gateway_record g;
     if (!gateway_record_read(row, &g))
         return;
-    /* Another process's, or of a life with another number of processes: it is met again by itself. */
+    /* Another process's, or of a life with another number of processes: it is met again by itself.
+     */
     if (g.process != s->setup->index || g.processes != s->setup->threads->services_count)
         return;
     services_gateway_recall(s->services, g.id, g.name, g.software, g.address, g.first_seen_us,
@@ -176,8 +179,8 @@ static void load_ask(struct sla *s, enum load what, uint64_t now_ns)
     q->now_us = clock_wall_us();
     struct msg m = {.kind = MSG_STORE_QUERY, .tag = what, .body = q, .body_free = store_query_free};
     uint64_t ticket;
-    if (mailbox_ask(s->box, t->store_reader[s->setup->index % t->readers], &m, ASK_TIMEOUT_NS, now_ns,
-                    &ticket) == 0)
+    if (mailbox_ask(s->box, t->store_reader[s->setup->index % t->readers], &m, ASK_TIMEOUT_NS,
+                    now_ns, &ticket) == 0)
         s->load[what] = LOAD_ASKED;
     else
         store_query_free(q);
@@ -201,7 +204,7 @@ static void load_drive(struct sla *s, uint64_t now_ns, int64_t wall_us)
     }
 }
 
-/* --- messages ------------------------------------------------------------------------------------------------- */
+/* --- messages -------------------------------------------------------------------------- */
 
 static void json_release(void *json)
 {
@@ -211,7 +214,8 @@ static void json_release(void *json)
 static void on_view(struct sla *s, const struct msg *m)
 {
     json_t *j = view_render(services_entities(s->services), m->body, s->setup->index);
-    mailbox_reply(s->box, m, j != NULL ? 0 : WEIR_E_UNAVAILABLE, j, j != NULL ? json_release : NULL);
+    mailbox_reply(s->box, m, j != NULL ? 0 : WEIR_E_UNAVAILABLE, j,
+                  j != NULL ? json_release : NULL);
 }
 
 static int document_apply(struct sla *s, const struct document_change *c, uint64_t now_ns,
@@ -267,8 +271,8 @@ static void on_message(struct sla *s, struct msg *m, uint64_t now_ns, int64_t wa
         services_gateway_up(sv, m->body, now_ns, wall_us);
         break;
     case MSG_GATEWAY_DOWN:
-        services_gateway_down(sv, m->arg[0], m->body != NULL ? m->body : "its session ended", now_ns,
-                              wall_us);
+        services_gateway_down(sv, m->arg[0], m->body != NULL ? m->body : "its session ended",
+                              now_ns, wall_us);
         break;
     case MSG_REPORT:
         services_report(sv, m->body, now_ns, wall_us);
@@ -316,7 +320,7 @@ static bool handle_some(struct sla *s)
     return true;
 }
 
-/* --- the loop ---------------------------------------------------------------------------------------------------- */
+/* --- the loop -------------------------------------------------------------------------- */
 
 static void expire_tickets(struct sla *s, uint64_t now_ns, int64_t wall_us)
 {

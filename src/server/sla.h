@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An SLA process: the thread that drives services/ with messages and time, and renders views of its cache. */
+/* An SLA process: the thread that drives services/ with messages and time, and renders views of its
+ * cache. */
 #ifndef WEIR_SERVER_SLA_H
 #define WEIR_SERVER_SLA_H
 #include <jansson.h>
@@ -7,15 +8,26 @@
 #include "server/services/agreement.h"
 #include "server/threads.h"
 
-/* Body of MSG_VIEW (freed with free). The reply is a json_t array of objects in the API's form (docs/openapi.yaml). */
-enum view_kind { VIEW_STREAMS, VIEW_GATEWAYS, VIEW_TARGETS, VIEW_AGREEMENTS, VIEW_HOSTS, VIEW_VOLUMES, VIEW_TENANTS, VIEW_STATUS };
+/* Body of MSG_VIEW (freed with free). The reply is a json_t array of objects in the API's form
+ * (docs/openapi.yaml). */
+enum view_kind {
+    VIEW_STREAMS,
+    VIEW_GATEWAYS,
+    VIEW_TARGETS,
+    VIEW_AGREEMENTS,
+    VIEW_HOSTS,
+    VIEW_VOLUMES,
+    VIEW_TENANTS,
+    VIEW_STATUS
+};
 struct view_request {
     enum view_kind kind;
     char name[STREAM_KEY_SIZE]; /* "" : all */
     bool histograms;            /* streams: whole distributions too */
 };
 
-/* Body of MSG_DOCUMENT_CHANGED (freed with free): committed already. remove: only kind and name count. */
+/* Body of MSG_DOCUMENT_CHANGED (freed with free): committed already. remove: only kind and name
+ * count. */
 struct document_change {
     char kind[32], name[NAME_SIZE];
     bool remove;

@@ -39,7 +39,8 @@ void sla_out_fini(struct sla_out *o)
     free(o->write);
 }
 
-/* --- to gateways -------------------------------------------------------------------------------------------- */
+/* --- to gateways
+ * -------------------------------------------------------------------------------------------- */
 
 static struct mailbox *outbound(const struct sla_out *o, uint16_t pair)
 {
@@ -79,7 +80,8 @@ static void out_session_end(void *ctx, uint64_t session, uint16_t pair, const ch
         free(body);
 }
 
-/* --- to the store and the application server ------------------------------------------------------------------ */
+/* --- to the store and the application server
+ * ------------------------------------------------------------------ */
 
 static void out_sample(void *ctx, const struct sample_record *s)
 {
@@ -147,7 +149,8 @@ static void send_batch(struct sla_out *o)
     o->samples = o->actions = o->events = 0;
 }
 
-/* --- records of gateways ------------------------------------------------------------------------------------------ */
+/* --- records of gateways
+ * ------------------------------------------------------------------------------------------ */
 
 static json_t *gateway_json(const struct sla_out *o, const struct entity_gateway *g)
 {
@@ -242,7 +245,7 @@ void sla_out_written(struct sla_out *o, int status)
         o->writes_dropped++;
 }
 
-/* --- targets --------------------------------------------------------------------------------------------------------- */
+/* --- targets --------------------------------------------------------------------------- */
 
 static bool target_post(struct sla_out *o, const char *gateway, const char *target, const char *uri)
 {
@@ -294,7 +297,7 @@ static void send_targets(struct sla_out *o, uint64_t now_ns)
     }
 }
 
-/* --- all together ------------------------------------------------------------------------------------------------------ */
+/* --- all together ---------------------------------------------------------------------- */
 
 struct services_sink sla_out_sink(struct sla_out *o)
 {
@@ -316,11 +319,12 @@ static void say_dropped(struct sla_out *o, uint64_t now_ns)
     uint64_t all = o->samples_dropped + o->actions_dropped + o->events_dropped + o->writes_dropped;
     if (all == o->dropped_said || now_ns - o->said_ns < 60 * NS_PER_S)
         return;
-    log_warning("SLA process %zu gave up %llu samples, %llu actions, %llu events and %llu records of "
-                "gateways since its start: the store did not take them",
-                o->setup->index, (unsigned long long)o->samples_dropped,
-                (unsigned long long)o->actions_dropped, (unsigned long long)o->events_dropped,
-                (unsigned long long)o->writes_dropped);
+    log_warning(
+        "SLA process %zu gave up %llu samples, %llu actions, %llu events and %llu records of "
+        "gateways since its start: the store did not take them",
+        o->setup->index, (unsigned long long)o->samples_dropped,
+        (unsigned long long)o->actions_dropped, (unsigned long long)o->events_dropped,
+        (unsigned long long)o->writes_dropped);
     o->dropped_said = all;
     o->said_ns = now_ns;
 }

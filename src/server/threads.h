@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The thread map: who runs in the server, each with its mailbox. Made before any thread, never changed. */
+/* The thread map: who runs in the server, each with its mailbox. Made before any thread, never
+ * changed. */
 #ifndef WEIR_SERVER_THREADS_H
 #define WEIR_SERVER_THREADS_H
 #include <stdatomic.h>
@@ -27,7 +28,7 @@ struct server_config {
     char control_listen[8][160];   /* default "127.0.0.1:7400"; and unix:<state_dir>/control.sock */
     size_t control_listen_count;
     char http_listen[160];         /* default "127.0.0.1:7480" */
-    char state_dir[512];           /* default /var/lib/weir: state.db samples.db admin.token gateway.key */
+    char state_dir[512]; /* default /var/lib/weir: state.db samples.db admin.token gateway.key */
     uint32_t pairs;                /* default 1 */
     uint32_t sla_processes;        /* default 2 */
     uint32_t readers;              /* default 2 */
@@ -37,7 +38,8 @@ struct server_config {
     uint32_t max_gateways;         /* default 10,000 */
     bool observe;                  /* start in observe mode: analyse, enforce nothing */
     uint32_t log_level;
-    uint64_t keep_1s_ns, keep_10s_ns, keep_1min_ns, keep_1h_ns; /* ages of samples: 2 h, 24 h, 14 d, 400 d */
+    uint64_t keep_1s_ns, keep_10s_ns, keep_1min_ns,
+        keep_1h_ns; /* ages of samples: 2 h, 24 h, 14 d, 400 d */
 };
 
 void server_config_init(struct server_config *c);
@@ -47,8 +49,8 @@ struct text;
 int server_config_load(struct server_config *c, const char *path, struct text *errors);
 int server_config_check(struct server_config *c, struct text *errors);
 
-/* Each thread is one function of this shape; @arg is its own setup made by main. It runs until MSG_STOP,
- * answers that, and returns. */
+/* Each thread is one function of this shape; @arg is its own setup made by main. It runs until
+ * MSG_STOP, answers that, and returns. */
 typedef void *thread_main(void *arg);
 
 #endif

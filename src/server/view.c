@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rendering. All numbers are canonical: I/Os and bytes per second, microseconds; "no limit" is null. */
+/* Rendering. All numbers are canonical: I/Os and bytes per second, microseconds; "no limit" is
+ * null. */
 #include "server/view.h"
 
 #include <stdio.h>
@@ -49,7 +50,8 @@ static json_t *rates(uint64_t iops, uint64_t bytes_s)
                      count_or_null(bytes_s));
 }
 
-/* --- streams ------------------------------------------------------------------------------------------- */
+/* --- streams
+ * ------------------------------------------------------------------------------------------- */
 
 static json_t *latency_part(uint64_t mean, uint64_t p50, uint64_t p99, uint64_t max)
 {
@@ -120,7 +122,8 @@ static json_t *histograms(const struct meter *m)
     for (int d = IO_DIR_READ; d <= IO_DIR_WRITE; d++) {
         json_t *set = json_object();
         for (int k = 0; k < METER_HIST_COUNT; k++)
-            json_object_set_new(set, meter_hist_name((enum meter_hist)k), histogram(&m->hist[d][k]));
+            json_object_set_new(set, meter_hist_name((enum meter_hist)k),
+                                histogram(&m->hist[d][k]));
         json_object_set_new(both, d == IO_DIR_READ ? "read" : "write", set);
     }
     return both;
@@ -193,7 +196,8 @@ static void render_streams(const struct entities *e, const struct view_request *
     }
 }
 
-/* --- gateways --------------------------------------------------------------------------------------------- */
+/* --- gateways
+ * --------------------------------------------------------------------------------------------- */
 
 static json_t *gateway(const struct entity_gateway *g, uint64_t process)
 {
@@ -228,7 +232,8 @@ static void render_gateways(const struct entities *e, const struct view_request 
     }
 }
 
-/* --- targets: one object for a target, whatever the number of gateways before it ---------------------------- */
+/* --- targets: one object for a target, whatever the number of gateways before it
+ * ---------------------------- */
 
 struct target_row {
     const struct entity_target *t;
@@ -360,7 +365,8 @@ static void render_targets(const struct entities *e, const struct view_request *
     free(rows);
 }
 
-/* --- agreements ---------------------------------------------------------------------------------------------- */
+/* --- agreements
+ * ---------------------------------------------------------------------------------------------- */
 
 static void render_agreements(const struct entities *e, const struct view_request *r, json_t *out)
 {
@@ -382,7 +388,8 @@ static void render_agreements(const struct entities *e, const struct view_reques
     }
 }
 
-/* --- sums of streams by host, volume or tenant ---------------------------------------------------------------- */
+/* --- sums of streams by host, volume or tenant
+ * ---------------------------------------------------------------- */
 
 struct sum_row {
     const char *name;
@@ -455,7 +462,8 @@ static void render_sums(const struct entities *e, const struct view_request *r, 
     free(rows);
 }
 
-/* --- status: what this process adds to the whole ---------------------------------------------------------------- */
+/* --- status: what this process adds to the whole
+ * ---------------------------------------------------------------- */
 
 static void render_status(const struct entities *e, json_t *out)
 {
@@ -516,7 +524,7 @@ json_t *view_render(const struct entities *e, const struct view_request *r, uint
     return out;
 }
 
-/* --- notices --------------------------------------------------------------------------------------------------------- */
+/* --- notices --------------------------------------------------------------------------- */
 
 static json_t *id_text(uint64_t id)
 {

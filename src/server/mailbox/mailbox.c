@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The problem. The server's threads must talk without any of them ever waiting for another, in bounded
- * memory, and with answers that find their way back.
+/* The problem. The server's threads must talk without any of them ever waiting for another, in
+ * bounded memory, and with answers that find their way back.
  *
- * The model. One ring per mailbox: many producers, one consumer, the bounded queue of D. Vyukov ("Bounded
- * MPMC queue", 1024cores.net) with the consumer's side reduced to one thread. Each cell has a sequence
- * number: equal to its position when free for the producer of that position, position + 1 when full.
+ * The model. One ring per mailbox: many producers, one consumer, the bounded queue of D. Vyukov
+ * ("Bounded MPMC queue", 1024cores.net) with the consumer's side reduced to one thread. Each cell
+ * has a sequence number: equal to its position when free for the producer of that position,
+ * position + 1 when full.
  *
- * Tickets live in a table that only the owner of the mailbox touches: it asks, it takes the reply, it
- * expires. The responder sees a ticket only as a number in the message that it hands back.
+ * Tickets live in a table that only the owner of the mailbox touches: it asks, it takes the reply,
+ * it expires. The responder sees a ticket only as a number in the message that it hands back.
  *
  *      FREE --ask--> WAITING --reply taken--> FREE
  *                       |  \--cancel------> DEAD --late reply taken--> FREE
@@ -15,19 +16,21 @@
  *
  * Invariants.
  *  1. Requests in a ring number at most capacity - tickets (`requests` is raised before a cell is
- *     claimed and lowered when it is taken), replies at most `tickets`: a ticket that has expired keeps
- *     its place until its late reply came. So a reply always finds a free cell.
- *  2. A cell's message is written before its sequence is stored (release) and read after that store was
- *     seen (acquire); it is free again when the consumer has stored position + capacity (release) and
- *     a producer has seen that (acquire). No other field orders the message's bytes.
+ *     claimed and lowered when it is taken), replies at most `tickets`: a ticket that has expired
+ * keeps its place until its late reply came. So a reply always finds a free cell.
+ *  2. A cell's message is written before its sequence is stored (release) and read after that store
+ * was seen (acquire); it is free again when the consumer has stored position + capacity (release)
+ * and a producer has seen that (acquire). No other field orders the message's bytes.
  *  3. Nobody sleeps on a ring that is not empty. The consumer stores asleep = 1, then looks at the
- *     sequence of the next cell; a producer stores the sequence, then exchanges asleep with 0. All four are
- *     sequentially consistent, so at least one of the two sees the other: either the consumer finds
- *     the message, or the producer finds 1 and writes the eventfd.
- *  4. A producer that is stopped between claiming a cell and filling it delays what was posted behind it in
- *     that ring until it runs on; it will then wake the consumer itself (3). It holds up nobody else's ring.
+ *     sequence of the next cell; a producer stores the sequence, then exchanges asleep with 0. All
+ * four are sequentially consistent, so at least one of the two sees the other: either the consumer
+ * finds the message, or the producer finds 1 and writes the eventfd.
+ *  4. A producer that is stopped between claiming a cell and filling it delays what was posted
+ * behind it in that ring until it runs on; it will then wake the consumer itself (3). It holds up
+ * nobody else's ring.
  *
- * What may fail. A full ring (WEIR_E_FULL, nothing taken); no memory or descriptors when it is made. */
+ * What may fail. A full ring (WEIR_E_FULL, nothing taken); no memory or descriptors when it is
+ * made. */
 #include "server/mailbox/mailbox.h"
 
 #include <errno.h>
@@ -204,7 +207,8 @@ int mailbox_fd(const struct mailbox *m)
     return m->fd;
 }
 
-/* Put @m into the ring and wake its consumer (invariants 2 and 3). False when there is no free cell. */
+/* Put @m into the ring and wake its consumer (invariants 2 and 3). False when there is no free
+ * cell. */
 static bool ring_put(struct mailbox *to, const struct msg *m)
 {
     uint64_t at = atomic_load_explicit(&to->tail, memory_order_relaxed);

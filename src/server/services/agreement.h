@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Agreements, tenants and policies as the SLA services see them: plain data, parsed and checked elsewhere. */
+/* Agreements, tenants and policies as the SLA services see them: plain data, parsed and checked
+ * elsewhere. */
 #ifndef WEIR_SERVER_SERVICES_AGREEMENT_H
 #define WEIR_SERVER_SERVICES_AGREEMENT_H
 #include <stdbool.h>
@@ -49,7 +50,8 @@ struct agreement {
 struct tenant {
     char name[NAME_SIZE];
     uint64_t version;
-    struct selector member[TENANT_MAX_MEMBERS]; /* a stream matching any belongs to it (member.tenant unused) */
+    struct selector
+        member[TENANT_MAX_MEMBERS]; /* a stream matching any belongs to it (member.tenant unused) */
     size_t member_count;
     struct gate_limits limits;   /* for all of it together */
 };
@@ -64,7 +66,10 @@ struct policy {
     uint64_t floor_iops;          /* never throttle below; 0: the built-in floor */
     uint64_t floor_bytes_s;
     uint32_t max_cut_ppm;         /* largest cut in one period; 0: built-in 20 % */
-    struct { int32_t day_mask; uint32_t from_min, to_min; } freeze[POLICY_MAX_FREEZES]; /* UTC minutes of day: no new throttle */
+    struct {
+        int32_t day_mask;
+        uint32_t from_min, to_min;
+    } freeze[POLICY_MAX_FREEZES]; /* UTC minutes of day: no new throttle */
     size_t freeze_count;
 };
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Performance analyzer: the verdict on each stream and agreement in the period that just ended.
  *
- * Problem: say who gets what was promised, from one second of counts, without calling noise a breach and
- * without being blind to a stream so starved that it hardly speaks.
+ * Problem: say who gets what was promised, from one second of counts, without calling noise a
+ * breach and without being blind to a stream so starved that it hardly speaks.
  *
- * Model. A *unit* is what an agreement's numbers hold for: each stream alone, or all its streams together (their
- * histograms are merged, percentiles are never averaged). Demand is arrivals per second. The objective that applies is the first whose
- * while_iops is not below the demand; above the last the unit is beyond its contract.
+ * Model. A *unit* is what an agreement's numbers hold for: each stream alone, or all its streams
+ * together (their histograms are merged, percentiles are never averaged). Demand is arrivals per
+ * second. The objective that applies is the first whose while_iops is not below the demand; above
+ * the last the unit is beyond its contract.
  *
  *   met      within the contract, objective and minimum kept
  *   failing  within the contract and not kept; or a minimum asked for and not given, at any demand
@@ -14,24 +15,26 @@
  *   excess   beyond the contract, and served as well all the same
  *   idle     nothing asked;  none: nothing promised, or too little seen to tell
  *
- * Tolerance is 5 % + 3/sqrt(n) for n I/Os. Below FLOOR_OPS in a period the percentile is not judged;
- * the I/Os and those among them that were late add up over at most THIN_PERIODS instead, and the promise is
- * called broken when more came late than n(1-q) + 3 sqrt(n(1-q)) + 1, which chance does about once in a
- * thousand. A minimum is asked for when arrivals reach it, or when DEEP I/Os are outstanding on
- * average (Little): a closed loop whose queue is never empty asks for all it can get.
+ * Tolerance is 5 % + 3/sqrt(n) for n I/Os. Below FLOOR_OPS in a period the percentile is not
+ * judged; the I/Os and those among them that were late add up over at most THIN_PERIODS instead,
+ * and the promise is called broken when more came late than n(1-q) + 3 sqrt(n(1-q)) + 1, which
+ * chance does about once in a thousand. A minimum is asked for when arrivals reach it, or when DEEP
+ * I/Os are outstanding on average (Little): a closed loop whose queue is never empty asks for all
+ * it can get.
  *
- * Judged latency is the total (from arrival to reply) unless limits that the stream has agreed to held some of its
- * I/Os in the period: then it is the target's part, since what one's own limit holds is no breach. Held by agreement is
- * told from held by a planned throttle by the control at which the stream waits (held_by). What a planned throttle
- * holds is not judged either, and a stream that it holds asks for more than it gets: it is beyond its
- * contract by definition and never a victim.
+ * Judged latency is the total (from arrival to reply) unless limits that the stream has agreed to
+ * held some of its I/Os in the period: then it is the target's part, since what one's own limit
+ * holds is no breach. Held by agreement is told from held by a planned throttle by the control at
+ * which the stream waits (held_by). What a planned throttle holds is not judged either, and a
+ * stream that it holds asks for more than it gets: it is beyond its contract by definition and
+ * never a victim.
  *
- * Compliance windows (agreement.compliance_window) count I/Os late against I/Os that may be late, each against the
- * objective that applied when it was served: exact for percentiles, since q of n are within L when at
- * most n(1-q) are above it. Only periods within the contract count.
+ * Compliance windows (agreement.compliance_window) count I/Os late against I/Os that may be late,
+ * each against the objective that applied when it was served: exact for percentiles, since q of n
+ * are within L when at most n(1-q) are above it. Only periods within the contract count.
  *
- * Invariants: (1) a verdict other than none or idle is given only on a window with a duration; (2) a braked unit is
- * never failing; (3) windows_met <= windows. */
+ * Invariants: (1) a verdict other than none or idle is given only on a window with a duration; (2)
+ * a braked unit is never failing; (3) windows_met <= windows. */
 #include <math.h>
 #include <string.h>
 
@@ -104,7 +107,8 @@ static const struct objective *objective_for(const struct agreement *a, const st
     return NULL;
 }
 
-/* --- evidence ----------------------------------------------------------------------------------------- */
+/* --- evidence
+ * ----------------------------------------------------------------------------------------- */
 
 static bool held_by_throttle(const struct stream *st)
 {
@@ -189,7 +193,8 @@ static void evidence_of_group(struct services *s, struct evidence *e, const stru
     e->ops = s->scratch.count;
 }
 
-/* --- the verdict ---------------------------------------------------------------------------------------- */
+/* --- the verdict
+ * ---------------------------------------------------------------------------------------- */
 
 struct finding {
     enum verdict verdict;
@@ -299,7 +304,8 @@ static struct finding judge(struct unit *u, const struct agreement *a, const str
     return f;
 }
 
-/* --- windows of compliance, and events ------------------------------------------------------------------- */
+/* --- windows of compliance, and events
+ * ------------------------------------------------------------------- */
 
 static void compliance_close(const struct services *s, struct agreed *a, struct unit *u)
 {
@@ -346,12 +352,13 @@ static void say_violated(struct services *s, const struct agreed *a, const struc
     note_stream_subject(worst, subject, sizeof(subject));
     const struct agreement *g = &a->e.agreement;
     if (u->objective != NULL && u->latency_us > u->objective->latency_us)
-        note_event(s, EVENT_WARNING, "agreement-violated", subject,
-                   "agreement %s: %s has %.2f ms at percentile %g against %.2f ms promised, at %llu "
-                   "I/Os per second",
-                   g->name, worst->e.key, (double)u->latency_us / 1e3,
-                   (double)u->objective->percentile_ppm / 1e4,
-                   (double)u->objective->latency_us / 1e3, (unsigned long long)u->demand_iops);
+        note_event(
+            s, EVENT_WARNING, "agreement-violated", subject,
+            "agreement %s: %s has %.2f ms at percentile %g against %.2f ms promised, at %llu "
+            "I/Os per second",
+            g->name, worst->e.key, (double)u->latency_us / 1e3,
+            (double)u->objective->percentile_ppm / 1e4, (double)u->objective->latency_us / 1e3,
+            (unsigned long long)u->demand_iops);
     else
         note_event(s, EVENT_WARNING, "agreement-violated", subject,
                    "agreement %s: %s gets %llu I/Os per second, %.1f times less than reserved",
@@ -419,7 +426,8 @@ static void unit_settle(struct services *s, struct agreed *a, struct unit *u,
     unit_events(s, a, u, worst);
 }
 
-/* --- streams and agreements ------------------------------------------------------------------------------- */
+/* --- streams and agreements
+ * ------------------------------------------------------------------------------- */
 
 static void stream_show(struct services *s, struct stream *st, enum verdict v,
                         const struct objective *o, uint64_t latency_us)
@@ -447,7 +455,8 @@ static void show_member(struct services *s, struct stream *st)
     struct evidence e;
     evidence_of_stream(&e, st);
     bool idle = e.arrivals == 0 && e.ops == 0 && e.inflight == 0;
-    uint64_t latency = group->objective != NULL ? objective_latency_us(group->objective, e.hist) : 0;
+    uint64_t latency =
+        group->objective != NULL ? objective_latency_us(group->objective, e.hist) : 0;
     st->unit.latency_us = latency;
     st->unit.demand_iops = e.demand_iops;
     st->unit.iops = e.iops;
@@ -536,8 +545,8 @@ static bool spans_gateways(const struct agreed *a)
     return false;
 }
 
-/* Over several gateways, each of which reports once a period, it is judged once a period, so that no window
- * counts twice. */
+/* Over several gateways, each of which reports once a period, it is judged once a period, so that
+ * no window counts twice. */
 static void run_agreement(struct services *s, struct agreed *a)
 {
     uint64_t period = s->config.period_ns;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Victims and bullies at one target (control.md, sections 4.2 and 4.5).
  *
- * Model. A victim is a stream within its contract whose verdict is failing, for reasons other than its own
- * limits. A bully is a stream of the same target with load beyond its contract; a stream without a contract has
- * all its load beyond it. Load is counted in cost units: one for each I/O and one for each 64 KiB, so that
- * large I/Os weigh by their length. Members of the victim's own group are never its bullies: what they do to
- * each other is within one promise.
+ * Model. A victim is a stream within its contract whose verdict is failing, for reasons other than
+ * its own limits. A bully is a stream of the same target with load beyond its contract; a stream
+ * without a contract has all its load beyond it. Load is counted in cost units: one for each I/O
+ * and one for each 64 KiB, so that large I/Os weigh by their length. Members of the victim's own
+ * group are never its bullies: what they do to each other is within one promise.
  *
- * The harm of a bully is its surplus over the target's whole load, so shares never sum to more than 1. Order: those who get more
- * than they were promised (excess, or no contract) by surplus, then those who suffer themselves
- * (exempt) by surplus. */
+ * The harm of a bully is its surplus over the target's whole load, so shares never sum to more
+ * than 1. Order: those who get more than they were promised (excess, or no contract) by surplus,
+ * then those who suffer themselves (exempt) by surplus. */
 #include "base/assert.h"
 #include "server/services/state.h"
 

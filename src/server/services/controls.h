@@ -14,7 +14,8 @@ struct poll_request {
 };
 
 struct control_item {
-    char id[2 * NAME_SIZE];   /* "agreement/NAME", "agreement/NAME/STREAM", "tenant/NAME", "throttle/STREAM" */
+    char id[2 * NAME_SIZE]; /* "agreement/NAME", "agreement/NAME/STREAM", "tenant/NAME",
+                               "throttle/STREAM" */
     bool planned;
     bool remove;
     char (*member)[STREAM_KEY_SIZE];

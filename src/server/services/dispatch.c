@@ -1,26 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Controls on their way to a gateway.
  *
- * Problem: a gateway must hold exactly the controls that agreements, tenants and throttles say, although
- * members come and go, the way there may be full, and an answer may be "refused" or never come.
+ * Problem: a gateway must hold exactly the controls that agreements, tenants and throttles say,
+ * although members come and go, the way there may be full, and an answer may be "refused" or never
+ * come.
  *
- * Model: what a gateway shall have is computed whole (`wish`, ordered by id) and compared with what it was
- * sent last (`sent`, likewise): what differs is sent, what is gone is removed. On a new session, after a
- * refusal, an answer that does not come or a way that was full, everything is sent (`full`). Any update carries every
- * planned throttle, so that it renews their lease; without other cause that happens before half of it is over.
- * Updates are split so that none exceeds a frame of the protocol.
+ * Model: what a gateway shall have is computed whole (`wish`, ordered by id) and compared with what
+ * it was sent last (`sent`, likewise): what differs is sent, what is gone is removed. On a new
+ * session, after a refusal, an answer that does not come or a way that was full, everything is sent
+ * (`full`). Any update carries every planned throttle, so that it renews their lease; without other
+ * cause that happens before half of it is over. Updates are split so that none exceeds a frame of
+ * the protocol.
  *
  *   agreement/NAME         limits of an agreement for the group: all its streams at the gateway
  *   agreement/NAME/STREAM  the same for each stream
  *   tenant/NAME            limits of a tenant: all its streams at the gateway
  *   throttle/STREAM        planned
  *
- * A limit whose members are at n gateways is divided by n, never to be exceeded in sum; gateways without a
- * connected member count only for themselves. One that was lost less than a minute ago still counts: what
- * agreements say goes on there without a server.
+ * A limit whose members are at n gateways is divided by n, never to be exceeded in sum; gateways
+ * without a connected member count only for themselves. One that was lost less than a minute ago
+ * still counts: what agreements say goes on there without a server.
  *
- * Invariants: (1) nothing is sent before services_loaded, nor to a gateway that is not admitted; (2) epochs only
- * grow; (3) what could not be sent is sent later, never forgotten. */
+ * Invariants: (1) nothing is sent before services_loaded, nor to a gateway that is not admitted;
+ * (2) epochs only grow; (3) what could not be sent is sent later, never forgotten. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,7 +118,8 @@ static void limits_divide(struct gate_limits *l, uint64_t n)
     }
 }
 
-/* --- over how many gateways a limit is divided ------------------------------------------------------------ */
+/* --- over how many gateways a limit is divided
+ * ------------------------------------------------------------ */
 
 static void holder_count(struct services *s, const struct stream *st, uint32_t *n)
 {
@@ -264,7 +267,8 @@ static void wishes_collect(struct services *s, struct gateway *g, struct wishes 
         qsort(ws->w, ws->count, sizeof(*ws->w), wish_order);
 }
 
-/* --- from wishes to updates --------------------------------------------------------------------------------- */
+/* --- from wishes to updates
+ * --------------------------------------------------------------------------------- */
 
 static const struct sent *sent_find(const struct gateway *g, const char *id)
 {

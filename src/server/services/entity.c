@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Entity service: gateways, targets and streams in memory.
  *
- * Problem: gateways appear, vanish, start anew, change address and come back, while others read what is
- * known of them. Everything here is found by an identity that survives that: a gateway by its id (16 bytes
- * made at its first start), a stream by gateway and host/volume. The index that a gateway gives a stream is
- * valid for one boot only and never used as an identity.
+ * Problem: gateways appear, vanish, start anew, change address and come back, while others read
+ * what is known of them. Everything here is found by an identity that survives that: a gateway by
+ * its id (16 bytes made at its first start), a stream by gateway and host/volume. The index that a
+ * gateway gives a stream is valid for one boot only and never used as an identity.
  *
  * The life of a gateway (only along the arrows; entity_gateway_set_state asserts it):
  *
@@ -17,12 +17,12 @@
  *                               |   lost for a day, retired    v   by people
  *                               +-------------------------> RETIRED (freed)
  *
- * A gateway that proved its key needs nobody's leave: it is admitted by its first whole report. One that is
- * recalled from the database enters as LOST.
+ * A gateway that proved its key needs nobody's leave: it is admitted by its first whole report. One
+ * that is recalled from the database enters as LOST.
  *
  * Invariants: (1) each live session belongs to one gateway and each gateway has at most one; (2) a
- * mapped stream is in the table of indices, and no two streams of one gateway have one index; (3) counts in
- * struct entities equal the lengths of their lists. */
+ * mapped stream is in the table of indices, and no two streams of one gateway have one index; (3)
+ * counts in struct entities equal the lengths of their lists. */
 #include "server/services/entity.h"
 
 #include <stdlib.h>
@@ -67,7 +67,8 @@ uint64_t entity_stream_inflight(const struct entity_stream *st)
     return n;
 }
 
-/* --- gateways ----------------------------------------------------------------------------------------- */
+/* --- gateways
+ * ----------------------------------------------------------------------------------------- */
 
 static uint64_t id_hash(const uint8_t id[GATEWAY_ID_SIZE])
 {
@@ -267,7 +268,8 @@ bool entity_gateway_holds(const struct gateway *g)
     return g->e.state == GATEWAY_ADMITTED || (g->e.state == GATEWAY_LOST && !g->stale_counted);
 }
 
-/* --- targets ------------------------------------------------------------------------------------------ */
+/* --- targets
+ * ------------------------------------------------------------------------------------------ */
 
 struct target *entity_target_get(struct services *s, struct gateway *g, const char *name)
 {
@@ -292,7 +294,8 @@ struct target *entity_target_get(struct services *s, struct gateway *g, const ch
     return t;
 }
 
-/* --- streams ------------------------------------------------------------------------------------------ */
+/* --- streams
+ * ------------------------------------------------------------------------------------------ */
 
 static uint64_t index_hash(const struct gateway *g, uint32_t index)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Entity service: the in-memory cache of gateways, targets, streams and agreements, filled by polling.
+/* Entity service: the in-memory cache of gateways, targets, streams and agreements, filled by
+ * polling.
  *
  * Readable by views; written only inside services/. Bounds: services_config. */
 #ifndef WEIR_SERVER_SERVICES_ENTITY_H
@@ -75,11 +76,14 @@ struct entity_target {
 struct entity_window {
     uint64_t duration_ns;
     uint64_t demand_iops;                  /* arrivals per second */
-    uint64_t read_iops, write_iops, iops;  /* completions per second; iops: of all that moves or changes data */
+    uint64_t read_iops, write_iops,
+        iops; /* completions per second; iops: of all that moves or changes data */
     uint64_t read_bytes_s, write_bytes_s;
-    uint64_t arrivals, reads, writes, others; /* in the period; reads and writes by direction (io_op_direction) */
+    uint64_t arrivals, reads, writes,
+        others; /* in the period; reads and writes by direction (io_op_direction) */
     uint64_t read_bytes, write_bytes, errors, held;
-    uint64_t p50_us[METER_HIST_COUNT], p99_us[METER_HIST_COUNT], max_us[METER_HIST_COUNT], mean_us[METER_HIST_COUNT];
+    uint64_t p50_us[METER_HIST_COUNT], p99_us[METER_HIST_COUNT], max_us[METER_HIST_COUNT],
+        mean_us[METER_HIST_COUNT];
     struct hist hist[METER_HIST_COUNT];    /* held, target, total; reads and writes together */
 };
 
@@ -112,10 +116,10 @@ struct entity_stream {
     struct entity_window window;
     const struct agreement *agreement;     /* the most specific that selects it, or NULL */
     const struct objective *objective;     /* the one that applies at this demand, or NULL */
-    uint64_t judged_latency_us;            /* at the objective's percentile, less what own limits held */
+    uint64_t judged_latency_us; /* at the objective's percentile, less what own limits held */
     enum verdict verdict;
     uint64_t verdict_since_ns;
-    uint32_t harm_ppm;                     /* as a bully: share of the load that hurts a victim now */
+    uint32_t harm_ppm; /* as a bully: share of the load that hurts a victim now */
     struct entity_throttle throttle;
 };
 

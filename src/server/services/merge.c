@@ -1,22 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Merging reports into the cache.
  *
- * Problem: a gateway answers each poll with cumulative counters and whole counts of the histogram buckets
- * that changed. Answers may be late, doubled, out of order, in several frames, cut off by a lost session, or
- * wrong. What happened between two whole answers must come out as one window, exactly once.
+ * Problem: a gateway answers each poll with cumulative counters and whole counts of the histogram
+ * buckets that changed. Answers may be late, doubled, out of order, in several frames, cut off by a
+ * lost session, or wrong. What happened between two whole answers must come out as one window,
+ * exactly once.
  *
- * Model: each counter that comes in is compared with the one known and the difference is added to the
- * stream's `gather`; then it replaces the one known. When the last frame of a sequence is in, every
- * stream's gather becomes its window and is cleared. So a lost answer loses nothing: the next one's
- * differences span both. Frames of an answer that was cut off stay in gather and count in the next window.
+ * Model: each counter that comes in is compared with the one known and the difference is added to
+ * the stream's `gather`; then it replaces the one known. When the last frame of a sequence is in,
+ * every stream's gather becomes its window and is cleared. So a lost answer loses nothing: the next
+ * one's differences span both. Frames of an answer that was cut off stay in gather and count in the
+ * next window.
  *
- * Invariants: (1) an answer is merged at most once: its sequence is above the newest whole one and not above
- * the last asked; frames of older ones are ignored and counted; (2) an answer that builds on a sequence we do not
- * have whole is ignored: what it leaves out is not known here; (3) differences are never negative: a counter
- * that goes back within a boot is a fault of the gateway, counted, and begins anew; (4) the first whole
- * answer of a boot met in the middle (a server that just started) says where counters stand, and makes no
- * window; a stream that appears later began at zero, unless streams of its gateway were once refused for
- * want of room: it may be one of those. */
+ * Invariants: (1) an answer is merged at most once: its sequence is above the newest whole one and
+ * not above the last asked; frames of older ones are ignored and counted; (2) an answer that builds
+ * on a sequence we do not have whole is ignored: what it leaves out is not known here; (3)
+ * differences are never negative: a counter that goes back within a boot is a fault of the gateway,
+ * counted, and begins anew; (4) the first whole answer of a boot met in the middle (a server that
+ * just started) says where counters stand, and makes no window; a stream that appears later began
+ * at zero, unless streams of its gateway were once refused for want of room: it may be one of
+ * those. */
 #include <string.h>
 
 #include "base/assert.h"
@@ -46,7 +49,8 @@ static void window_clear(struct stream *st)
     for (int k = 0; k < METER_HIST_COUNT; k++) {
         struct hist *h = &w->hist[k];
         if (st->low[k] <= st->high[k])
-            memset(&h->bucket[st->low[k]], 0, (st->high[k] - st->low[k] + 1) * sizeof(h->bucket[0]));
+            memset(&h->bucket[st->low[k]], 0,
+                   (st->high[k] - st->low[k] + 1) * sizeof(h->bucket[0]));
         h->count = h->sum_ns = h->max_ns = 0;
         st->low[k] = HIST_BUCKETS;
         st->high[k] = 0;

@@ -55,8 +55,9 @@ void note_action(struct services *s, struct action_record *a)
     s->sink.action(s->sink.ctx, a);
 }
 
-/* The histogram in at most SAMPLE_MAX_BUCKETS pairs. When it has more, neighbours are joined under the
- * highest index of each group: a quantile computed from a sample is never better than it was. */
+/* The histogram in at most SAMPLE_MAX_BUCKETS pairs. When it has more, neighbours are joined under
+ * the highest index of each group: a quantile computed from a sample is never better than it was.
+ */
 static void sample_buckets(struct sample_record *r, const struct stream *st)
 {
     const struct hist *h = &st->e.window.hist[METER_TOTAL];

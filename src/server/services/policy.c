@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Policy manager.
  *
- * Problem: the controller says what would help; people say what may be done to whom. Nothing planned
- * leaves without having passed here, and what is stopped is recorded as stopped, with the rule's name.
+ * Problem: the controller says what would help; people say what may be done to whom. Nothing
+ * planned leaves without having passed here, and what is stopped is recorded as stopped, with the
+ * rule's name.
  *
- * Model: every policy whose selector matches the stream holds; the strictest of each kind counts. Two
- * kinds of rule: those that forbid (enforcement off, protect, freeze, observe) and those that bound
- * (floor, largest cut). Invariants: (1) a ruling never raises a rate and never goes below the floor, the
- * stream's entitlement or the largest cut; (2) a forbidden proposal carries no rate to send; (3) a
- * ruling depends on its arguments only. */
+ * Model: every policy whose selector matches the stream holds; the strictest of each kind counts.
+ * Two kinds of rule: those that forbid (enforcement off, protect, freeze, observe) and those that
+ * bound (floor, largest cut). Invariants: (1) a ruling never raises a rate and never goes below the
+ * floor, the stream's entitlement or the largest cut; (2) a forbidden proposal carries no rate to
+ * send; (3) a ruling depends on its arguments only. */
 #include "server/services/policy.h"
 
 #include "base/assert.h"
@@ -58,7 +59,8 @@ bool policy_frozen(const struct policy *p, int64_t wall_us)
     return false;
 }
 
-/* What all matching policies say together; the pointer names the first that says so most strictly. */
+/* What all matching policies say together; the pointer names the first that says so most strictly.
+ */
 struct rules {
     const struct policy *protect, *freeze, *observe, *floor, *max_cut;
     double floor_iops;

@@ -10,7 +10,8 @@
 
 /* Never throttled below this, whatever the need, unless a policy sets its own floor. */
 #define POLICY_FLOOR_IOPS 50u
-/* Largest cut in one period when no policy sets one: of a stream with a contract, and of one without. */
+/* Largest cut in one period when no policy sets one: of a stream with a contract, and of one
+ * without. */
 #define POLICY_MAX_CUT_PPM 200000u
 #define POLICY_MAX_CUT_BARE_PPM 500000u
 
@@ -44,17 +45,17 @@ struct ruling {
     const struct policy *policy; /* that decided; NULL: built in */
 };
 
-/* All policies hold at once; the strictest wins. Order of severity: enforcement off, protected, frozen,
- * observe, then floor and largest cut, which change the rate rather than forbid. A cut that the floor
- * leaves nothing of is not allowed. Pure. */
+/* All policies hold at once; the strictest wins. Order of severity: enforcement off, protected,
+ * frozen, observe, then floor and largest cut, which change the rate rather than forbid. A cut that
+ * the floor leaves nothing of is not allowed. Pure. */
 void policy_check(const struct policy *policies, size_t count, bool enforcing, bool observe,
                   const struct proposal *p, int64_t wall_us, struct ruling *ret);
 
 /* The rate below which @p's stream must not be throttled. Pure. */
 double policy_floor(const struct policy *policies, size_t count, const struct proposal *p);
 
-/* Whether @wall_us lies in one of the freeze windows (UTC; bit 0 of day_mask is Monday; a window whose
- * end is before its start runs past midnight and belongs to the day it starts). */
+/* Whether @wall_us lies in one of the freeze windows (UTC; bit 0 of day_mask is Monday; a window
+ * whose end is before its start runs past midnight and belongs to the day it starts). */
 bool policy_frozen(const struct policy *p, int64_t wall_us);
 
 #endif

@@ -9,14 +9,16 @@
 #include "base/name.h"
 #include "qos/hist.h"
 
-/* At most so many distinct buckets of one period's histogram travel; beyond, neighbours are joined. */
+/* At most so many distinct buckets of one period's histogram travel; beyond, neighbours are joined.
+ */
 #define SAMPLE_MAX_BUCKETS 96u
 
 /* One stream (at one gateway), one period. Rates are of this period. */
 struct sample_record {
     int64_t wall_us;              /* end of the period */
     uint32_t interval_ms;
-    char gateway[NAME_SIZE], host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE], target[NAME_SIZE];
+    char gateway[NAME_SIZE], host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE],
+        target[NAME_SIZE];
     uint64_t read_ops, write_ops, other_ops, errors; /* completed in the period */
     uint64_t arrivals;
     uint64_t read_bytes, write_bytes;
@@ -30,11 +32,12 @@ struct sample_record {
 
 /* What the policy manager decided about one proposed action. */
 struct action_record {
-    uint64_t id;                  /* unique in the store's life: wall clock us, made strictly growing */
+    uint64_t id; /* unique in the store's life: wall clock us, made strictly growing */
     int64_t wall_us;
     char verb[16];                /* "throttle", "tighten", "release", "lift" */
     bool enforced;                /* false: suppressed or observed only */
-    char decision[32];            /* "sent", "observe", "protected", "floor", "frozen", "enforcement-off", "max-cut" */
+    char decision[32]; /* "sent", "observe", "protected", "floor", "frozen", "enforcement-off",
+                          "max-cut" */
     char target[NAME_SIZE], gateway[NAME_SIZE];
     char victim[STREAM_KEY_SIZE]; /* "" : none (a release) */
     char bully[STREAM_KEY_SIZE];
@@ -55,7 +58,7 @@ enum event_severity { EVENT_INFO, EVENT_WARNING, EVENT_ERROR };
 struct event_record {
     int64_t wall_us;
     enum event_severity severity;
-    char kind[40];                /* "gateway-discovered", "gateway-lost", "agreement-violated", ... */
+    char kind[40]; /* "gateway-discovered", "gateway-lost", "agreement-violated", ... */
     char subject[STREAM_KEY_SIZE + 32]; /* "stream/host/vol", "gateway/NAME" */
     char text[384];
 };

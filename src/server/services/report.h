@@ -42,7 +42,8 @@ struct report_op {
 struct report_stream {
     uint32_t index;
     bool has_info;
-    char host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE], target[NAME_SIZE]; /* with has_info */
+    char host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE],
+        target[NAME_SIZE]; /* with has_info */
     uint64_t size;
     struct report_op op[IO_OP_COUNT];
     size_t op_count;

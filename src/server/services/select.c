@@ -3,15 +3,17 @@
  *
  * Problem: several agreements may select one stream, and documents and streams come in any order.
  *
- * Model: an agreement's rank is the set of fields its selector names, read as a number: volume 8, host 4,
- * tenant 2, target 1. So a stream (host and volume) comes before a volume, that before a host, a tenant, a
- * target, and the agreement for all; of two that name the same fields neither wins, and the newcomer is
- * refused when some stream could fall under both (agreement_match.h). A stream's tenant is what its gateway
- * was configured to say, else the first tenant document that counts it a member.
+ * Model: an agreement's rank is the set of fields its selector names, read as a number: volume 8,
+ * host 4, tenant 2, target 1. So a stream (host and volume) comes before a volume, that before a
+ * host, a tenant, a target, and the agreement for all; of two that name the same fields neither
+ * wins, and the newcomer is refused when some stream could fall under both (agreement_match.h). A
+ * stream's tenant is what its gateway was configured to say, else the first tenant document that
+ * counts it a member.
  *
- * Invariants: (1) a stream is linked to the highest ranking agreement that selects it, and to no other; the
- * result does not depend on the order of arrival; (2) an agreement is replaced in place, so pointers to it
- * stay valid while its name exists; (3) whatever changes what controls are made of raises s->generation. */
+ * Invariants: (1) a stream is linked to the highest ranking agreement that selects it, and to no
+ * other; the result does not depend on the order of arrival; (2) an agreement is replaced in place,
+ * so pointers to it stay valid while its name exists; (3) whatever changes what controls are made
+ * of raises s->generation. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +46,8 @@ uint32_t selector_rank(const struct selector *sel)
            (sel->target[0] ? 1u : 0u);
 }
 
-/* --- one stream --------------------------------------------------------------------------------------- */
+/* --- one stream
+ * --------------------------------------------------------------------------------------- */
 
 static void stream_link(struct services *s, struct stream *st, struct agreed *a)
 {
@@ -128,7 +131,8 @@ void select_stream_drop(struct services *s, struct stream *st)
     st->tenant = -1;
 }
 
-/* --- agreements --------------------------------------------------------------------------------------- */
+/* --- agreements
+ * --------------------------------------------------------------------------------------- */
 
 static struct agreed *agreement_find(struct services *s, const char *name)
 {
@@ -147,10 +151,11 @@ static int agreement_check(struct services *s, const struct agreement *a, char *
         struct agreed *other = container_of(it, struct agreed, e.link);
         if (!agreement_conflicts(a, &other->e.agreement))
             continue;
-        words(ret_words, size,
-              "agreements %s and %s name the same fields and can select the same stream: neither is "
-              "more specific; make one of them so, or their patterns disjoint",
-              a->name, other->e.agreement.name);
+        words(
+            ret_words, size,
+            "agreements %s and %s name the same fields and can select the same stream: neither is "
+            "more specific; make one of them so, or their patterns disjoint",
+            a->name, other->e.agreement.name);
         return WEIR_E_CONFLICT;
     }
     return 0;
@@ -224,7 +229,8 @@ int select_agreement_remove(struct services *s, const char *name)
     return 0;
 }
 
-/* --- tenants and policies: sorted by name, so that "the first" does not depend on the order of arrival - */
+/* --- tenants and policies: sorted by name, so that "the first" does not depend on the order of
+ * arrival - */
 
 static void all_streams_anew(struct services *s)
 {

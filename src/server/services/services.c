@@ -3,22 +3,24 @@
  *
  * Problem: keep agreements over many gateways with nothing but messages and `now`.
  *
- * Model. Each gateway is polled once a period, at a phase of the period made from its id, so that polls of
- * many spread evenly; a new session and an early warning (SURGE) are polled at once. A whole answer drives everything for
- * that gateway in one go: merge (merge.c), verdicts (analyzer.c), throttles (throttle.c), controls
- * (dispatch.c), samples (note.c). So a breach is answered within the message that shows it. A
- * poll not answered when the next is due is lost; the next answer covers both.
+ * Model. Each gateway is polled once a period, at a phase of the period made from its id, so that
+ * polls of many spread evenly; a new session and an early warning (SURGE) are polled at once. A
+ * whole answer drives everything for that gateway in one go: merge (merge.c), verdicts
+ * (analyzer.c), throttles (throttle.c), controls (dispatch.c), samples (note.c). So a breach is
+ * answered within the message that shows it. A poll not answered when the next is due is lost; the
+ * next answer covers both.
  *
- * Observe mode (of the server, or by policy for some streams) and "enforcement off" concern what is planned, that
- * is throttles. Limits that people wrote into agreements and tenants hold in any mode.
+ * Observe mode (of the server, or by policy for some streams) and "enforcement off" concern what is
+ * planned, that is throttles. Limits that people wrote into agreements and tenants hold in any
+ * mode.
  *
- * Two sessions may claim one identity. When the boot id is the same it is one process that dials anew, and
- * the newcomer stays. Otherwise, while the old session was heard within two periods, the newcomer is ended; if
- * it was silent longer, the newcomer stays (a gateway started anew whose old connection is not known
- * to be dead). Either way it is said.
+ * Two sessions may claim one identity. When the boot id is the same it is one process that dials
+ * anew, and the newcomer stays. Otherwise, while the old session was heard within two periods, the
+ * newcomer is ended; if it was silent longer, the newcomer stays (a gateway started anew whose old
+ * connection is not known to be dead). Either way it is said.
  *
- * Invariants: (1) no function here recurses or calls back into the caller; (2) all walks are bounded by the
- * bounds in state.h; (3) equal calls with equal times give equal results. */
+ * Invariants: (1) no function here recurses or calls back into the caller; (2) all walks are
+ * bounded by the bounds in state.h; (3) equal calls with equal times give equal results. */
 #include "server/services/services.h"
 
 #include <stdlib.h>
@@ -98,7 +100,7 @@ void services_free(struct services *s)
     free(s);
 }
 
-/* --- polls ------------------------------------------------------------------------------------------------ */
+/* --- polls ----------------------------------------------------------------------------- */
 
 /* The next time after @now at the gateway's own phase, at least half a period away. */
 static uint64_t next_phase(const struct services *s, const struct gateway *g)
@@ -210,7 +212,7 @@ uint64_t services_next_ns(const struct services *s)
     return s->heap_count > 0 ? s->heap[1]->due_ns : UINT64_MAX;
 }
 
-/* --- gateways ------------------------------------------------------------------------------------------------ */
+/* --- gateways -------------------------------------------------------------------------- */
 
 static void say_conflict(struct services *s, const struct gateway *g, const struct gateway_hello *h,
                          const char *what)
@@ -230,8 +232,9 @@ static bool identity_settle(struct services *s, struct gateway *g, const struct 
                             "the gateway opened a new session");
     } else if (s->now_ns - g->e.last_seen_ns > 2 * s->config.period_ns) {
         say_conflict(s, g, h, "the older session was silent and is ended");
-        s->sink.session_end(s->sink.ctx, g->e.hello.session, g->e.hello.pair,
-                            "another session claims this gateway's identity, and this one is silent");
+        s->sink.session_end(
+            s->sink.ctx, g->e.hello.session, g->e.hello.pair,
+            "another session claims this gateway's identity, and this one is silent");
     } else {
         say_conflict(s, g, h, "the newcomer is ended");
         s->sink.session_end(s->sink.ctx, h->session, h->pair,
@@ -327,7 +330,8 @@ int services_gateway_recall(struct services *s, const uint8_t id[GATEWAY_ID_SIZE
     return 0;
 }
 
-/* The gateway says which controls are in force; ours may have been lost, or be older than those of an earlier life. */
+/* The gateway says which controls are in force; ours may have been lost, or be older than those of
+ * an earlier life. */
 static void reconcile_epoch(struct services *s, struct gateway *g, uint64_t epoch)
 {
     if (epoch > EPOCH_MAX) {
@@ -429,7 +433,8 @@ void services_target_health(struct services *s, const struct target_health *h, u
     }
 }
 
-/* --- documents and settings ------------------------------------------------------------------------------------- */
+/* --- documents and settings
+ * ------------------------------------------------------------------------------------- */
 
 void services_loaded(struct services *s, uint64_t now_ns, int64_t wall_us)
 {
@@ -506,9 +511,10 @@ void services_enforcement(struct services *s, bool on, uint64_t now_ns, int64_t 
     if (s->e.enforcing == on)
         return;
     s->e.enforcing = on;
-    note_event(s, EVENT_WARNING, on ? "enforcement-on" : "enforcement-off", "server",
-               on ? "throttles are planned again where promises fail"
-                  : "all planned throttles are lifted and none is planned; limits of agreements hold");
+    note_event(
+        s, EVENT_WARNING, on ? "enforcement-on" : "enforcement-off", "server",
+        on ? "throttles are planned again where promises fail"
+           : "all planned throttles are lifted and none is planned; limits of agreements hold");
     if (!on)
         throttle_lift_all(s, "enforcement was switched off", "enforcement-off");
     dispatch_all(s);

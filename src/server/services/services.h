@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One SLA process: entity service, performance analyzer and policy manager behind one pure face.
  *
- * Takes what gateways say and `now`; puts out polls, controls, samples, actions and events through a sink. No
- * socket, clock, thread or database: the server's thread (server/sla.c) and the simulator drive the
- * same code. One instance belongs to one thread. */
+ * Takes what gateways say and `now`; puts out polls, controls, samples, actions and events through
+ * a sink. No socket, clock, thread or database: the server's thread (server/sla.c) and the
+ * simulator drive the same code. One instance belongs to one thread. */
 #ifndef WEIR_SERVER_SERVICES_SERVICES_H
 #define WEIR_SERVER_SERVICES_SERVICES_H
 #include <stdbool.h>
@@ -52,30 +52,40 @@ struct services;
 struct services *services_new(const struct services_config *c, const struct services_sink *sink);
 void services_free(struct services *s);
 
-/* Documents and settings are all here: until it is called no control is sent, so that a gateway never
- * loses what its disk kept of agreements to a server that has not read them yet. */
+/* Documents and settings are all here: until it is called no control is sent, so that a gateway
+ * never loses what its disk kept of agreements to a server that has not read them yet. */
 void services_loaded(struct services *s, uint64_t now_ns, int64_t wall_us);
-/* A gateway known from an earlier life of the server: enters the cache as lost. 0, WEIR_E_EXISTS, WEIR_E_FULL. */
+/* A gateway known from an earlier life of the server: enters the cache as lost. 0, WEIR_E_EXISTS,
+ * WEIR_E_FULL. */
 int services_gateway_recall(struct services *s, const uint8_t id[GATEWAY_ID_SIZE], const char *name,
-                            const char *software, const char *address, int64_t first_seen_us, int64_t last_seen_us,
-                            uint64_t now_ns);
+                            const char *software, const char *address, int64_t first_seen_us,
+                            int64_t last_seen_us, uint64_t now_ns);
 
-/* Gateways. A second session that claims a live identity: the newcomer is ended, both are reported. */
-void services_gateway_up(struct services *s, const struct gateway_hello *h, uint64_t now_ns, int64_t wall_us);
-void services_gateway_down(struct services *s, uint64_t session, const char *why, uint64_t now_ns, int64_t wall_us);
+/* Gateways. A second session that claims a live identity: the newcomer is ended, both are reported.
+ */
+void services_gateway_up(struct services *s, const struct gateway_hello *h, uint64_t now_ns,
+                         int64_t wall_us);
+void services_gateway_down(struct services *s, uint64_t session, const char *why, uint64_t now_ns,
+                           int64_t wall_us);
 void services_report(struct services *s, const struct report *r, uint64_t now_ns, int64_t wall_us);
-void services_ack(struct services *s, uint64_t session, uint64_t epoch, int status, uint64_t now_ns, int64_t wall_us);
-void services_surge(struct services *s, uint64_t session, uint32_t stream, uint64_t now_ns, int64_t wall_us);
+void services_ack(struct services *s, uint64_t session, uint64_t epoch, int status, uint64_t now_ns,
+                  int64_t wall_us);
+void services_surge(struct services *s, uint64_t session, uint32_t stream, uint64_t now_ns,
+                    int64_t wall_us);
 void services_target_health(struct services *s, const struct target_health *h, uint64_t now_ns);
 
-/* Documents: put replaces by name. 0, or WEIR_E_CONFLICT when two agreements of equal rank select the same
- * stream (words name both; the newcomer is refused), WEIR_E_FULL. Takes effect at once. */
-int services_agreement_put(struct services *s, const struct agreement *a, uint64_t now_ns, int64_t wall_us,
-                           char *ret_words, size_t size);
-int services_tenant_put(struct services *s, const struct tenant *t, uint64_t now_ns, int64_t wall_us);
-int services_policy_put(struct services *s, const struct policy *p, uint64_t now_ns, int64_t wall_us);
-/* @kind "Agreement", "Tenant", "Policy", or "Gateway" (retires it; @name or its id). 0 or WEIR_E_NOT_FOUND. */
-int services_document_remove(struct services *s, const char *kind, const char *name, uint64_t now_ns, int64_t wall_us);
+/* Documents: put replaces by name. 0, or WEIR_E_CONFLICT when two agreements of equal rank select
+ * the same stream (words name both; the newcomer is refused), WEIR_E_FULL. Takes effect at once. */
+int services_agreement_put(struct services *s, const struct agreement *a, uint64_t now_ns,
+                           int64_t wall_us, char *ret_words, size_t size);
+int services_tenant_put(struct services *s, const struct tenant *t, uint64_t now_ns,
+                        int64_t wall_us);
+int services_policy_put(struct services *s, const struct policy *p, uint64_t now_ns,
+                        int64_t wall_us);
+/* @kind "Agreement", "Tenant", "Policy", or "Gateway" (retires it; @name or its id). 0 or
+ * WEIR_E_NOT_FOUND. */
+int services_document_remove(struct services *s, const char *kind, const char *name,
+                             uint64_t now_ns, int64_t wall_us);
 /* The one switch: off lifts every planned throttle now and plans none until it is on. */
 void services_enforcement(struct services *s, bool on, uint64_t now_ns, int64_t wall_us);
 bool services_enforcing(const struct services *s);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What one SLA process holds in memory: the private side of the entity cache. For files of services/ only.
+/* What one SLA process holds in memory: the private side of the entity cache. For files of
+ * services/ only.
  *
- * Bounds: gateways config.max_gateways; streams config.max_streams, about 160 KiB of address space each, of
- * which only the pages of histogram octaves in use are touched; targets TARGETS_PER_GATEWAY each;
- * documents SERVICES_MAX_*. Everything is freed by services_free. */
+ * Bounds: gateways config.max_gateways; streams config.max_streams, about 160 KiB of address space
+ * each, of which only the pages of histogram octaves in use are touched; targets
+ * TARGETS_PER_GATEWAY each; documents SERVICES_MAX_*. Everything is freed by services_free. */
 #ifndef WEIR_SERVER_SERVICES_STATE_H
 #define WEIR_SERVER_SERVICES_STATE_H
 #include "server/services/services.h"
@@ -16,7 +17,8 @@ struct table {
     size_t mask;
 };
 
-/* The window that is being gathered: differences of cumulative counters since the last whole answer. */
+/* The window that is being gathered: differences of cumulative counters since the last whole
+ * answer. */
 struct gather {
     uint64_t arrivals;                  /* of I/Os that objectives speak of */
     uint64_t reads, writes, others;     /* completions */
@@ -30,7 +32,7 @@ struct unit {
     enum verdict verdict;
     const struct objective *objective;
     uint64_t latency_us;
-    double ratio;                       /* judged over promised; > 1 is worse than promised; 0: unknown */
+    double ratio; /* judged over promised; > 1 is worse than promised; 0: unknown */
     uint64_t demand_iops, iops;
     uint64_t thin_ops, thin_late;       /* evidence too thin for one period adds up */
     uint32_t thin_periods;
@@ -48,10 +50,11 @@ struct brake {
     bool knee_found;                    /* by failing there, not only guessed from the load */
     uint64_t cut_ns;                    /* when it was cut last */
     bool changed;                       /* since it was sent */
-    uint64_t drained_ns;                /* windows that began before still show the backlog; UINT64_MAX: not acknowledged */
+    uint64_t drained_ns; /* windows that began before still show the backlog; UINT64_MAX: not
+                            acknowledged */
     uint32_t slack;                     /* periods in a row in which it did not bind */
     double recorded;                    /* rate in the last recorded action */
-    char memo_decision[32];             /* last suppressed proposal, so that it is written down once */
+    char memo_decision[32]; /* last suppressed proposal, so that it is written down once */
     char memo_policy[NAME_SIZE];
     char memo_victim[STREAM_KEY_SIZE];
     uint32_t memo_age;                  /* periods since it was last proposed */
@@ -64,7 +67,8 @@ struct target {
     struct gateway *gateway;
     struct list link;                   /* in its gateway */
     struct list streams;
-    double pressure;                    /* ratio of the worst off stream within its contract: up at once, down slowly */
+    double
+        pressure; /* ratio of the worst off stream within its contract: up at once, down slowly */
     uint32_t calm;                      /* periods in a row with nobody to protect */
     uint32_t strained;                  /* periods in a row above a promise */
     uint32_t throttles;                 /* of its streams, now */
@@ -82,7 +86,7 @@ struct agreed {                         /* an agreement in force */
     uint64_t holders_generation;
 };
 
-struct tenancy {                        /* walk state that belongs to a tenant document, same index */
+struct tenancy { /* walk state that belongs to a tenant document, same index */
     uint64_t mark;
     uint32_t holders;
     uint64_t holders_generation;
@@ -130,7 +134,7 @@ struct gateway {
     uint64_t whole_mono_ns, whole_now_ns;
     uint64_t window_start_ns;           /* of the last whole window, server's clock */
     uint64_t lost_ns, surge_ns;
-    bool stale_counted;                 /* lost for so long that it no longer takes a share of limits */
+    bool stale_counted; /* lost for so long that it no longer takes a share of limits */
     bool ask_all;                       /* the next poll asks for everything */
     bool refused_streams;
     /* controls */
@@ -167,7 +171,8 @@ struct services {
     struct sample_record sample;        /* for making one */
 };
 
-/* --- table.c: hash tables and the heap of due times ------------------------------------------------- */
+/* --- table.c: hash tables and the heap of due times
+ * ------------------------------------------------- */
 int table_init(struct table *t, size_t at_least);
 void table_fini(struct table *t);
 struct list *table_slot(const struct table *t, uint64_t hash);
@@ -179,14 +184,16 @@ uint64_t hash_bytes(uint64_t seed, const void *bytes, size_t n);
 void heap_set(struct services *s, struct gateway *g, uint64_t due_ns);
 void heap_remove(struct services *s, struct gateway *g);
 
-/* --- entity.c ---------------------------------------------------------------------------------------- */
+/* --- entity.c
+ * ---------------------------------------------------------------------------------------- */
 struct gateway *entity_gateway_by_id(struct services *s, const uint8_t id[GATEWAY_ID_SIZE]);
 struct gateway *entity_gateway_by_session(struct services *s, uint64_t session);
 /* NULL: full or no memory. */
 struct gateway *entity_gateway_new(struct services *s, const struct gateway_hello *h);
 void entity_gateway_free(struct services *s, struct gateway *g);
 /* The checked setter; says an event and calls sink.gateway. */
-void entity_gateway_set_state(struct services *s, struct gateway *g, enum gateway_state to, const char *why);
+void entity_gateway_set_state(struct services *s, struct gateway *g, enum gateway_state to,
+                              const char *why);
 void entity_gateway_attach(struct services *s, struct gateway *g, const struct gateway_hello *h);
 void entity_gateway_detach(struct services *s, struct gateway *g);
 /* Whether its members take a part of limits that span gateways. */
@@ -194,7 +201,8 @@ bool entity_gateway_holds(const struct gateway *g);
 
 struct stream *entity_stream_find(struct services *s, const struct gateway *g, uint32_t index);
 /* Find by name or make it, and map @r->index to it; NULL: full. */
-struct stream *entity_stream_map(struct services *s, struct gateway *g, const struct report_stream *r);
+struct stream *entity_stream_map(struct services *s, struct gateway *g,
+                                 const struct report_stream *r);
 void entity_stream_free(struct services *s, struct stream *st);
 struct target *entity_target_get(struct services *s, struct gateway *g, const char *name);
 /* Names should come escaped; what is not is escaped here, so that nothing raw is ever shown. */
@@ -202,21 +210,24 @@ void entity_name_take(char out[NAME_SIZE], const char *in, bool may_be_empty);
 /* "gateway/NAME", escaped. */
 void entity_gateway_subject(const struct gateway *g, char *out, size_t size);
 
-/* --- merge.c ----------------------------------------------------------------------------------------- */
+/* --- merge.c
+ * ----------------------------------------------------------------------------------------- */
 enum merge { MERGE_IGNORED, MERGE_PART, MERGE_WHOLE };
 enum merge merge_report(struct services *s, struct gateway *g, const struct report *r);
 void merge_forget(struct stream *st); /* counters begin at zero: a new boot */
 void merge_window_end(struct stream *st); /* its gateway is lost: nothing is known of now */
 
-/* --- select.c: which agreement and tenant a stream falls under --------------------------------------- */
+/* --- select.c: which agreement and tenant a stream falls under
+ * --------------------------------------- */
 void select_stream(struct services *s, struct stream *st);
 void select_stream_drop(struct services *s, struct stream *st);
-bool selector_match(const struct selector *sel, const char *tenant, const char *host, const char *volume,
-                    const char *target);
+bool selector_match(const struct selector *sel, const char *tenant, const char *host,
+                    const char *volume, const char *target);
 bool selector_match_stream(const struct selector *sel, const struct stream *st);
 /* Specificity; higher wins. */
 uint32_t selector_rank(const struct selector *sel);
-int select_agreement_put(struct services *s, const struct agreement *a, char *ret_words, size_t size);
+int select_agreement_put(struct services *s, const struct agreement *a, char *ret_words,
+                         size_t size);
 int select_agreement_remove(struct services *s, const char *name);
 int select_tenant_put(struct services *s, const struct tenant *t);
 int select_tenant_remove(struct services *s, const char *name);
@@ -224,14 +235,16 @@ int select_policy_put(struct services *s, const struct policy *p);
 int select_policy_remove(struct services *s, const char *name);
 void select_free(struct services *s);
 
-/* --- analyzer.c -------------------------------------------------------------------------------------- */
+/* --- analyzer.c
+ * -------------------------------------------------------------------------------------- */
 void analyzer_run(struct services *s, struct gateway *g);
 /* The demand up to which a contract promises something; 0: it promises nothing. */
 uint64_t analyzer_contract_iops(const struct agreement *a);
 bool analyzer_promises(const struct agreement *a);
 void analyzer_unit_clear(struct unit *u);
 
-/* --- throttle.c: the controller ----------------------------------------------------------------------- */
+/* --- throttle.c: the controller
+ * ----------------------------------------------------------------------- */
 void throttle_run(struct services *s, struct gateway *g);
 /* Lift every planned throttle, with @why in the record. */
 void throttle_lift_all(struct services *s, const char *why, const char *decision);
@@ -241,19 +254,20 @@ void throttle_review_all(struct services *s);
 /* The gateway has all controls up to @epoch in force. */
 void throttle_applied(struct services *s, struct gateway *g, uint64_t epoch);
 
-/* --- bullies.c: who fails, who hurts them ---------------------------------------------------------------- */
+/* --- bullies.c: who fails, who hurts them
+ * ---------------------------------------------------------------- */
 #define SCENE_MAX_BULLIES 16u
 struct bully {
     struct stream *st;
     double surplus;                     /* of its load, beyond its contract, in cost units */
-    bool exempt;                        /* suffers itself: cut only when the others are not enough */
+    bool exempt; /* suffers itself: cut only when the others are not enough */
 };
 struct scene {                          /* one target, one period */
     double total;                       /* load in cost units: I/Os plus one for each 64 KiB */
     double bullies_cost;                /* of those named below */
     struct stream *victim;              /* the worst off that fails, or NULL */
     double ratio;                       /* its judged over promised */
-    double pressure;                    /* the same of the worst off within its contract; 0: nobody was judged */
+    double pressure; /* the same of the worst off within its contract; 0: nobody was judged */
     bool anybody;                       /* some stream has a promise that applies now */
     struct bully bully[SCENE_MAX_BULLIES]; /* by surplus, largest first; those who suffer last */
     size_t bully_count;
@@ -263,14 +277,16 @@ double scene_cost(const struct stream *st);
 /* The part of the total load that is @b's surplus. */
 uint32_t scene_harm_ppm(const struct scene *sc, const struct bully *b);
 
-/* --- dispatch.c: controls on their way ---------------------------------------------------------------- */
+/* --- dispatch.c: controls on their way
+ * ---------------------------------------------------------------- */
 void dispatch_gateway(struct services *s, struct gateway *g);
 void dispatch_all(struct services *s);
 void dispatch_forget(struct gateway *g);
 
-/* --- note.c: samples, events, actions ------------------------------------------------------------------ */
-void note_event(struct services *s, enum event_severity severity, const char *kind, const char *subject,
-                const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* --- note.c: samples, events, actions
+ * ------------------------------------------------------------------ */
+void note_event(struct services *s, enum event_severity severity, const char *kind,
+                const char *subject, const char *format, ...) __attribute__((format(printf, 5, 6)));
 void note_stream_subject(const struct stream *st, char *out, size_t size);
 void note_action(struct services *s, struct action_record *a);
 void note_samples(struct services *s, struct gateway *g);

@@ -2,7 +2,8 @@
 /* Hash tables of intrusive lists, and the binary heap that says which gateway is due next.
  *
  * Invariants of the heap: (1) the parent of entry i, at i / 2, is not due after it; (2) an entry's
- * heap_index is its place; 0 means it is not there. Room for every gateway is taken at the start. */
+ * heap_index is its place; 0 means it is not there. Room for every gateway is taken at the start.
+ */
 #include <errno.h>
 #include <stdlib.h>
 

@@ -1,36 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The first controller: cut the bullies of a failing victim, and give back what can be given.
  *
- * Problem. A target's service is shared by streams that were promised something and by others that take what
- * they can. When a promise fails, the others' rates must come down within a few periods; then they
- * should have as much as the promise leaves them, and the promise must not fail again for it. In the manner
- * of SLEDS (Chambliss et al., SRDS 2003) the only lever is a rate limit on the bully at its gateway.
+ * Problem. A target's service is shared by streams that were promised something and by others that
+ * take what they can. When a promise fails, the others' rates must come down within a few periods;
+ * then they should have as much as the promise leaves them, and the promise must not fail again for
+ * it. In the manner of SLEDS (Chambliss et al., SRDS 2003) the only lever is a rate limit on the
+ * bully at its gateway.
  *
  * Model, per target, once for each whole answer of its gateway:
  *
- *   failing   each bully that is cut goes to base x clamp(0.85/ratio, 0.5, 0.8), where base is what it
- *             really gets and ratio is judged latency over promised latency (or promised rate over given
+ *   failing   each bully that is cut goes to base x clamp(0.85/ratio, 0.5, 0.8), where base is what
+ * it really gets and ratio is judged latency over promised latency (or promised rate over given
  *             rate). A target in overload does all it can, so its whole load then is its capacity:
  *             TARGET_LOAD of it, less the others' load, shared by what each bully takes, is each
- *             bully's *knee*. When a bully that is throttled already still hurts, its knee is what it has.
- *   strained  within tolerance but above the promise: trimmed a little.
- *   at ease   below 0.8 of every promise (smoothed: up at once, down slowly): a throttle that binds grows by a
- *             quarter of its distance to the knee, at most x1.25; at the knee it only creeps, less slowly while
- *             the knee is a guess (the overload may have filled only part of the period) and all promises are
- *             far from used up. So it comes back to where it failed slowly and stays near: the idea of CUBIC
- *             (RFC 9438), with a dead band.
- *   calm      nobody was there to protect for CALM_PERIODS, or the limit did not bind for SLACK_PERIODS: lifted.
+ *             bully's *knee*. When a bully that is throttled already still hurts, its knee is what
+ * it has. strained  within tolerance but above the promise: trimmed a little. at ease   below 0.8
+ * of every promise (smoothed: up at once, down slowly): a throttle that binds grows by a quarter of
+ * its distance to the knee, at most x1.25; at the knee it only creeps, less slowly while the knee
+ * is a guess (the overload may have filled only part of the period) and all promises are far from
+ * used up. So it comes back to where it failed slowly and stays near: the idea of CUBIC (RFC 9438),
+ * with a dead band. calm      nobody was there to protect for CALM_PERIODS, or the limit did not
+ * bind for SLACK_PERIODS: lifted.
  *
- * After a cut the target's queue holds what was sent before. A throttle that is not acknowledged is not cut
- * again; in a window that began before the acknowledgement only a victim with more than DRAIN_LATE of its
- * I/Os late counts, since a queue that drains makes fewer late than that.
+ * After a cut the target's queue holds what was sent before. A throttle that is not acknowledged is
+ * not cut again; in a window that began before the acknowledgement only a victim with more than
+ * DRAIN_LATE of its I/Os late counts, since a queue that drains makes fewer late than that.
  *
- * Every change downward passes policy_check. Suppressed proposals are written down when they change, not each
- * period; growth when it adds up to RECORD_STEP.
+ * Every change downward passes policy_check. Suppressed proposals are written down when they
+ * change, not each period; growth when it adds up to RECORD_STEP.
  *
- * Invariants: (1) brake.rate > 0 exactly when e.throttle.active; (2) no throttle is below the floor, the
- * stream's own reservation or its contract, nor cut by more than policy allows in one period; (3) with enforcement off,
- * and in observe mode, no throttle exists; (4) target.throttles counts its throttled streams. */
+ * Invariants: (1) brake.rate > 0 exactly when e.throttle.active; (2) no throttle is below the
+ * floor, the stream's own reservation or its contract, nor cut by more than policy allows in one
+ * period; (3) with enforcement off, and in observe mode, no throttle exists; (4) target.throttles
+ * counts its throttled streams. */
 #include <math.h>
 #include <string.h>
 
@@ -66,7 +68,8 @@
 #define KNEE_KEPT_NS UINT64_C(600000000000)
 #define LARGE_IO_BYTES 131072u
 
-/* --- records ------------------------------------------------------------------------------------------- */
+/* --- records
+ * ------------------------------------------------------------------------------------------- */
 
 static void record_bully(struct services *s, struct action_record *a, const struct stream *st,
                          const char *verb)
@@ -141,7 +144,8 @@ static const char *decision_words(enum decision d)
     return "";
 }
 
-/* --- changing one throttle -------------------------------------------------------------------------------- */
+/* --- changing one throttle
+ * -------------------------------------------------------------------------------- */
 
 static bool throttle_set(struct stream *st, double rate)
 {
@@ -231,7 +235,7 @@ void throttle_applied(struct services *s, struct gateway *g, uint64_t epoch)
     }
 }
 
-/* --- cutting ------------------------------------------------------------------------------------------------ */
+/* --- cutting --------------------------------------------------------------------------- */
 
 /* What the bully is entitled to whatever happens: its reservation, its contract. */
 static double entitled_iops(const struct stream *st)
@@ -272,9 +276,9 @@ static void suppressed(struct services *s, struct stream *st, const struct strea
 {
     struct brake *b = &st->brake;
     const char *policy = r->policy != NULL ? r->policy->name : "";
-    const char *decision = decision_name(r->decision == DECISION_SENT || r->decision == DECISION_MAX_CUT
-                                             ? DECISION_FLOOR
-                                             : r->decision);
+    const char *decision = decision_name(
+        r->decision == DECISION_SENT || r->decision == DECISION_MAX_CUT ? DECISION_FLOOR
+                                                                        : r->decision);
     bool same = strcmp(b->memo_decision, decision) == 0 && strcmp(b->memo_policy, policy) == 0 &&
                 strcmp(b->memo_victim, victim->e.key) == 0;
     b->memo_age = 0;
@@ -292,12 +296,13 @@ static void suppressed(struct services *s, struct stream *st, const struct strea
     words(a.policy, sizeof(a.policy), "%s", policy);
     char what[160];
     victim_words(what, sizeof(what), victim);
-    words(a.reason, sizeof(a.reason),
-          "would throttle %s from %.0f to %.0f IOPS on %s, but %s%s%s: victim %s (agreement %s) %s; "
-          "the bully did %.0f %% of the load",
-          st->e.key, base, r->to_iops, st->e.target_name, decision_words(r->decision),
-          policy[0] ? " by policy " : "", policy, victim->e.key, a.agreement, what,
-          (double)st->e.harm_ppm / 1e4);
+    words(
+        a.reason, sizeof(a.reason),
+        "would throttle %s from %.0f to %.0f IOPS on %s, but %s%s%s: victim %s (agreement %s) %s; "
+        "the bully did %.0f %% of the load",
+        st->e.key, base, r->to_iops, st->e.target_name, decision_words(r->decision),
+        policy[0] ? " by policy " : "", policy, victim->e.key, a.agreement, what,
+        (double)st->e.harm_ppm / 1e4);
     note_action(s, &a);
 }
 
@@ -358,7 +363,8 @@ static bool cut_has_shown(const struct services *s, const struct stream *st,
 static uint32_t failing_periods(const struct stream *victim)
 {
     const struct agreed *a = victim->agreed;
-    return a->e.agreement.per == AGREEMENT_PER_GROUP ? a->unit.failing_run : victim->unit.failing_run;
+    return a->e.agreement.per == AGREEMENT_PER_GROUP ? a->unit.failing_run
+                                                     : victim->unit.failing_run;
 }
 
 static void knee_learn(struct services *s, struct stream *st, const struct scene *sc, double base)
@@ -373,7 +379,8 @@ static void knee_learn(struct services *s, struct stream *st, const struct scene
         double others = sc->total - sc->bullies_cost;
         double room = (TARGET_LOAD * sc->total - others) / sc->bullies_cost;
         knee = base * (room > 0 ? room : 0);
-        /* A load seen for longer than one period is no guess: the first may be overloaded in part only. */
+        /* A load seen for longer than one period is no guess: the first may be overloaded in part
+         * only. */
         bool seen = failing_periods(sc->victim) > 1;
         if (b->knee > 0 && b->knee < knee)
             knee = b->knee; /* it was here before */
@@ -458,7 +465,8 @@ static void target_failing(struct services *s, struct target *t, const struct sc
     }
 }
 
-/* --- giving back ---------------------------------------------------------------------------------------------- */
+/* --- giving back
+ * ---------------------------------------------------------------------------------------------- */
 
 static void record_growth(struct services *s, struct stream *st, double pressure)
 {
@@ -476,7 +484,8 @@ static void record_growth(struct services *s, struct stream *st, double pressure
     a.to_iops = st->e.throttle.iops;
     a.to_bytes_s = st->e.throttle.bytes_s;
     words(a.reason, sizeof(a.reason),
-          "%s %s from %llu to %llu IOPS on %s: latency promised to %s (agreement %s) is used to %.0f %%",
+          "%s %s from %llu to %llu IOPS on %s: latency promised to %s (agreement %s) is used to "
+          "%.0f %%",
           up ? "released" : "trimmed", st->e.key, (unsigned long long)a.from_iops,
           (unsigned long long)a.to_iops, st->e.target_name, st->e.throttle.victim,
           st->e.throttle.agreement, pressure * 100.0);
@@ -491,8 +500,8 @@ static double headroom(double pressure)
     return h < 0 ? 0 : h > 1.0 ? 1.0 : h;
 }
 
-/* By how much to probe at the knee: nothing for a while after it failed there. Long without failing, a knee
- * is a guess again. */
+/* By how much to probe at the knee: nothing for a while after it failed there. Long without
+ * failing, a knee is a guess again. */
 static double creep(const struct services *s, struct brake *b, double pressure)
 {
     uint64_t periods = (s->now_ns - b->knee_ns) / s->config.period_ns;
@@ -543,7 +552,8 @@ static void throttle_ease(struct services *s, struct target *t, struct stream *s
     bool binds = w->held > 0 || st->e.held_now > 0 || (double)w->iops >= SLACK_PART * b->rate;
     b->slack = binds ? 0 : b->slack + 1;
     if (t->calm >= CALM_PERIODS) {
-        throttle_lift(s, st, "nobody with a promise has asked for anything within it lately", "sent");
+        throttle_lift(s, st, "nobody with a promise has asked for anything within it lately",
+                      "sent");
         return;
     }
     if (b->slack >= SLACK_PERIODS) {
@@ -606,7 +616,8 @@ void throttle_run(struct services *s, struct gateway *g)
         target_run(s, container_of(it, struct target, link));
 }
 
-/* --- when policies change ----------------------------------------------------------------------------------------- */
+/* --- when policies change
+ * ----------------------------------------------------------------------------------------- */
 
 static void review(struct services *s, struct stream *st)
 {

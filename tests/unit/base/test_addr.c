@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: every form of address and NBD URI is read as its specification says, and sockets are opened,
- * reused and named as promised.
- * Method: tables of forms; real sockets on loopback and in a folder of its own. */
+/* Goal: every form of address and NBD URI is read as its specification says, and sockets are
+ * opened, reused and named as promised. Method: tables of forms; real sockets on loopback and in a
+ * folder of its own. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>

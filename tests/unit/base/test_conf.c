@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: a daemon file is read exactly, in order with its drop-ins, and every error names file and line.
- * Method: files in a folder of its own. */
+/* Goal: a daemon file is read exactly, in order with its drop-ins, and every error names file and
+ * line. Method: files in a folder of its own. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>

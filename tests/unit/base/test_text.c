@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: buffers keep their bound, copies never overrun, shown text cannot steer a terminal, and a file
- * is replaced whole or not at all.
- * Method: bounds from both sides; hostile strings; a folder of its own for files. */
+/* Goal: buffers keep their bound, copies never overrun, shown text cannot steer a terminal, and a
+ * file is replaced whole or not at all. Method: bounds from both sides; hostile strings; a folder
+ * of its own for files. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>

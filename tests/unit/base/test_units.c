@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: every form of a quantity that people may write means what it says, and every other is refused.
- * Method: tables of forms; random values through each formatter and back. */
+/* Goal: every form of a quantity that people may write means what it says, and every other is
+ * refused. Method: tables of forms; random values through each formatter and back. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: options mean the same in every spelling, only where they belong; help and completion name all.
- * Method: command lines as people type them. */
+/* Goal: options mean the same in every spelling, only where they belong; help and completion name
+ * all. Method: command lines as people type them. */
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>

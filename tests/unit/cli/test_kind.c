@@ -60,12 +60,16 @@ static void names_are_encoded_into_paths(void **state)
 static void documents_of_the_server_become_those_of_people(void **state)
 {
     (void)state;
-    json_t *served = json_loads(
-        "{\"kind\":\"Agreement\",\"name\":\"g\",\"version\":3,\"updated\":\"x\",\"spec\":{\"appliesTo\":"
-        "{\"host\":null},\"reservation\":{\"iops\":null},\"limit\":{\"iops\":5,\"iopsRead\":null},\"objectives\":[]},"
-        "\"status\":{\"verdict\":\"met\"}}", 0, NULL);
-    json_t *expected = json_loads("{\"kind\":\"Agreement\",\"name\":\"g\",\"appliesTo\":{},\"limit\":"
-                                  "{\"iops\":5}}", 0, NULL);
+    json_t *served = json_loads("{\"kind\":\"Agreement\",\"name\":\"g\",\"version\":3,\"updated\":"
+                                "\"x\",\"spec\":{\"appliesTo\":"
+                                "{\"host\":null},\"reservation\":{\"iops\":null},\"limit\":{"
+                                "\"iops\":5,\"iopsRead\":null},\"objectives\":[]},"
+                                "\"status\":{\"verdict\":\"met\"}}",
+                                0, NULL);
+    json_t *expected =
+        json_loads("{\"kind\":\"Agreement\",\"name\":\"g\",\"appliesTo\":{},\"limit\":"
+                   "{\"iops\":5}}",
+                   0, NULL);
     json_t *people = kind_people_form(served);
     assert_true(json_equal(people, expected));
     json_t *again = kind_people_form(people);

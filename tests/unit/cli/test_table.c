@@ -42,9 +42,9 @@ static void check(enum table_style style, bool headers, bool color, const char *
     table_free(t);
 }
 
-static const char *const two[] = {
-    "{\"name\":\"long-name\",\"status\":{\"verdict\":\"met\"},\"iops\":12345,\"a\":1024,\"b\":1024}",
-    "{\"name\":\"x\",\"iops\":7}", NULL};
+static const char *const two[] = {"{\"name\":\"long-name\",\"status\":{\"verdict\":\"met\"},"
+                                  "\"iops\":12345,\"a\":1024,\"b\":1024}",
+                                  "{\"name\":\"x\",\"iops\":7}", NULL};
 
 static void columns_line_up_and_what_is_missing_is_a_dash(void **state)
 {
@@ -90,7 +90,8 @@ static void hostile_text_is_escaped(void **state)
 static void width_counts_characters_and_not_bytes(void **state)
 {
     (void)state;
-    static const char *const names[] = {"{\"name\":\"\\u00fc\\u00fc\"}", "{\"name\":\"abc\"}", NULL};
+    static const char *const names[] = {"{\"name\":\"\\u00fc\\u00fc\"}", "{\"name\":\"abc\"}",
+                                        NULL};
     check(TABLE_STYLE_NARROW, false, false, names,
           "\xc3\xbc\xc3\xbc   -  -\nabc  -  -\n");
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: YAML is read as the core schema says, bounded, with lines in its errors; what is printed reads
- * back as the same value and cannot steer a terminal.
- * Method: documents against JSON; random values there and back. */
+/* Goal: YAML is read as the core schema says, bounded, with lines in its errors; what is printed
+ * reads back as the same value and cannot steer a terminal. Method: documents against JSON; random
+ * values there and back. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -128,9 +128,40 @@ static void depth_and_size_are_bounded(void **state)
 static json_t *random_text(struct rng *r)
 {
     static const char *const pieces[] = {
-        "a",    "Z",  " ",   ":",  "#",  "-",    "'",  "\"",       "\\",  "\n",      "\t", "0",
-        "yes",  "~",  "null", "1.5", "[", "}",    "%",  "\xc3\xbc", "&x",  "\x1b[2J", "*",  "!",
-        "5ms",  "|",  ">",   "@",  "`",  "\xe2\x80\xae", "\xf0\x9f\x90\x9f", "\x7f", "\xc2\x85", ",",
+        "a",
+        "Z",
+        " ",
+        ":",
+        "#",
+        "-",
+        "'",
+        "\"",
+        "\\",
+        "\n",
+        "\t",
+        "0",
+        "yes",
+        "~",
+        "null",
+        "1.5",
+        "[",
+        "}",
+        "%",
+        "\xc3\xbc",
+        "&x",
+        "\x1b[2J",
+        "*",
+        "!",
+        "5ms",
+        "|",
+        ">",
+        "@",
+        "`",
+        "\xe2\x80\xae",
+        "\xf0\x9f\x90\x9f",
+        "\x7f",
+        "\xc2\x85",
+        ",",
     };
     struct text t;
     text_init(&t, 1000);
@@ -217,10 +248,11 @@ static void what_is_printed_reads_back_and_is_harmless(void **state)
 static void printing_is_what_people_write(void **state)
 {
     (void)state;
-    json_t *v = json_loads("{\"kind\":\"Agreement\",\"name\":\"oltp-gold\",\"appliesTo\":{\"volume\":"
-                           "\"db-*\"},\"objectives\":[{\"percentile\":99,\"latencyUs\":5000}],"
-                           "\"over\":\"P30D\",\"empty\":{},\"none\":[],\"day\":\"08:00\"}",
-                           0, NULL);
+    json_t *v =
+        json_loads("{\"kind\":\"Agreement\",\"name\":\"oltp-gold\",\"appliesTo\":{\"volume\":"
+                   "\"db-*\"},\"objectives\":[{\"percentile\":99,\"latencyUs\":5000}],"
+                   "\"over\":\"P30D\",\"empty\":{},\"none\":[],\"day\":\"08:00\"}",
+                   0, NULL);
     struct text out;
     text_init(&out, 10000);
     yaml_print(v, &out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: gateway.conf means what gateway.conf(5) says, nothing wrong in it passes unseen, and every error
- * names file, line, key, what was found and what was expected.
- * Method: files in a folder of its own, good ones compared field by field, bad ones by their messages. */
+/* Goal: gateway.conf means what gateway.conf(5) says, nothing wrong in it passes unseen, and every
+ * error names file, line, key, what was found and what was expected. Method: files in a folder of
+ * its own, good ones compared field by field, bad ones by their messages. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -256,8 +256,9 @@ static void what_is_wrong_is_refused_where_it_stands(void **state)
 static void all_errors_of_a_file_are_listed(void **state)
 {
     struct place *p = *state;
-    assert_int_equal(load(p, "[gateway]\nmax-hold = x\nnmae = y\n[nothing]\n[limit a]\niops = -1\n"),
-                     WEIR_E_PARSE);
+    assert_int_equal(
+        load(p, "[gateway]\nmax-hold = x\nnmae = y\n[nothing]\n[limit a]\niops = -1\n"),
+        WEIR_E_PARSE);
     size_t lines = 0;
     for (const char *s = p->errors.data; (s = strchr(s, '\n')); s++)
         lines++;

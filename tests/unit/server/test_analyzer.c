@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: each verdict is given exactly where the rules say. Method: one stream on a device made fast or slow, at rates below and
- * above its contract; agreements of every rank put in every order. */
+/* Goal: each verdict is given exactly where the rules say. Method: one stream on a device made fast
+ * or slow, at rates below and above its contract; agreements of every rank put in every order. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -48,8 +48,8 @@ static enum verdict at_rate(struct one *t, double rate)
     return e->verdict;
 }
 
-static int put(struct one *t, const char *name, const char *host, const char *volume, const char *tenant,
-               const char *target, char *why, size_t size)
+static int put(struct one *t, const char *name, const char *host, const char *volume,
+               const char *tenant, const char *target, char *why, size_t size)
 {
     struct agreement a = {.version = 1, .compliance_window_ns = 10 * S};
     snprintf(a.name, NAME_SIZE, "%s", name);
@@ -88,9 +88,12 @@ static void the_objective_is_the_first_that_covers_the_demand(void **state)
 {
     (void)state;
     struct one *t = one_new(7);
-    struct agreement a = {.name = "steps", .version = 1, .compliance_window_ns = 10 * S, .objective_count = 2};
-    a.objective[0] = (struct objective){.percentile_ppm = 990000, .latency_us = 5000, .while_iops = 1000};
-    a.objective[1] = (struct objective){.percentile_ppm = 990000, .latency_us = 20000, .while_iops = 3000};
+    struct agreement a = {
+        .name = "steps", .version = 1, .compliance_window_ns = 10 * S, .objective_count = 2};
+    a.objective[0] =
+        (struct objective){.percentile_ppm = 990000, .latency_us = 5000, .while_iops = 1000};
+    a.objective[1] =
+        (struct objective){.percentile_ppm = 990000, .latency_us = 20000, .while_iops = 3000};
     char why[64];
     assert_int_equal(services_agreement_put(t->w.services, &a, t->w.now, 0, why, sizeof(why)), 0);
     assert_int_equal(at_rate(t, 500), VERDICT_FAILING);
@@ -143,8 +146,10 @@ static void what_its_own_limit_holds_is_no_breach(void **state)
 {
     (void)state;
     struct one *t = one_new(2);
-    struct agreement a = {.name = "capped", .version = 1, .compliance_window_ns = 10 * S, .objective_count = 1};
-    a.objective[0] = (struct objective){.percentile_ppm = 990000, .latency_us = 5000, .while_iops = 2000};
+    struct agreement a = {
+        .name = "capped", .version = 1, .compliance_window_ns = 10 * S, .objective_count = 1};
+    a.objective[0] =
+        (struct objective){.percentile_ppm = 990000, .latency_us = 5000, .while_iops = 2000};
     a.limits.rate[GATE_IOPS_TOTAL].rate = 500;
     char why[64];
     assert_int_equal(services_agreement_put(t->w.services, &a, t->w.now, 0, why, sizeof(why)), 0);
@@ -173,7 +178,8 @@ static void violations_are_said_once_and_taken_back_once(void **state)
     world_run(&t->w, 30);
     assert_int_equal(world_count_events(&t->w, "agreement-restored"), 1);
     const struct entities *e = services_entities(t->w.services);
-    const struct entity_agreement *a = container_of(e->agreements.next, struct entity_agreement, link);
+    const struct entity_agreement *a =
+        container_of(e->agreements.next, struct entity_agreement, link);
     assert_true(a->windows >= 3);
     assert_true(a->windows_met < a->windows && a->windows_met > 0);
     one_free(t);
@@ -185,8 +191,11 @@ static void the_most_specific_agreement_wins_in_any_order(void **state)
     (void)state;
     static const struct {
         const char *name, *host, *volume, *target;
-    } by_rank[5] = {{"stream", "10.0.0.1", "db", ""}, {"volume", "", "db", ""}, {"host", "10.0.0.*", "", ""},
-                    {"target", "", "", "array1"}, {"all", "", "", ""}};
+    } by_rank[5] = {{"stream", "10.0.0.1", "db", ""},
+                    {"volume", "", "db", ""},
+                    {"host", "10.0.0.*", "", ""},
+                    {"target", "", "", "array1"},
+                    {"all", "", "", ""}};
     struct one *t = one_new(2);
     at_rate(t, 100);
     struct rng rng;
@@ -203,14 +212,17 @@ static void the_most_specific_agreement_wins_in_any_order(void **state)
         int best = 5;
         for (int i = 0; i < 5; i++) {
             int k = order[i];
-            assert_int_equal(put(t, by_rank[k].name, by_rank[k].host, by_rank[k].volume, "", by_rank[k].target,
-                                 why, sizeof(why)), 0);
+            assert_int_equal(put(t, by_rank[k].name, by_rank[k].host, by_rank[k].volume, "",
+                                 by_rank[k].target, why, sizeof(why)),
+                             0);
             best = k < best ? k : best;
             assert_string_equal(agreement_of(t), by_rank[best].name);
         }
         for (int k = 0; k < 5; k++) {
             assert_string_equal(agreement_of(t), by_rank[k].name);
-            assert_int_equal(services_document_remove(t->w.services, "Agreement", by_rank[k].name, t->w.now, 0), 0);
+            assert_int_equal(
+                services_document_remove(t->w.services, "Agreement", by_rank[k].name, t->w.now, 0),
+                0);
         }
         assert_string_equal(agreement_of(t), "");
     }
@@ -266,7 +278,8 @@ static void a_group_is_judged_by_its_merged_histogram(void **state)
     world_open_loop(&t->w, b, 1000);
     at_rate(t, 1000);
     const struct entities *e = services_entities(t->w.services);
-    const struct entity_agreement *a = container_of(e->agreements.next, struct entity_agreement, link);
+    const struct entity_agreement *a =
+        container_of(e->agreements.next, struct entity_agreement, link);
     assert_int_equal(a->streams, 2);
     assert_in_range(a->demand_iops, 1800, 2200);
     assert_int_equal(a->verdict, VERDICT_MET);

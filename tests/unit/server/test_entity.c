@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: what gateways say is counted exactly once, whatever order, doubling, loss or rebirth. Method: hand-made reports
- * against hand-made sums; then seeded random histories against the gateway's own totals. */
+/* Goal: what gateways say is counted exactly once, whatever order, doubling, loss or rebirth.
+ * Method: hand-made reports against hand-made sums; then seeded random histories against the
+ * gateway's own totals. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -94,8 +95,13 @@ static struct plain *plain_new(uint32_t gateways, uint32_t streams)
     t->now = 100 * S;
     struct services_config c = {.period_ns = S, .lease_ns = 10 * S, .max_gateways = gateways,
                                 .max_streams = streams, .processes = 1, .first_epoch = 10};
-    struct services_sink sink = {.ctx = t, .poll = p_poll, .controls = p_controls, .session_end = p_end,
-                                 .sample = p_sample, .action = p_action, .event = p_event,
+    struct services_sink sink = {.ctx = t,
+                                 .poll = p_poll,
+                                 .controls = p_controls,
+                                 .session_end = p_end,
+                                 .sample = p_sample,
+                                 .action = p_action,
+                                 .event = p_event,
                                  .target_seen = p_target};
     t->s = services_new(&c, &sink);
     assert_non_null(t->s);
@@ -127,8 +133,8 @@ struct counts {
     struct meter m;
 };
 
-static struct report *report_of(const struct plain *t, const struct counts *c, uint32_t streams, uint8_t boot,
-                                uint64_t seq, bool more)
+static struct report *report_of(const struct plain *t, const struct counts *c, uint32_t streams,
+                                uint8_t boot, uint64_t seq, bool more)
 {
     struct report *r = calloc(1, sizeof(*r));
     r->session = t->session;
@@ -181,7 +187,8 @@ static void work(struct counts *c, uint64_t n, uint64_t ns)
     }
 }
 
-/* To the next poll: half a period to one and a half after a session began, a period from then on. */
+/* To the next poll: half a period to one and a half after a session began, a period from then on.
+ */
 static void next_second(struct plain *t)
 {
     t->now = services_next_ns(t->s);
@@ -226,8 +233,8 @@ static void a_gateway_is_discovered_admitted_lost_and_returns(void **state)
     assert_int_equal(first_gateway(t)->state, GATEWAY_LOST);
     say_free(t, report_of(t, &c, 1, 1, t->seq, false));
     assert_int_equal(first_gateway(t)->state, GATEWAY_ADMITTED);
-    assert_true(said(t, "gateway-discovered") && said(t, "gateway-admitted") && said(t, "gateway-lost") &&
-                said(t, "gateway-returned"));
+    assert_true(said(t, "gateway-discovered") && said(t, "gateway-admitted") &&
+                said(t, "gateway-lost") && said(t, "gateway-returned"));
     plain_free(t);
 }
 
@@ -444,7 +451,8 @@ static void absurd_counts_and_indices_are_borne(void **state)
     r->stream[0].op[0].counts.arrivals = 1;
     r->stream[0].op[0].op = (enum io_op)77;
     r->stream[0].hist[0].bucket[0] = (struct report_bucket){.index = 5000, .count = UINT64_MAX};
-    r->stream[0].hist[0].bucket[1] = (struct report_bucket){.index = HIST_BUCKETS - 1, .count = UINT64_MAX};
+    r->stream[0].hist[0].bucket[1] =
+        (struct report_bucket){.index = HIST_BUCKETS - 1, .count = UINT64_MAX};
     r->stream[0].hist[0].bucket_count = 2;
     r->epoch = UINT64_MAX;
     r->mono_ns = 0;
@@ -522,7 +530,8 @@ static void a_recalled_gateway_waits_as_lost_and_is_known_again(void **state)
     (void)state;
     struct plain *t = plain_new(4, 16);
     uint8_t id[GATEWAY_ID_SIZE] = {1};
-    assert_int_equal(services_gateway_recall(t->s, id, "gw1", "weir-gateway 0", "10.0.0.1", 5, 6, t->now), 0);
+    assert_int_equal(
+        services_gateway_recall(t->s, id, "gw1", "weir-gateway 0", "10.0.0.1", 5, 6, t->now), 0);
     assert_int_equal(services_gateway_recall(t->s, id, "gw1", "", "", 5, 6, t->now), WEIR_E_EXISTS);
     assert_int_equal(first_gateway(t)->state, GATEWAY_LOST);
     struct counts c = {.m = {.max_hold_hits = 0}};
@@ -536,8 +545,9 @@ static void a_recalled_gateway_waits_as_lost_and_is_known_again(void **state)
     plain_free(t);
 }
 
-/* Random histories: reports are held back, doubled, reordered, dropped, cut into frames; sessions end and return.
- * Whatever happens, sums of samples never exceed what the gateway counted, and equal it after a clean end. */
+/* Random histories: reports are held back, doubled, reordered, dropped, cut into frames; sessions
+ * end and return. Whatever happens, sums of samples never exceed what the gateway counted, and
+ * equal it after a clean end. */
 static void random_history(uint64_t seed)
 {
     struct rng rng;
@@ -619,7 +629,8 @@ static void five_hundred_gateways_with_twenty_streams_each_stay_within_bounds(vo
             work(&c[k], 40, 1000000 + 1000 * k);
         for (unsigned g = 0; g < GATEWAYS; g++) {
             if (round == 0) {
-                struct gateway_hello h = {.session = 100 + g, .id = {(uint8_t)g, (uint8_t)(g >> 8)}, .boot = {1}};
+                struct gateway_hello h = {
+                    .session = 100 + g, .id = {(uint8_t)g, (uint8_t)(g >> 8)}, .boot = {1}};
                 snprintf(h.name, sizeof(h.name), "gw%u", g);
                 services_gateway_up(t->s, &h, t->now, wall(t));
             }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: the mailbox's promises (mailbox.h) hold, one thread and many.
- * Method: small rings driven by hand to each bound; then producers, a responder and an asker at full speed
- * with counts and checksums that must balance. Run under TSan too. */
+ * Method: small rings driven by hand to each bound; then producers, a responder and an asker at
+ * full speed with counts and checksums that must balance. Run under TSan too. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -237,7 +237,8 @@ static void each_of_many_questions_gets_its_own_answer(void **state)
     while (answered < QUESTIONS) {
         struct msg q = {.kind = 2, .tag = asked};
         uint64_t ticket;
-        if (asked < QUESTIONS && mailbox_ask(asker, responder, &q, 60 * NS_PER_S, clock_mono_ns(), &ticket) == 0) {
+        if (asked < QUESTIONS &&
+            mailbox_ask(asker, responder, &q, 60 * NS_PER_S, clock_mono_ns(), &ticket) == 0) {
             asked++;
             continue;
         }

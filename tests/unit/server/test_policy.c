@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: nothing planned leaves against a policy. Method: each rule alone, then random sets of policies against the
- * three promises of a ruling: never up, never below floor or entitlement, never deeper than the largest cut. */
+/* Goal: nothing planned leaves against a policy. Method: each rule alone, then random sets of
+ * policies against the three promises of a ruling: never up, never below floor or entitlement,
+ * never deeper than the largest cut. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,8 +20,12 @@
 
 static struct proposal proposal(double from, double to)
 {
-    return (struct proposal){.tenant = "acme", .host = "10.0.0.9", .volume = "batch", .target = "array1",
-                             .from_iops = from, .to_iops = to};
+    return (struct proposal){.tenant = "acme",
+                             .host = "10.0.0.9",
+                             .volume = "batch",
+                             .target = "array1",
+                             .from_iops = from,
+                             .to_iops = to};
 }
 
 static struct ruling rule(const struct policy *p, size_t n, struct proposal q, int64_t wall_us)

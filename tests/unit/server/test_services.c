@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: promises are kept in a whole, small world. Method: devices with queues, a victim with an agreement and bullies, on
- * a virtual clock and a seeded random source; what hosts saw is compared with what was promised. */
+/* Goal: promises are kept in a whole, small world. Method: devices with queues, a victim with an
+ * agreement and bullies, on a virtual clock and a seeded random source; what hosts saw is compared
+ * with what was promised. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -79,7 +80,8 @@ static void a_victim_alone_is_met_and_nobody_is_throttled(void **state)
     assert_int_equal(verdict_of(t, t->victim), VERDICT_MET);
     assert_int_equal(t->w.actions, 0);
     const struct entities *e = services_entities(t->w.services);
-    const struct entity_agreement *a = container_of(e->agreements.next, struct entity_agreement, link);
+    const struct entity_agreement *a =
+        container_of(e->agreements.next, struct entity_agreement, link);
     assert_true(a->windows >= 1);
     assert_int_equal(a->windows, a->windows_met);
     story_free(t);
@@ -210,7 +212,8 @@ static void a_policy_that_protects_lifts_at_once_and_stops_every_later_cut(void 
     assert_false(t->w.stream[t->bully].limited);
     assert_int_equal(world_count_actions(&t->w, BATCH, "throttle", true), throttles);
     assert_int_equal(world_count_actions(&t->w, BATCH, "throttle", false), 1);
-    assert_int_equal(services_document_remove(t->w.services, "Policy", "keep-batch", t->w.now, 0), 0);
+    assert_int_equal(services_document_remove(t->w.services, "Policy", "keep-batch", t->w.now, 0),
+                     0);
     world_run(&t->w, 4);
     assert_true(t->w.stream[t->bully].limited);
     story_free(t);
@@ -260,7 +263,8 @@ static void shares_of_harm_never_sum_to_more_than_the_whole(void **state)
     world_closed_loop(&t->w, other, 48, 262144);
     for (int i = 0; i < 10; i++) {
         world_run(&t->w, 1);
-        uint32_t a = world_entity(&t->w, t->bully)->harm_ppm, b = world_entity(&t->w, other)->harm_ppm;
+        uint32_t a = world_entity(&t->w, t->bully)->harm_ppm,
+                 b = world_entity(&t->w, other)->harm_ppm;
         assert_true(a + b <= 1000000);
         if (i > 2)
             assert_true(a > 0 && b > a); /* 16 times the bytes for half of the I/Os */
@@ -312,7 +316,8 @@ static void a_reservation_that_is_not_given_makes_a_victim(void **state)
     (void)state;
     struct story *t = story_new(13, false);
     assert_int_equal(services_document_remove(t->w.services, "Agreement", "gold", t->w.now, 0), 0);
-    struct agreement a = {.name = "floor", .version = 1, .reservation_iops = 2000, .compliance_window_ns = 10 * S};
+    struct agreement a = {
+        .name = "floor", .version = 1, .reservation_iops = 2000, .compliance_window_ns = 10 * S};
     snprintf(a.applies_to.volume, NAME_SIZE, "db");
     char why[128];
     assert_int_equal(services_agreement_put(t->w.services, &a, t->w.now, 0, why, sizeof(why)), 0);
@@ -432,8 +437,12 @@ static void nothing_is_sent_before_the_documents_are_loaded(void **state)
     (void)state;
     struct world *w = calloc(1, sizeof(*w));
     world_init(w, 19, false);
-    struct services_config c = {.period_ns = S, .lease_ns = 10 * S, .max_gateways = 4, .max_streams = 8,
-                                .processes = 1, .first_epoch = 5};
+    struct services_config c = {.period_ns = S,
+                                .lease_ns = 10 * S,
+                                .max_gateways = 4,
+                                .max_streams = 8,
+                                .processes = 1,
+                                .first_epoch = 5};
     services_free(w->services);
     struct services_sink sink = world_sink(w);
     w->services = services_new(&c, &sink);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: the thread of an SLA process loads before it commands, answers what it is asked, and waits for nobody. Method:
- * the real thread and real mailboxes; this test plays every other thread. Under TSan it also shows that nothing is shared. */
+/* Goal: the thread of an SLA process loads before it commands, answers what it is asked, and waits
+ * for nobody. Method: the real thread and real mailboxes; this test plays every other thread. Under
+ * TSan it also shows that nothing is shared. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -92,9 +93,11 @@ static bool waiting(struct mailbox *m, unsigned kind)
     return found;
 }
 
-static void post(struct stage *t, struct mailbox *from, uint16_t kind, uint64_t arg, uint64_t arg1, void *body)
+static void post(struct stage *t, struct mailbox *from, uint16_t kind, uint64_t arg, uint64_t arg1,
+                 void *body)
 {
-    struct msg m = {.kind = kind, .arg = {arg, arg1}, .body = body, .body_free = body ? free : NULL};
+    struct msg m = {
+        .kind = kind, .arg = {arg, arg1}, .body = body, .body_free = body ? free : NULL};
     assert_int_equal(mailbox_post(from, t->threads.services[0], &m), 0);
 }
 
@@ -102,7 +105,9 @@ static struct msg ask(struct stage *t, uint16_t kind, uint64_t arg, void *body)
 {
     struct msg m = {.kind = kind, .arg = {arg}, .body = body, .body_free = body ? free : NULL};
     uint64_t ticket;
-    assert_int_equal(mailbox_ask(t->threads.app, t->threads.services[0], &m, WAIT_NS, clock_mono_ns(), &ticket), 0);
+    assert_int_equal(
+        mailbox_ask(t->threads.app, t->threads.services[0], &m, WAIT_NS, clock_mono_ns(), &ticket),
+        0);
     struct msg r;
     do {
         r = take(t->threads.app, kind);
@@ -145,7 +150,8 @@ static void answer_load(struct stage *t, const char *documents, int status)
 
 static const char *const documents =
     "[{\"kind\":\"Agreement\",\"name\":\"cap\",\"version\":3,\"updated_us\":1,\"document\":"
-    "{\"kind\":\"Agreement\",\"name\":\"cap\",\"appliesTo\":{\"volume\":\"db\"},\"limit\":{\"iops\":777}}},"
+    "{\"kind\":\"Agreement\",\"name\":\"cap\",\"appliesTo\":{\"volume\":\"db\"},\"limit\":{"
+    "\"iops\":777}}},"
     "{\"kind\":\"Agreement\",\"name\":\"broken\",\"version\":1,\"updated_us\":1,\"document\":"
     "{\"kind\":\"Agreement\",\"name\":\"broken\",\"limit\":{\"iops\":0}}}]";
 
@@ -166,8 +172,14 @@ static void answer_seq(struct stage *t, uint64_t seq)
         struct report_stream st;
         struct report_target tg;
     } *b = calloc(1, sizeof(*b));
-    b->r = (struct report){.session = 5, .boot = {1}, .seq = seq, .mono_ns = clock_mono_ns(), .stream = &b->st,
-                           .stream_count = 1, .target = &b->tg, .target_count = 1};
+    b->r = (struct report){.session = 5,
+                           .boot = {1},
+                           .seq = seq,
+                           .mono_ns = clock_mono_ns(),
+                           .stream = &b->st,
+                           .stream_count = 1,
+                           .target = &b->tg,
+                           .target_count = 1};
     b->st.has_info = true;
     b->st.connections = 1;
     snprintf(b->st.host, NAME_SIZE, "10.0.0.1");
@@ -176,7 +188,8 @@ static void answer_seq(struct stage *t, uint64_t seq)
     snprintf(b->tg.name, NAME_SIZE, "array1");
     snprintf(b->tg.uri, sizeof(b->tg.uri), "nbd://127.0.0.1:1");
     b->st.op_count = 1;
-    b->st.op[0] = (struct report_op){.op = IO_READ, .counts = {.arrivals = seq * 50, .completions = seq * 50}};
+    b->st.op[0] = (struct report_op){.op = IO_READ,
+                                     .counts = {.arrivals = seq * 50, .completions = seq * 50}};
     post(t, t->threads.inbound[0], MSG_REPORT, 5, 0, b);
 }
 
@@ -213,7 +226,9 @@ static void stage_end(struct stage *t)
 {
     struct msg m = {.kind = MSG_STOP};
     uint64_t ticket;
-    assert_int_equal(mailbox_ask(t->threads.main, t->threads.services[0], &m, WAIT_NS, clock_mono_ns(), &ticket), 0);
+    assert_int_equal(
+        mailbox_ask(t->threads.main, t->threads.services[0], &m, WAIT_NS, clock_mono_ns(), &ticket),
+        0);
     struct msg r = take(t->threads.main, MSG_STOP);
     msg_release(&r);
     assert_int_equal(pthread_join(t->thread, NULL), 0);
@@ -238,7 +253,8 @@ static void it_commands_nothing_until_all_is_loaded_and_asks_again(void **state)
     answer_poll(t);
     json_t *gateways = view(t, VIEW_GATEWAYS);
     assert_int_equal(json_array_size(gateways), 1);
-    assert_string_equal(json_string_value(json_object_get(json_array_get(gateways, 0), "state")), "admitted");
+    assert_string_equal(json_string_value(json_object_get(json_array_get(gateways, 0), "state")),
+                        "admitted");
     json_decref(gateways);
     assert_false(waiting(t->threads.outbound[0], MSG_SEND_CONTROLS));
     load_all(t);
@@ -260,13 +276,15 @@ static void each_view_is_an_array_of_objects_in_the_apis_form(void **state)
         enum view_kind kind;
         const char *keys[8];
     } views[] = {
-        {VIEW_STREAMS, {"key", "latency", "control", "counters", "judgedLatencyUs", "verdict", "histograms"}},
+        {VIEW_STREAMS,
+         {"key", "latency", "control", "counters", "judgedLatencyUs", "verdict", "histograms"}},
         {VIEW_GATEWAYS, {"name", "id", "state", "epoch", "pair", "process", "firstSeen"}},
         {VIEW_TARGETS, {"name", "uri", "gateways", "iops", "latency", "probe", "connectFailures"}},
         {VIEW_AGREEMENTS, {"name", "status"}},
         {VIEW_HOSTS, {"name", "streams", "demandIops", "throttled"}},
         {VIEW_VOLUMES, {"name", "streams", "iops", "heldNow"}},
-        {VIEW_STATUS, {"gateways", "streams", "throttled", "enforcement", "observe", "agreementsFailing"}},
+        {VIEW_STATUS,
+         {"gateways", "streams", "throttled", "enforcement", "observe", "agreementsFailing"}},
     };
     struct stage *t = stage_new(1024);
     load_all(t);
@@ -309,7 +327,8 @@ static void a_conflict_is_answered_with_words_that_name_both(void **state)
     r = ask(t, MSG_ENFORCEMENT, 0, NULL);
     assert_int_equal(r.status, 0);
     json_t *status = view(t, VIEW_STATUS);
-    assert_true(json_is_false(json_object_get(json_object_get(json_array_get(status, 0), "enforcement"), "on")));
+    assert_true(json_is_false(
+        json_object_get(json_object_get(json_array_get(status, 0), "enforcement"), "on")));
     json_decref(status);
     stage_end(t);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Discrete events: arrivals, releases by limits, completions, and messages between gateways and services.
- * Limits are real qos/bucket, counts real qos/meter; only the wire and the device are made up. */
+/* Discrete events: arrivals, releases by limits, completions, and messages between gateways and
+ * services. Limits are real qos/bucket, counts real qos/meter; only the wire and the device are
+ * made up. */
 #include "world.h"
 
 #include <math.h>
@@ -73,7 +74,7 @@ static double exponential(struct world *w, double mean)
     return -mean * log(1.0 - rng_unit(&w->rng));
 }
 
-/* --- I/O ----------------------------------------------------------------------------------------------- */
+/* --- I/O ------------------------------------------------------------------------------- */
 
 static void dispatch(struct world *w, struct world_io *io)
 {
@@ -173,9 +174,11 @@ static void done(struct world *w, struct world_io *io)
         submit(w, stream);
 }
 
-/* --- reports --------------------------------------------------------------------------------------------- */
+/* --- reports
+ * --------------------------------------------------------------------------------------------- */
 
-static void report_hist(struct report_hist *r, const struct hist *h, enum meter_hist kind, int direction)
+static void report_hist(struct report_hist *r, const struct hist *h, enum meter_hist kind,
+                        int direction)
 {
     r->kind = kind;
     r->direction = (enum io_direction)direction;
@@ -185,7 +188,8 @@ static void report_hist(struct report_hist *r, const struct hist *h, enum meter_
     weir_assert(r->bucket != NULL);
     for (uint32_t i = 0; i < HIST_BUCKETS; i++) {
         if (h->bucket[i] != 0)
-            r->bucket[r->bucket_count++] = (struct report_bucket){.index = i, .count = h->bucket[i]};
+            r->bucket[r->bucket_count++] =
+                (struct report_bucket){.index = i, .count = h->bucket[i]};
     }
 }
 
@@ -255,7 +259,8 @@ static void polled(struct world *w, const struct world_event *e)
     world_report_free(r);
 }
 
-/* --- controls ---------------------------------------------------------------------------------------------- */
+/* --- controls
+ * ---------------------------------------------------------------------------------------------- */
 
 static void limit_set(struct world *w, struct world_stream *s, bool planned, uint64_t rate)
 {
@@ -272,7 +277,8 @@ static void limit_set(struct world *w, struct world_stream *s, bool planned, uin
     *(planned ? &s->limit_iops : &s->agreed_iops) = rate != 0 ? rate : UINT64_MAX;
 }
 
-/* In this world a group's limit is divided among its members, which is enough to see what is sent. */
+/* In this world a group's limit is divided among its members, which is enough to see what is sent.
+ */
 static void item_apply(struct world *w, int gateway, const struct control_item *item)
 {
     for (size_t i = 0; i < w->streams; i++) {
@@ -322,7 +328,7 @@ static void controlled(struct world *w, const struct world_event *e)
     services_ack(w->services, e->session, epoch, status, w->now, world_wall(w));
 }
 
-/* --- the sink ------------------------------------------------------------------------------------------------- */
+/* --- the sink -------------------------------------------------------------------------- */
 
 static int by_session(const struct world *w, uint64_t session)
 {
@@ -401,7 +407,7 @@ static void sink_target(void *ctx, const char *gateway, const char *target, cons
     (void)uri;
 }
 
-/* --- the face --------------------------------------------------------------------------------------------------- */
+/* --- the face -------------------------------------------------------------------------- */
 
 struct services_sink world_sink(struct world *w)
 {
@@ -484,8 +490,8 @@ void world_gateway_up(struct world *w, int gateway, bool reboot)
 void world_gateway_down(struct world *w, int gateway)
 {
     w->gateway[gateway].up = false;
-    services_gateway_down(w->services, w->gateway[gateway].hello.session, "closed by the peer", w->now,
-                          world_wall(w));
+    services_gateway_down(w->services, w->gateway[gateway].hello.session, "closed by the peer",
+                          w->now, world_wall(w));
 }
 
 int world_add_stream(struct world *w, int gateway, const char *host, const char *volume)
@@ -606,7 +612,8 @@ const struct entity_stream *world_entity(const struct world *w, int stream)
     return NULL;
 }
 
-size_t world_count_actions(const struct world *w, const char *bully, const char *verb, bool enforced)
+size_t world_count_actions(const struct world *w, const char *bully, const char *verb,
+                           bool enforced)
 {
     size_t n = 0;
     for (size_t i = 0; i < w->actions; i++) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A small world on a virtual clock for tests of the services: devices with queues, streams, gateways. */
+/* A small world on a virtual clock for tests of the services: devices with queues, streams,
+ * gateways. */
 #ifndef WEIR_TESTS_UNIT_SERVER_WORLD_H
 #define WEIR_TESTS_UNIT_SERVER_WORLD_H
 #include "base/rng.h"
@@ -45,7 +46,7 @@ struct world_stream {
     bool limited;
     uint64_t limit_iops;        /* by the throttle in force; UINT64_MAX: none */
     struct bucket agreed_bucket;
-    bool agreed;                /* a limit of an agreement or tenant covers it (as its own bucket) */
+    bool agreed; /* a limit of an agreement or tenant covers it (as its own bucket) */
     uint64_t agreed_iops;
     char held_by[2 * NAME_SIZE];
     struct meter meter;
@@ -101,10 +102,12 @@ double world_p99_us(const struct world *w, int stream);
 uint64_t world_ios(const struct world *w, int stream);
 const struct entity_stream *world_entity(const struct world *w, int stream);
 /* Actions on a stream's key with this verb ("" any), enforced or not. */
-size_t world_count_actions(const struct world *w, const char *bully, const char *verb, bool enforced);
+size_t world_count_actions(const struct world *w, const char *bully, const char *verb,
+                           bool enforced);
 size_t world_count_events(const struct world *w, const char *kind);
 /* An agreement "name" for one volume: p99 <= latency_us while <= iops. */
-void world_agree(struct world *w, const char *name, const char *volume, uint64_t latency_us, uint64_t iops);
+void world_agree(struct world *w, const char *name, const char *volume, uint64_t latency_us,
+                 uint64_t iops);
 int64_t world_wall(const struct world *w);
 /* Build the report the gateway would send now. Free with world_report_free. */
 struct report *world_report(const struct world *w, int gateway, uint64_t seq);
