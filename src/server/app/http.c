@@ -5,12 +5,13 @@
  * waited would stop all of them; a client that sends nothing, or never reads, must cost nobody
  * else.
  *
- * Model: microhttpd calls on_access several times for one request: first with the headers, then with
- * parts of the body, then once more when it is whole. Everything that can be refused by the headers is
- * refused in the first call; the body that comes with it is read and thrown away, within a bound, since
- * closing on a client that still writes would make it lose the answer. A handler that has asked other
- * threads returns without an answer; then the connection is suspended (microhttpd does not look at its
- * socket), and the last reply resumes it. The states are drawn in http.h.
+ * Model: microhttpd calls on_access several times for one request: first with the headers, then
+ * with parts of the body, then once more when it is whole. Everything that can be refused by the
+ * headers is refused in the first call; the body that comes with it is read and thrown away, within
+ * a bound, since closing on a client that still writes would make it lose the answer. A handler
+ * that has asked other threads returns without an answer; then the connection is suspended
+ * (microhttpd does not look at its socket), and the last reply resumes it. The states are drawn in
+ * http.h.
  *
  * Invariants: (1) a request is answered exactly once; (2) it is suspended only while an exchange of
  * its own is under way or it waits for its turn to write, and both end by themselves (tickets
