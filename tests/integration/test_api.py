@@ -75,17 +75,21 @@ class World:
         wait_until(lambda: cls.server.items("/targets")[0]["probe"], "a probe of the target", 60)
 
     @classmethod
-    def end(cls, failed=None):
+    def end(cls):
         for load in cls.loads:
             load.ending.set()
         for load in cls.loads:
             load.join(PATIENCE)
         cls.hostile.shutdown()
-        cls.world.__exit__(failed, None, None)
+        cls.world.__exit__(None, None, None)
 
 
 def setUpModule():
-    World.start()
+    try:
+        World.start()
+    except BaseException:
+        World.world.__exit__(None, None, None)
+        raise
 
 
 def tearDownModule():

@@ -3,7 +3,7 @@
 import { Action, Agreement, AgreementStatus, Event_, Gateway, Stream, Target, Verdict } from "./api";
 import { Row, append, make, setClass, setText } from "./dom";
 import * as format from "./format";
-import { draw } from "./graph";
+import { draw, span } from "./graph";
 import { History, keyOf } from "./history";
 
 export function verdictClass(v: string): string {
@@ -91,7 +91,7 @@ export function streamRow(history: History, choose: (key: string) => void) {
         spark.setAttribute("aria-label", `p99 now ${format.latency(s.latency.total.p99Us)}`);
         draw(spark, points, Date.now(), {
           value: (p) => p.p99Us, goal: (p) => p.goalUs, color: throttled || s.harmPercent > 0 ? "--bully" : "--victim",
-          format: format.latency, seconds: 120, title: "",
+          format: format.latency, seconds: span(points, Date.now(), 120), title: "",
         });
       },
     };
