@@ -466,7 +466,7 @@ static struct store_write *write_new(const struct documents_work *w, enum store_
     write->wall_us = w->updated_us;
     if (verb == STORE_DOCUMENT_PUT) {
         write->version = w->version == 0 ? UINT64_MAX : w->version;
-        write->json = json_incref(w->canonical);
+        write->json = json_deep_copy(w->canonical); /* the writer's own, on its thread */
     }
     return write;
 }
