@@ -362,7 +362,8 @@ class Documents(ApiCase):
 
     def test_of_many_rivals_at_once_exactly_one_wins(self):
         def put(i):
-            return self.server.request("PUT", f"/api/v1/agreements/r{i}", {**AGREEMENT, "name": f"r{i}", "appliesTo": {"volume": "race-*"}})[0]
+            rival = {**AGREEMENT, "name": f"r{i}", "appliesTo": {"volume": "race-*"}}
+            return self.server.request("PUT", f"/api/v1/agreements/r{i}", rival)[0]
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             results = list(pool.map(put, range(16)))
         self.assertEqual(sorted(results), [201] + [409] * 15)
@@ -496,7 +497,8 @@ class Access(ApiCase):
         wait_until(lambda: self.server.request("GET", "/api/v1/streams", token=made["token"])[0] == 401, "the token to expire")
 
     def test_wrong_tokens_are_not_made(self):
-        for body in ({}, {"name": "a"}, {"name": "a", "role": "root"}, {"name": "a b", "role": "viewer"}, {"name": "a", "role": "viewer", "x": 1},
+        for body in ({}, {"name": "a"}, {"name": "a", "role": "root"}, {"name": "a b", "role": "viewer"},
+                     {"name": "a", "role": "viewer", "x": 1},
                      {"name": "a" * 200, "role": "viewer"}, {"name": "a", "role": "viewer", "expiresIn": "0s"},
                      {"name": "a", "role": "viewer", "expiresIn": "100000d"}, {"name": 5, "role": "viewer"}):
             self.call("POST", "/api/v1/tokens", body, expect=422)
@@ -680,7 +682,8 @@ class Hostile(ApiCase):
         ]
         for data in bad:
             answer = self.raw(data)
-            self.assertFalse(answer.startswith(b"HTTP/1.1 5") and not answer.startswith(b"HTTP/1.1 505"), f"{data[:60]!r}: {answer[:200]!r}")
+            ours = answer.startswith(b"HTTP/1.1 5") and not answer.startswith(b"HTTP/1.1 505")
+            self.assertFalse(ours, f"{data[:60]!r}: {answer[:200]!r}")
             self.assertEqual(self.server.request("GET", "/healthz", token=False, headers={"Accept": "*/*"})[0], 200, data[:60])
 
     def test_pipelined_requests_are_answered_in_order(self):

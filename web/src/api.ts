@@ -38,7 +38,8 @@ export interface Gateway {
   polls: number; pollsLost: number; roundTripUs: number; epoch: { desired: number; applied: number };
 }
 export interface Target {
-  name: string; uri: string; gateways: string[]; connections: number; inflight: number; errors: number; iops: number; latency: Latency;
+  name: string; uri: string; gateways: string[]; connections: number; inflight: number; errors: number; iops: number;
+  latency: Latency;
   probe: { reachable: boolean; size: number; latencyUs: number; at: string; error: string | null } | null;
 }
 export interface Status {

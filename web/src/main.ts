@@ -40,7 +40,8 @@ class Panel {
     const p99 = format.latency(s.latency.total.p99Us);
     const goal = s.objective ? `, promised ${format.objective(s.objective)}` : "";
     setText(this.title, `${s.key}: p99 ${p99}${goal}; ${format.count(s.iops)} IOPS`);
-    const points = history.of(keyOf(s)), now = Date.now(), seconds = span(points, now, KEEP_SECONDS), color = this.role === "victim" ? "--victim" : "--bully";
+    const points = history.of(keyOf(s)), now = Date.now(), seconds = span(points, now, KEEP_SECONDS);
+    const color = this.role === "victim" ? "--victim" : "--bully";
     this.latency.setAttribute("aria-label", `p99 latency of ${s.key} over the last minutes, now ${p99}${goal}`);
     this.iops.setAttribute("aria-label", `IOPS of ${s.key} over the last minutes, now ${format.count(s.iops)}`);
     draw(this.latency, points, now, {

@@ -84,7 +84,8 @@ export function streamRow(history: History, choose: (key: string) => void) {
         p99.set(format.latency(s.latency.total.p99Us), `max ${format.latency(s.latency.total.maxUs)}`);
         split.set(s);
         agreement.set(s.agreement ?? "none", s.objective ? format.objective(s.objective) : "");
-        verdict.set(verdictWords(s.verdict), s.harmPercent > 0 ? `${Math.round(s.harmPercent)} % of the harm` : "", verdictClass(s.verdict));
+        const harm = s.harmPercent > 0 ? `${Math.round(s.harmPercent)} % of the harm` : "";
+        verdict.set(verdictWords(s.verdict), harm, verdictClass(s.verdict));
         updateControl(control, s);
         const points = history.of(key);
         spark.setAttribute("role", "img");
@@ -150,7 +151,8 @@ export function agreementRow(): Row<Agreement> {
       judged.set(s && s.latencyUs ? format.latency(s.latencyUs) : "–");
       verdict.set(s ? verdictWords(s.verdict) : "unknown", "", verdictClass(s?.verdict ?? ""));
       const target = a.spec.compliance?.target ?? null;
-      const words = s && s.windows ? `${format.percent(s.windowsMet, s.windows)} of ${s.windows} window${s.windows === 1 ? "" : "s"}` : "none judged yet";
+      const windows = s ? `${s.windows} window${s.windows === 1 ? "" : "s"}` : "";
+      const words = s && s.windows ? `${format.percent(s.windowsMet, s.windows)} of ${windows}` : "none judged yet";
       setText(keptWords, target === null ? words : `${words}, goal ${target} %`);
       const share = s && s.windows ? s.windowsMet / s.windows : 0;
       fill.style.width = `${100 * share}%`;
@@ -168,7 +170,8 @@ export function gatewayRow(): Row<Gateway> {
     node,
     update(g: Gateway): void {
       name.set(g.name, [g.software, g.address].filter(Boolean).join(" · "));
-      state.set(g.state, g.state === "admitted" ? "" : `seen ${format.clock(g.lastSeen)}`, `badge ${g.state === "admitted" ? "good" : "bad"}`);
+      const well = g.state === "admitted";
+      state.set(g.state, well ? "" : `seen ${format.clock(g.lastSeen)}`, `badge ${well ? "good" : "bad"}`);
       streams.set(String(g.streams));
       trip.set(format.latency(g.roundTripUs));
       lost.set(String(g.pollsLost), `of ${format.count(g.polls)}`);
@@ -191,7 +194,8 @@ export function targetRow(): Row<Target> {
       if (!t.probe)
         probe.set("not probed yet");
       else if (t.probe.reachable)
-        probe.set("reachable", `read in ${format.latency(t.probe.latencyUs)}, ${format.bytes(t.probe.size)}, ${format.clock(t.probe.at)}`, "badge good");
+        probe.set("reachable", `read in ${format.latency(t.probe.latencyUs)}, ${format.bytes(t.probe.size)}, ` +
+          format.clock(t.probe.at), "badge good");
       else
         probe.set("not reachable", t.probe.error ?? "", "badge bad");
     },
