@@ -68,7 +68,8 @@ def p99_at_depth_one(address, seconds):
 def weir(w, iops):
     storage = w.nbdkit("memory", "64M")
     limit = f"iops = {IOPS}" if iops else f"bandwidth = {BYTES}"
-    return w.gateway(config=f"[listener l]\naddress = 127.0.0.1:0\ntarget = t\n[target t]\nuri = {storage.uri}\n[limit x]\n{limit}\n").address
+    return w.gateway(config=f"[listener l]\naddress = 127.0.0.1:0\ntarget = t\n[target t]\nuri = {storage.uri}\n"
+                            f"[limit x]\n{limit}\n").address
 
 
 def qemu(w, iops):
