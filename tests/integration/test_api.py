@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import sqlite3
 import stat
 import subprocess
 import threading
@@ -610,6 +611,9 @@ class Operation(ApiCase):
         counts = [int(c) for _, c in buckets]
         self.assertEqual((buckets[-1][0], counts), ("+Inf", sorted(counts)))
         self.assertNotIn("<img", text)
+        with open(os.path.join(weirtest.ROOT, "docs", "guide", "metrics.md"), encoding="utf-8") as f:
+            said = set(re.findall(r"`(weir_\w+)", f.read()))
+        self.assertEqual(set(re.findall(r"^# TYPE (\S+)", text, re.M)), said)
         for family in ("weir_build_info", 'weir_gateways{state="admitted"} 1', "weir_mailbox_depth{", "weir_store_available 1",
                        "weir_target_probe_reachable{", 'weir_agreement_streams{agreement="gold"}'):
             self.assertIn(family, text)
@@ -638,6 +642,28 @@ class Operation(ApiCase):
         self.assertEqual(s.get("/enforcement"), {"on": False})
         self.assertEqual(s.request("PUT", "/api/v1/tenants/acme", TENANT, token=token)[0], 201)
         self.assertEqual(s.stop(), 0)
+
+    def test_while_the_database_is_locked_writes_are_refused_in_words_and_views_go_on(self):
+        s = World.world.server(state_dir=World.world.path("locked"))
+        db = sqlite3.connect(os.path.join(s.state_dir, "state.db"), isolation_level=None)
+        db.execute("BEGIN IMMEDIATE")
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            writes = [pool.submit(s.request, "PUT", f"/api/v1/tenants/t{i}", {**TENANT, "name": f"t{i}"}) for i in range(3)]
+            views = 0
+            while not all(w.done() for w in writes):
+                self.assertEqual(s.request("GET", "/api/v1/streams")[0], 200)
+                views += 1
+                time.sleep(0.05)
+        for w in writes:
+            status, headers, problem = w.result()
+            self.check("PUT", "/api/v1/tenants/t", status, headers, problem)
+            self.assertEqual((status, problem["detail"].startswith("the database: ")), (503, True), problem)
+        self.assertGreater(views, 3)
+        db.execute("ROLLBACK")
+        db.close()
+        wait_until(lambda: s.request("GET", "/readyz", token=False)[0] == 200, "the database to be back")
+        self.assertEqual(s.items("/tenants"), [])  # what was refused is not written later
+        self.assertEqual(s.request("PUT", "/api/v1/tenants/acme", TENANT)[0], 201)
 
     def test_a_server_that_ends_lets_listeners_and_requests_go(self):
         s = World.world.server(state_dir=World.world.path("ending"))

@@ -43,7 +43,8 @@ export interface Target {
   probe: { reachable: boolean; size: number; latencyUs: number; at: string; error: string | null } | null;
 }
 export interface Status {
-  version: string; gateways: number; gatewaysLost: number; streams: number; throttled: number; agreements: number; agreementsFailing: number;
+  version: string; gateways: number; gatewaysLost: number; streams: number; throttled: number;
+  agreements: number; agreementsFailing: number;
   enforcement: { on: boolean }; observe: boolean; store: { ok: boolean; error: string | null; queued: number; dropped: number };
 }
 export interface Sample { at: string; iops: number; p99Us: number }

@@ -191,3 +191,12 @@ void http_problem_status(struct request *r, int status, const char *what)
     else
         http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "%s: %s", what, weir_strerror(status));
 }
+
+void http_problem_answer(struct request *r, const struct exchange_answer *a, const char *what)
+{
+    const char *words = json_string_value(json_object_get(a->json, "words"));
+    if (a->status == WEIR_E_UNAVAILABLE && words)
+        http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "%s: %s", what, words);
+    else
+        http_problem_status(r, a->status < 0 ? a->status : WEIR_E_UNAVAILABLE, what);
+}

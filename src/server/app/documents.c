@@ -107,7 +107,7 @@ static json_t *stored_rows(struct request *r)
     const struct exchange_answer *a = &r->exchange.answer[0];
     if (a->status == 0 && json_is_array(a->json))
         return a->json;
-    http_problem_status(r, a->status < 0 ? a->status : WEIR_E_UNAVAILABLE, "the database");
+    http_problem_answer(r, a, "the database");
     return NULL;
 }
 
@@ -425,8 +425,7 @@ static bool committed(struct request *r, struct documents_work *w)
         http_problem(r, w->had_conditions ? MHD_HTTP_PRECONDITION_FAILED : MHD_HTTP_CONFLICT,
                      "%s %s was changed by somebody else meanwhile", w->kind->word, r->name[0]);
     else
-        http_problem_status(r, a->status,
-                            a->status == WEIR_E_NOT_FOUND ? r->name[0] : "the database");
+        http_problem_answer(r, a, a->status == WEIR_E_NOT_FOUND ? r->name[0] : "the database");
     return false;
 }
 

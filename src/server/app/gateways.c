@@ -20,7 +20,7 @@ static void retired(struct request *r)
     for (size_t i = 0; i < r->exchange.count; i++) {
         int s = r->exchange.answer[i].status;
         if (s < 0 && s != WEIR_E_NOT_FOUND) {
-            http_problem_status(r, s, "the database");
+            http_problem_answer(r, &r->exchange.answer[i], "the database");
             return;
         }
     }
@@ -63,7 +63,7 @@ static void retire_known(struct request *r)
     json_t *c;
     for (i = 0; i < 2; i++) {
         if (x->answer[i].status < 0) {
-            http_problem_status(r, x->answer[i].status, "the database");
+            http_problem_answer(r, &x->answer[i], "the database");
             return;
         }
     }

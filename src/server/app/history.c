@@ -49,7 +49,7 @@ static json_t *rows_of(struct request *r)
     const struct exchange_answer *a = &r->exchange.answer[0];
     if (a->status == 0 && json_is_array(a->json))
         return a->json;
-    http_problem_status(r, a->status < 0 ? a->status : WEIR_E_UNAVAILABLE, "the database");
+    http_problem_answer(r, a, "the database");
     return NULL;
 }
 

@@ -122,5 +122,7 @@ void http_problem_lines(struct request *r, unsigned status, const char *detail, 
 /* The problem that an error of another thread is to the caller (503, 504, 404 ...). @what: "the
  * database". */
 void http_problem_status(struct request *r, int status, const char *what);
+/* The same of an answer that failed or is not what it should be, with the words it brought. */
+void http_problem_answer(struct request *r, const struct exchange_answer *a, const char *what);
 
 #endif

@@ -35,7 +35,7 @@ static void enforcement_ready(struct request *r)
 {
     const struct exchange_answer *a = &r->exchange.answer[0];
     if (a->status < 0)
-        http_problem_status(r, a->status, "the database");
+        http_problem_answer(r, a, "the database");
     else
         http_answer_json(r, MHD_HTTP_OK, json_pack("{s:b}", "on", setting_is_on(a->json)));
 }
@@ -68,7 +68,7 @@ static void enforcement_stored(struct request *r)
     const struct enforcement_work *w = r->work;
     struct app *app = r->app;
     if (r->exchange.answer[0].status < 0) {
-        http_problem_status(r, r->exchange.answer[0].status, "the database");
+        http_problem_answer(r, &r->exchange.answer[0], "the database");
         return;
     }
     exchange_clear(&r->exchange);
@@ -189,19 +189,13 @@ static void status_ready(struct request *r)
     if (views_usable(r, failed)) {
         bool on = x->answer[1].status < 0 || setting_is_on(x->answer[1].json);
         json_t *body = json_pack(
-            "{s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:b}, s:b, s:o}",
-            "version", WEIR_VERSION,
-            "now", instant(clock_wall_us()),
-            "started", instant(app->started_wall_us),
-            "gateways", sum_field(parts, "gateways"),
-            "gatewaysLost", sum_field(parts, "gatewaysLost"),
-            "targets", (json_int_t)json_array_size(targets),
-            "streams", sum_field(parts, "streams"),
-            "throttled", sum_field(parts, "throttled"),
-            "agreements", (json_int_t)json_array_size(agreements),
-            "agreementsFailing", count_failing(agreements),
-            "enforcement", "on", on,
-            "observe", app->config->observe,
+            "{s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:b}, s:b, s:o}", "version",
+            WEIR_VERSION, "now", instant(clock_wall_us()), "started", instant(app->started_wall_us),
+            "gateways", sum_field(parts, "gateways"), "gatewaysLost",
+            sum_field(parts, "gatewaysLost"), "targets", (json_int_t)json_array_size(targets),
+            "streams", sum_field(parts, "streams"), "throttled", sum_field(parts, "throttled"),
+            "agreements", (json_int_t)json_array_size(agreements), "agreementsFailing",
+            count_failing(agreements), "enforcement", "on", on, "observe", app->config->observe,
             "store", store_json(&x->answer[0]));
         http_answer_json(r, MHD_HTTP_OK, body);
     }
@@ -232,8 +226,7 @@ static void ready_known(struct request *r)
     const struct exchange *x = &r->exchange;
     size_t failed;
     json_decref(views_gather(x, r->app, 1, &failed));
-    bool store =
-        x->answer[0].status == 0 && json_is_true(json_object_get(x->answer[0].json, "ok"));
+    bool store = x->answer[0].status == 0 && json_is_true(json_object_get(x->answer[0].json, "ok"));
     if (store && failed == 0 && r->app->access.loaded)
         http_answer_static(r, MHD_HTTP_OK, "text/plain; charset=utf-8", "ready\n", 6);
     else

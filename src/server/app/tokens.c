@@ -76,7 +76,7 @@ static json_t *rows_of(struct request *r)
     const struct exchange_answer *a = &r->exchange.answer[0];
     if (a->status == 0 && json_is_array(a->json))
         return a->json;
-    http_problem_status(r, a->status < 0 ? a->status : WEIR_E_UNAVAILABLE, "the database");
+    http_problem_answer(r, a, "the database");
     return NULL;
 }
 
@@ -184,7 +184,7 @@ static void made_known(struct request *r)
 static void made(struct request *r)
 {
     if (r->exchange.answer[0].status < 0) {
-        http_problem_status(r, r->exchange.answer[0].status, "the database");
+        http_problem_answer(r, &r->exchange.answer[0], "the database");
         return;
     }
     exchange_clear(&r->exchange);
@@ -268,7 +268,7 @@ static void revoked(struct request *r)
         return;
     }
     if (s < 0) {
-        http_problem_status(r, s, "the database");
+        http_problem_answer(r, &r->exchange.answer[0], "the database");
         return;
     }
     access_forget(&r->app->access, r->name[0]);
@@ -294,7 +294,7 @@ static void enrolment_made(struct request *r)
     const struct tokens_work *w = r->work;
     struct app *app = r->app;
     if (r->exchange.answer[0].status < 0) {
-        http_problem_status(r, r->exchange.answer[0].status, "the database");
+        http_problem_answer(r, &r->exchange.answer[0], "the database");
         return;
     }
     /* The acceptor reads them again by itself when it meets an unknown one; this only makes it
