@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DEMO_SECONDS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: all demo test install clean fuzz deps bench-limits
+.PHONY: all demo test install clean fuzz deps bench-gateway bench-limits
 all: deps
 	@tools/build $(BUILD)
 
@@ -27,6 +27,13 @@ install: all
 fuzz:
 	@tools/deps test
 	@tools/fuzz $(FUZZ_SECONDS)
+
+# The data path beside rivals: tables. About 15 minutes of an otherwise idle machine; BENCH='--rounds 3 --rows 4.KiB' does less.
+bench-gateway:
+	@tools/deps bench
+	@tools/build $(BUILD)
+	@ninja -C $(BUILD) --quiet bench/ramnbd bench/nbdload
+	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 bench/gateway.py $(BENCH)
 
 # How exactly limits are kept, beside rivals: a table. BENCH_ROUNDS=5 by default.
 bench-limits:

@@ -114,23 +114,33 @@ def one_round(seconds, results):
                     results.setdefault((name, iops, "p99"), []).append(p99_at_depth_one(start(w, True), seconds))
 
 
-def main():
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 4
+def measure_all(rounds, seconds):
+    """{(limiter, whether IOPS, figure): [one value a round]}."""
     results = {}
     for i in range(rounds):
-        print(f"round {i + 1} of {rounds}, load average {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
+        print(f"limits: round {i + 1} of {rounds}, load average {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
         one_round(seconds, results)
-    print("| Limiter | limit | steady error | first second above limit | first 100 ms | p99 at depth 1 (ideal 0.50 ms) |")
-    print("|---|---|---|---|---|---|")
+    return results
+
+
+def table(results):
+    out = ["| Limiter | limit | steady error | first second above limit | first 100 ms | p99 at depth 1 (ideal 0.50 ms) |",
+           "|---|---|---|---|---|---|"]
     for name, _, holds_iops in LIMITERS:
         for iops in (True, False):
             if iops and not holds_iops:
                 continue
             m = {key: statistics.median(v) for (n, i, key), v in results.items() if n == name and i == iops}
             p99 = f"{m['p99']:.2f} ms" if "p99" in m else "-"
-            print(f"| {name} | {'2,000 IOPS' if iops else '50 MiB/s'} | {100 * m['steady']:+.2f} % | {100 * m['first']:+.1f} % | "
-                  f"{m['tenth']:.2f}x | {p99} |", flush=True)
+            out.append(f"| {name} | {'2,000 IOPS' if iops else '50 MiB/s'} | {100 * m['steady']:+.2f} % | {100 * m['first']:+.1f} % | "
+                       f"{m['tenth']:.2f}x | {p99} |")
+    return out
+
+
+def main():
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 4
+    print("\n".join(table(measure_all(rounds, seconds))), flush=True)
 
 
 if __name__ == "__main__":
