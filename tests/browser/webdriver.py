@@ -35,7 +35,8 @@ class Browser:
         try:
             weirtest.wait_until(lambda: weirtest.can_connect(port), "chromedriver")
             arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars",
-                         "--no-first-run", f"--user-data-dir={self.dir}/profile", f"--window-size={width},{height}",
+                         "--no-first-run", "--disable-quic", "--disable-background-networking", "--disable-component-update",
+                         "--disable-sync", f"--user-data-dir={self.dir}/profile", f"--window-size={width},{height}",
                          "--proxy-server=direct://", "--force-color-profile=srgb"]
             if dark:
                 arguments.append("--force-dark-mode")
