@@ -94,7 +94,7 @@ void http_answer_empty(struct request *r, unsigned status)
 
 static void answer_json(struct request *r, unsigned status, const char *type, json_t *body)
 {
-    char *data = body ? json_dumps(body, JSON_COMPACT) : NULL;
+    char *data = body ? json_dumps(body, HTTP_JSON_FLAGS) : NULL;
     json_decref(body);
     http_answer_bytes(r, status, type, data, data ? strlen(data) : 0);
 }

@@ -17,6 +17,8 @@
 
 #define HTTP_MAX_HEADERS    6u
 #define HTTP_MAX_PATH_NAMES 2u
+/* 99.9 leaves as 99.9: twelve digits are more than any figure here is good for. */
+#define HTTP_JSON_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(12))
 
 struct app;
 struct route;

@@ -64,7 +64,7 @@ static void chunk_release(struct chunk *c)
 static struct chunk *chunk_new(enum chunk_kind kind, const char *event, const json_t *json)
 {
     struct chunk *c = calloc(1, sizeof(*c));
-    char *data = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    char *data = json ? json_dumps(json, HTTP_JSON_FLAGS) : NULL;
     if (!c || (json && !data)) {
         free(c);
         free(data);
