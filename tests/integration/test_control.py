@@ -167,6 +167,7 @@ class ControlProtocol(unittest.TestCase):
         self.seen("to-retire")
         status, _, body = self.server.request("DELETE", "/api/v1/gateways/to-retire")
         self.assertIn(status, (200, 204), body)
+        self.assertEqual(self.server.request("GET", "/api/v1/gateways/to-retire")[0], 404)
         with self.assertRaises(Closed):
             while True:
                 g.wire.receive()

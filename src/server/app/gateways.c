@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Retiring a gateway: its credentials end, and the store forgets it. */
+/* Retiring a gateway: its credentials end, the store forgets it, and then the SLA processes do,
+ * which ends its session. In this order: what an SLA process still had to write of it is undone by
+ * its own deletion, and a gateway that dials at once finds its credential gone. One that holds the
+ * local key (of the server's state folder) is discovered anew. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,13 +13,27 @@
 #include "server/app/routes.h"
 #include "server/app/views.h"
 #include "server/msg.h"
+#include "server/sla.h"
 
 /* A gateway has one credential; a few more may be left of earlier enrolments. */
 #define MAX_CREDENTIALS 32u
 
+static void forgotten(struct request *r)
+{
+    size_t silent = 0;
+    for (size_t i = 0; i < r->exchange.count; i++) {
+        int s = r->exchange.answer[i].status;
+        silent += s < 0 && s != WEIR_E_NOT_FOUND; /* all but one never knew it */
+    }
+    if (silent > 0)
+        http_set_header(r, "Weir-Incomplete", "%zu", silent);
+    http_answer_empty(r, MHD_HTTP_NO_CONTENT);
+}
+
 static void retired(struct request *r)
 {
     struct app *app = r->app;
+    const struct document_change *change = r->work;
     for (size_t i = 0; i < r->exchange.count; i++) {
         int s = r->exchange.answer[i].status;
         if (s < 0 && s != WEIR_E_NOT_FOUND) {
@@ -26,7 +43,31 @@ static void retired(struct request *r)
     }
     struct msg m = {.kind = MSG_KEYS_CHANGED};
     (void)mailbox_post(app->threads->app, app->threads->acceptor, &m);
-    http_answer_empty(r, MHD_HTTP_NO_CONTENT);
+    exchange_clear(&r->exchange);
+    for (size_t i = 0; i < app->threads->services_count; i++) {
+        struct document_change *copy = malloc(sizeof(*copy));
+        if (copy)
+            *copy = *change;
+        struct msg gone = {.kind = MSG_DOCUMENT_CHANGED, .body = copy, .body_free = free};
+        exchange_ask(&r->exchange, app->threads->services[i], gone, APP_VIEW_NS, app->now_ns);
+    }
+    http_wait(r, forgotten);
+}
+
+/* What the SLA processes are told once the store has forgotten it. False: answered. */
+static bool change_make(struct request *r, const char *id)
+{
+    struct document_change *change = calloc(1, sizeof(*change));
+    if (!change) {
+        http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "no memory");
+        return false;
+    }
+    change->remove = true;
+    (void)text_copy(change->kind, sizeof(change->kind), "Gateway");
+    (void)text_copy(change->name, sizeof(change->name), id);
+    r->work = change;
+    r->work_free = free;
+    return true;
 }
 
 /* The id of the gateway of this name: of those known now, else of those stored. */
@@ -74,6 +115,10 @@ static void retire_known(struct request *r)
     if (!found) {
         json_decref(credentials);
         http_problem(r, MHD_HTTP_NOT_FOUND, "there is no gateway %s", r->name[0]);
+        return;
+    }
+    if (!change_make(r, id_copy)) {
+        json_decref(credentials);
         return;
     }
     exchange_clear(&r->exchange);
