@@ -418,18 +418,8 @@ void services_target_health(struct services *s, const struct target_health *h, u
         struct entity_target *t = container_of(it, struct entity_target, link);
         if (strcmp(t->name, h->target) != 0 || strcmp(t->uri, h->uri) != 0)
             continue;
-        bool was = t->has_health ? t->health.reachable : true;
-        t->health = *h;
+        t->health = *h; /* whoever probes says when it changes */
         t->has_health = true;
-        if (was == h->reachable)
-            continue;
-        char subject[SUBJECT_SIZE];
-        words(subject, sizeof(subject), "target/%s", t->name);
-        note_event(s, h->reachable ? EVENT_INFO : EVENT_ERROR,
-                   h->reachable ? "target-reachable" : "target-unreachable", subject,
-                   "target %s (%s) %s%s%s", t->name, t->uri,
-                   h->reachable ? "answers probes again" : "does not answer probes",
-                   h->error[0] ? ": " : "", h->error);
     }
 }
 
@@ -511,10 +501,11 @@ void services_enforcement(struct services *s, bool on, uint64_t now_ns, int64_t 
     if (s->e.enforcing == on)
         return;
     s->e.enforcing = on;
-    note_event(
-        s, EVENT_WARNING, on ? "enforcement-on" : "enforcement-off", "server",
-        on ? "throttles are planned again where promises fail"
-           : "all planned throttles are lifted and none is planned; limits of agreements hold");
+    if (s->config.process == 0) /* one voice for all processes */
+        note_event(
+            s, EVENT_WARNING, on ? "enforcement-on" : "enforcement-off", "server",
+            on ? "throttles are planned again where promises fail"
+               : "all planned throttles are lifted and none is planned; limits of agreements hold");
     if (!on)
         throttle_lift_all(s, "enforcement was switched off", "enforcement-off");
     dispatch_all(s);

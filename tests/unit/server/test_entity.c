@@ -525,6 +525,26 @@ static void polls_of_many_gateways_spread_over_the_period(void **state)
     plain_free(t);
 }
 
+static void a_probe_is_kept_and_told_by_nobody_here(void **state)
+{
+    (void)state;
+    struct plain *t = plain_new(4, 16);
+    struct counts c = {.m = {.max_hold_hits = 0}};
+    up(t, 1, 1, 7);
+    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    const struct entities *e = services_entities(t->s);
+    const struct entity_target *target = container_of(e->targets.next, struct entity_target, link);
+    size_t before = t->events;
+    struct target_health h = {.reachable = false, .probes = 1};
+    snprintf(h.target, sizeof(h.target), "%s", target->name);
+    snprintf(h.uri, sizeof(h.uri), "%s", target->uri);
+    services_target_health(t->s, &h, t->now);
+    assert_true(target->has_health);
+    assert_false(target->health.reachable);
+    assert_int_equal(t->events, before); /* the prober says it, once for all processes */
+    plain_free(t);
+}
+
 static void a_recalled_gateway_waits_as_lost_and_is_known_again(void **state)
 {
     (void)state;
@@ -667,6 +687,7 @@ int main(void)
         cmocka_unit_test(streams_above_the_bound_are_refused_and_said_once),
         cmocka_unit_test(the_gateway_lost_longest_makes_room_for_a_new_one),
         cmocka_unit_test(polls_of_many_gateways_spread_over_the_period),
+        cmocka_unit_test(a_probe_is_kept_and_told_by_nobody_here),
         cmocka_unit_test(a_recalled_gateway_waits_as_lost_and_is_known_again),
         cmocka_unit_test(no_history_counts_anything_twice_or_loses_it),
         cmocka_unit_test(five_hundred_gateways_with_twenty_streams_each_stay_within_bounds),
