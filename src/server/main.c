@@ -384,6 +384,28 @@ static void raise_descriptors(void)
     }
 }
 
+_Static_assert(sizeof(struct monitor_stats) / sizeof(uint64_t) <= APP_MAX_FIGURES,
+               "the page of metrics has room for all of them");
+
+/* The performance monitor's counters as /metrics names them. */
+static size_t monitor_figures(const void *monitor, struct app_figure *ret)
+{
+    struct monitor_stats stats;
+    size_t n = 0;
+    monitor_stats(monitor, &stats);
+#define X(counter, words)                                                                          \
+    ret[n++] = (struct app_figure){.name = "weir_monitor_" #counter "_total", .help = words,       \
+                                   .value = stats.counter};
+#define G(counter, words)                                                                          \
+    ret[n++] = (struct app_figure){.name = "weir_monitor_" #counter "_now", .help = words,         \
+                                   .gauge = true, .value = stats.counter##_now};
+    MONITOR_COUNTERS_TABLE(X)
+    MONITOR_GAUGES_TABLE(G)
+#undef G
+#undef X
+    return n;
+}
+
 static int open_parts(struct server *s)
 {
     char words[512] = "";
@@ -394,6 +416,8 @@ static int open_parts(struct server *s)
         r = monitor_open(&s->config, &s->threads, &s->monitor, words, sizeof(words));
     if (r == 0)
         r = app_open(&s->config, &s->threads, &s->app, words, sizeof(words));
+    if (r == 0)
+        app_set_figures(s->app, monitor_figures, s->monitor);
     if (r < 0)
         log_error("cannot start: %s", words[0] != '\0' ? words : weir_strerror(r));
     return r;

@@ -332,6 +332,12 @@ class Documents(ApiCase):
         self.call("PUT", path, AGREEMENT, expect=412, headers={"If-Match": "*"})
         self.call("PUT", path, AGREEMENT, expect=201, headers={"If-None-Match": "*"})
 
+    def test_a_percentage_leaves_as_it_was_written(self):
+        self.call("PUT", "/api/v1/agreements/gold", AGREEMENT, expect=201)
+        host = f"Host: 127.0.0.1:{self.port}\r\n\r\n"
+        got = self.raw(f"GET /api/v1/agreements/gold HTTP/1.1\r\nConnection: close\r\n{host}".encode())
+        self.assertIn(b'"target":99.9,', got)
+
     def test_a_version_that_is_known_is_not_sent_again(self):
         tag = self.call("PUT", "/api/v1/tenants/acme", TENANT, expect=201)[1]["ETag"]
         self.call("GET", "/api/v1/tenants/acme", expect=304, headers={"If-None-Match": f'W/{tag}'})
@@ -572,6 +578,16 @@ class Operation(ApiCase):
         self.assertIn("enforcement-off", [d["kind"] for n, d in got if n == "event"])
         self.assertIn("127.0.0.1/gold-1", [s["key"] for s in [d for n, d in got if n == "streams"][-1]])
 
+    def test_a_switch_is_told_once_however_many_processes_it_reaches(self):
+        start = self.server.items("/events")
+        for on in (False, True):
+            self.call("PUT", "/api/v1/enforcement", {"on": on}, expect=200)
+
+        def told():
+            return [e["kind"] for e in self.server.items("/events")[:-len(start) or None] if e["kind"].startswith("enforcement-")]
+        wait_until(lambda: "enforcement-on" in told(), "the events to be stored")
+        self.assertEqual(sorted(told()), ["enforcement-off", "enforcement-on"])
+
     def test_the_enforcement_switch_takes_only_on_or_off(self):
         for body in ({}, {"on": 1}, {"on": "yes"}, {"on": True, "why": "x"}, {"off": True}):
             self.call("PUT", "/api/v1/enforcement", body, expect=422)
@@ -615,6 +631,7 @@ class Operation(ApiCase):
             said = set(re.findall(r"`(weir_\w+)", f.read()))
         self.assertEqual(set(re.findall(r"^# TYPE (\S+)", text, re.M)), said)
         for family in ("weir_build_info", 'weir_gateways{state="admitted"} 1', "weir_mailbox_depth{", "weir_store_available 1",
+                       "weir_monitor_sessions_now 1\n", "weir_monitor_reports_total ",
                        "weir_target_probe_reachable{", 'weir_agreement_streams{agreement="gold"}'):
             self.assertIn(family, text)
 

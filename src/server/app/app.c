@@ -177,6 +177,13 @@ const char *app_address(const struct app *a)
     return a->address;
 }
 
+void app_set_figures(struct app *a, size_t (*read)(const void *ctx, struct app_figure *ret),
+                     const void *ctx)
+{
+    a->figures_read = read;
+    a->figures_ctx = ctx;
+}
+
 /* One function per message. */
 static bool handle(struct app *a, struct msg *m)
 {

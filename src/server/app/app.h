@@ -3,11 +3,21 @@
  */
 #ifndef WEIR_SERVER_APP_APP_H
 #define WEIR_SERVER_APP_APP_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "server/threads.h"
 
 struct app;
+/* One of the server's own counters for /metrics; words are static. */
+struct app_figure {
+    const char *name, *help; /* "weir_monitor_frames_in_total" */
+    bool gauge;
+    uint64_t value;
+};
+#define APP_MAX_FIGURES 64u
 /* Opens the HTTP socket and makes <state_dir>/admin.token (0600) on the first start. 0 or an error
  * code with words. */
 int app_open(const struct server_config *config, const struct threads *threads, struct app **ret,
@@ -15,6 +25,10 @@ int app_open(const struct server_config *config, const struct threads *threads, 
 void app_close(struct app *a);
 /* "http://127.0.0.1:7480" as really bound. */
 const char *app_address(const struct app *a);
+/* Where /metrics gets figures that this folder knows nothing of: @read fills at most
+ * APP_MAX_FIGURES and says how many; called by the app's thread. Before app_main runs. */
+void app_set_figures(struct app *a, size_t (*read)(const void *ctx, struct app_figure *ret),
+                     const void *ctx);
 /* Thread body; @app. A handler that needs another thread asks by mailbox and is suspended. */
 void *app_main(void *app);
 

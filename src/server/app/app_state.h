@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/list.h"
 #include "server/app/access.h"
+#include "server/app/app.h"
 #include "server/app/exchange.h"
 #include "server/app/live.h"
 #include "server/threads.h"
@@ -54,6 +55,8 @@ struct app {
     struct list writers;        /* struct request that wait to change documents */
     struct request *writing;    /* the one that does */
     uint64_t requests_total[6]; /* by hundreds of the status */
+    size_t (*figures_read)(const void *ctx, struct app_figure *ret); /* NULL: none */
+    const void *figures_ctx;
     bool stopping;
 };
 

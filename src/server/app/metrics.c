@@ -426,6 +426,18 @@ static void server_part(struct text *out, const struct app *app)
     exposition_count(out, "weir_live_dropped_total", NULL, app->live.dropped);
 }
 
+static void figures_part(struct text *out, const struct app *app)
+{
+    struct app_figure figure[APP_MAX_FIGURES];
+    size_t n = app->figures_read ? app->figures_read(app->figures_ctx, figure) : 0;
+    weir_assert(n <= APP_MAX_FIGURES);
+    for (size_t i = 0; i < n; i++) {
+        exposition_family(out, figure[i].name, figure[i].gauge ? "gauge" : "counter",
+                          figure[i].help);
+        exposition_count(out, figure[i].name, NULL, figure[i].value);
+    }
+}
+
 static void metrics_ready(struct request *r)
 {
     struct app *app = r->app;
@@ -441,6 +453,7 @@ static void metrics_ready(struct request *r)
     text_init(&out, METRICS_MAX_BYTES);
     server_part(&out, app);
     threads_part(&out, app->threads->set);
+    figures_part(&out, app);
     store_part(&out, x->answer[0].json);
     gateways_part(&out, gateways);
     targets_part(&out, targets);

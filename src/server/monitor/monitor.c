@@ -209,6 +209,10 @@ size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16])
 void monitor_stats(const struct monitor *m, struct monitor_stats *ret)
 {
 #define X(name, help) ret->name = atomic_load_explicit(&m->counters.name, memory_order_relaxed);
-    MONITOR_STATS_TABLE(X)
+    MONITOR_COUNTERS_TABLE(X)
+#undef X
+#define X(name, help)                                                                              \
+    ret->name##_now = atomic_load_explicit(&m->counters.name##_now, memory_order_relaxed);
+    MONITOR_GAUGES_TABLE(X)
 #undef X
 }

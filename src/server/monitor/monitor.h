@@ -32,9 +32,8 @@ void *monitor_outbound_main(void *monitor_thread);
 size_t monitor_route_services(const struct monitor *m, const uint8_t gateway_id[16]);
 size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16]);
 
-/* What the monitor counts: the one truth for struct, names and help of metrics. Gauges end in
- * "_now". */
-#define MONITOR_STATS_TABLE(X)                                                                     \
+/* What the monitor counts: the one truth for struct, names and help of metrics. */
+#define MONITOR_COUNTERS_TABLE(X)                                                                  \
     X(accepted, "Connections accepted from gateways")                                              \
     X(accept_failures, "Connections that could not be accepted")                                   \
     X(refused_address, "Connections closed: too many handshakes from one address")                 \
@@ -46,8 +45,6 @@ size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16])
     X(handshake_timeouts, "Handshakes that took longer than their bound")                          \
     X(handshake_closed, "Handshakes that the peer left")                                           \
     X(enrolled, "Gateways that enrolled by token")                                                 \
-    X(handshakes_now, "Handshakes going on")                                                       \
-    X(sessions_now, "Sessions that stand")                                                         \
     X(sessions, "Sessions that ever stood")                                                        \
     X(frames_in, "Frames from gateways")                                                           \
     X(bytes_in, "Bytes from gateways")                                                             \
@@ -69,11 +66,18 @@ size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16])
     X(ended_silent, "Sessions ended: three heartbeats of silence")                                 \
     X(ended_slow, "Sessions ended: the gateway does not read")                                     \
     X(ended_overflow, "Sessions ended: more waited to be sent than the bound")                     \
-    X(ended_by_us, "Sessions ended on the SLA services' word")
+    X(ended_by_server, "Sessions ended on the SLA services' word")
+/* What is now. */
+#define MONITOR_GAUGES_TABLE(X)                                                                    \
+    X(handshakes, "Handshakes going on")                                                           \
+    X(sessions, "Sessions that stand")
 
 struct monitor_stats {
 #define X(name, help) uint64_t name;
-    MONITOR_STATS_TABLE(X)
+    MONITOR_COUNTERS_TABLE(X)
+#undef X
+#define X(name, help) uint64_t name##_now;
+    MONITOR_GAUGES_TABLE(X)
 #undef X
 };
 /* Any thread; figures are of about now. */

@@ -22,7 +22,10 @@
 
 struct monitor_counters {
 #define X(name, help) _Atomic uint64_t name;
-    MONITOR_STATS_TABLE(X)
+    MONITOR_COUNTERS_TABLE(X)
+#undef X
+#define X(name, help) _Atomic uint64_t name##_now;
+    MONITOR_GAUGES_TABLE(X)
 #undef X
 };
 

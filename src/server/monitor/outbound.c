@@ -418,7 +418,7 @@ static void message(void *ctx, struct msg *m)
         send_controls(h, m->body);
     } else {
         weir_assert(m->kind == MSG_SESSION_END);
-        monitor_count(out->m, ended_by_us);
+        monitor_count(out->m, ended_by_server);
         begin_end(h, m->body != NULL ? m->body : "ended by this server");
     }
 }
