@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DEMO_SECONDS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: all demo test install clean fuzz deps bench-gateway bench-limits
+.PHONY: all demo test install clean fuzz soak deps bench-gateway bench-limits
 all: deps
 	@tools/build $(BUILD)
 
@@ -40,6 +40,12 @@ bench-limits:
 	@tools/deps test
 	@tools/build $(BUILD)
 	@WEIR_BUILD=$(BUILD) /usr/bin/python3 bench/limits.py $(BENCH_ROUNDS)
+
+# Hours with limits changing and faults arriving; SOAK_SECONDS=3600 SOAK_SEED=... by default.
+soak:
+	@tools/deps test
+	@tools/build $(BUILD)
+	@WEIR_BUILD=$(BUILD) /usr/bin/python3 tests/soak/soak.py
 
 clean:
 	rm -rf build build-*
