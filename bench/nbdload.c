@@ -3,8 +3,8 @@
  * passes; a client that is the bottleneck makes all proxies look alike.
  *
  * Model: a closed loop over raw NBD. Each connection keeps `depth` requests of one size in flight
- * at random aligned places. What came is walked in one go, each answer is replaced by a new request,
- * and all new requests leave in one sendmsg. One connection with nothing left to send waits in recv
+ * at random aligned places. What came is walked in one go, each answer is replaced by a new
+ * request, and all new requests leave in one sendmsg. One connection with nothing left to send waits in recv
  * itself; otherwise epoll waits. Latency runs from the time the batch was handed to the kernel to
  * the time the last byte of its answer was read.
  *
@@ -119,7 +119,7 @@ static uint64_t load_negotiate(int fd)
     text_init(&out, 4096);
     uint8_t mine[NBD_CLIENT_FLAGS_SIZE];
     text_append(&out, mine,
-                nbd_client_flags_build(mine, flags & (NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES)));
+                nbd_client_flags_build(mine, flags & NBD_HANDSHAKE_FLAGS_KNOWN));
     nbd_option_write_info(&out, NBD_OPT_GO, (struct nbd_bytes){.data = mine, .len = 0}, NULL, 0);
     load_put(fd, out.data, out.len);
     text_fini(&out);
@@ -269,8 +269,8 @@ static void load_walk(struct load *l, struct load_conn *c, const uint8_t *p, siz
             part = NBD_SIMPLE_REPLY_SIZE;
             load_header(l, c, p);
         } else {
-            size_t want = NBD_SIMPLE_REPLY_SIZE - c->head_len;
-            part = n < want ? n : want;
+            part = NBD_SIMPLE_REPLY_SIZE - c->head_len;
+            part = n < part ? n : part;
             memcpy(c->head + c->head_len, p, part);
             c->head_len += part;
             if (c->head_len == NBD_SIMPLE_REPLY_SIZE) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Problem: to see what a proxy costs, the storage behind it must cost almost nothing. nbdkit answers
- * some 60,000 requests a second; a proxy worth measuring passes several times as many.
+/* Problem: to see what a proxy costs, the storage behind it must cost almost nothing. nbdkit
+ * answers some 60,000 requests a second; a proxy worth measuring passes several times as many.
  *
  * Model: one volume in memory, one blocking thread per connection. A thread reads as much as there
  * is, walks all whole requests in it, and answers them with one sendmsg: headers from a table, data

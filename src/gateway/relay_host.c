@@ -231,7 +231,8 @@ static void relay_request_submit(struct relay_conn *c, const struct nbd_request 
 /* One request header at the front of the input. 1: taken, 0: not now, -1: @c is gone. */
 static int relay_host_header(struct relay_conn *c, uint64_t now_ns)
 {
-    relay_host_dispatch_released(c, now_ns);
+    if (!list_empty(&c->released))
+        relay_host_dispatch_released(c, now_ns);
     weir_assert(c->host_mode == RELAY_HOST_HEADER);
     if (!list_empty(&c->released) || !relay_slot_ready(c) ||
         !relay_out_ready(&c->out))

@@ -26,8 +26,6 @@
 
 /* Moving so few bytes to the front of the input is cheaper than a colder cache. */
 #define RELAY_INPUT_MOVE_FREE 64u
-/* A request needs at most so many runs: its input, its header, its held payload, a skip. */
-#define RELAY_RUNS_SPARE 8u
 
 _Static_assert((RELAY_HOLD_SIZE & (RELAY_HOLD_SIZE - 1)) == 0, "ring places are masks");
 _Static_assert((RELAY_HEADER_SIZE & (RELAY_HEADER_SIZE - 1)) == 0, "ring places are masks");
@@ -60,12 +58,6 @@ void relay_out_init(struct relay_out *o, struct relay_input *input, uint8_t *hol
                     struct relay_run *runs)
 {
     *o = (struct relay_out){.input = input, .hold = hold, .header = header, .runs = runs};
-}
-
-bool relay_out_ready(const struct relay_out *o)
-{
-    return RELAY_RUNS - (o->run_tail - o->run_head) >= RELAY_RUNS_SPARE &&
-           RELAY_HEADER_SIZE - (o->header_tail - o->header_head) >= NBD_REQUEST_EXT_SIZE;
 }
 
 static void relay_out_push(struct relay_out *o, enum relay_run_kind kind, size_t n)

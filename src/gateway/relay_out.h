@@ -18,6 +18,7 @@
 #define RELAY_HOLD_SIZE (256u * 1024u)  /* payload of held writes */
 #define RELAY_HEADER_SIZE (32u * 1024u) /* headers of requests let go after being held */
 #define RELAY_RUNS 4096u                /* runs of bytes of one kind, in order */
+#define RELAY_RUNS_SPARE 8u             /* one request needs at most: input, header, held, skip */
 #define RELAY_OUT_IOV 64u               /* pieces handed to one writev */
 
 enum relay_run_kind {
@@ -58,7 +59,11 @@ void relay_out_init(struct relay_out *o, struct relay_input *input, uint8_t *hol
                     struct relay_run *runs);
 
 /* Whether one more request of any kind can be woven in (runs and header ring have room). */
-bool relay_out_ready(const struct relay_out *o);
+static inline bool relay_out_ready(const struct relay_out *o)
+{
+    return RELAY_RUNS - (o->run_tail - o->run_head) >= RELAY_RUNS_SPARE &&
+           RELAY_HEADER_SIZE - (o->header_tail - o->header_head) >= NBD_REQUEST_EXT_SIZE;
+}
 
 /* The next @n unparsed input bytes go to the target in place. */
 void relay_out_pass(struct relay_out *o, size_t n);

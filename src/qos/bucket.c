@@ -63,7 +63,7 @@ static uint64_t bucket_time_for(__int128 amount, uint64_t rate)
     return t > (__int128)UINT64_MAX ? UINT64_MAX : (uint64_t)t;
 }
 
-static bool bucket_has_burst(const struct bucket *b)
+static inline bool bucket_has_burst(const struct bucket *b)
 {
     return b->cfg.burst_rate > 0;
 }
@@ -143,7 +143,10 @@ uint64_t bucket_wait_ns(struct bucket *b, uint64_t now_ns)
 {
     if (b->cfg.rate == 0)
         return 0;
-    bucket_refill(b, now_ns);
+    if (now_ns > b->last_ns) /* all but the first of a batch share their time */
+        bucket_refill(b, now_ns);
+    if (b->credit >= 0 && b->pace >= 0)
+        return 0;
     uint64_t wait = 0;
     if (b->credit < 0)
         wait = bucket_time_for(-b->credit, b->cfg.rate);
@@ -158,8 +161,12 @@ uint64_t bucket_wait_ns(struct bucket *b, uint64_t now_ns)
 /* Pay @cost out of *@credit; see invariant 4. */
 static void bucket_pay(__int128 *credit, __int128 cost, uint64_t rate)
 {
-    __int128 floor = -max_i128((__int128)rate * BUCKET_DEBT_NS_MAX, cost);
     __int128 after = *credit - cost;
+    if (after >= -cost) { /* almost always: only forced takes go deeper than the cost of one */
+        *credit = after;
+        return;
+    }
+    __int128 floor = -max_i128((__int128)rate * BUCKET_DEBT_NS_MAX, cost);
     *credit = after >= floor ? after : min_i128(*credit, floor);
 }
 
@@ -167,7 +174,8 @@ void bucket_take(struct bucket *b, uint64_t units, uint64_t now_ns)
 {
     if (b->cfg.rate == 0)
         return;
-    bucket_refill(b, now_ns);
+    if (now_ns > b->last_ns)
+        bucket_refill(b, now_ns);
     __int128 cost = UNIT * min_u64(units, BUCKET_UNITS_MAX);
     bucket_pay(&b->credit, cost, b->cfg.rate);
     if (!bucket_has_burst(b))

@@ -200,18 +200,14 @@ static struct gate_io *gate_queue_head(const struct gate_queue *q)
 /* The kinds that an I/O pays into, as a mask. */
 static uint8_t gate_kinds_of(enum io_op op)
 {
-    switch (io_op_direction(op)) {
-    case IO_DIR_READ:
-        return 1u << GATE_IOPS_READ | 1u << GATE_IOPS_TOTAL | 1u << GATE_BYTES_READ |
-               1u << GATE_BYTES_TOTAL;
-    case IO_DIR_WRITE:
-        return 1u << GATE_IOPS_WRITE | 1u << GATE_IOPS_TOTAL | 1u << GATE_BYTES_WRITE |
-               1u << GATE_BYTES_TOTAL;
-    case IO_DIR_NONE:
-        return 0;
-    }
-    weir_assert(!"a direction out of its enum");
-    return 0;
+    static const uint8_t kinds[] = {
+        [IO_DIR_READ] = 1u << GATE_IOPS_READ | 1u << GATE_IOPS_TOTAL | 1u << GATE_BYTES_READ |
+                        1u << GATE_BYTES_TOTAL,
+        [IO_DIR_WRITE] = 1u << GATE_IOPS_WRITE | 1u << GATE_IOPS_TOTAL | 1u << GATE_BYTES_WRITE |
+                         1u << GATE_BYTES_TOTAL,
+        [IO_DIR_NONE] = 0,
+    };
+    return kinds[io_op_direction(op)];
 }
 
 static uint64_t gate_bytes_of(const struct gate_io *io)

@@ -33,17 +33,6 @@ void hist_clear(struct hist *h)
     memset(h, 0, sizeof *h);
 }
 
-uint32_t hist_index(uint64_t ns)
-{
-    if (ns < (UINT64_C(1) << HIST_LINEAR_BITS))
-        return (uint32_t)(ns >> (HIST_LINEAR_BITS - HIST_SUB_BITS));
-    if (ns >= (UINT64_C(1) << HIST_MAX_BITS))
-        return HIST_LAST;
-    uint32_t octave = 63u - (uint32_t)__builtin_clzll(ns);
-    uint32_t sub = (uint32_t)(ns >> (octave - HIST_SUB_BITS)) & (HIST_SUBS - 1u);
-    return HIST_SUBS + (octave - HIST_LINEAR_BITS) * HIST_SUBS + sub;
-}
-
 uint64_t hist_bucket_low(uint32_t index)
 {
     weir_assert(index < HIST_BUCKETS);
@@ -58,15 +47,6 @@ uint64_t hist_bucket_high(uint32_t index)
 {
     weir_assert(index < HIST_BUCKETS);
     return index == HIST_LAST ? UINT64_MAX : hist_bucket_low(index + 1);
-}
-
-void hist_record(struct hist *h, uint64_t ns)
-{
-    h->bucket[hist_index(ns)]++;
-    h->count++;
-    h->sum_ns += ns;
-    if (ns > h->max_ns)
-        h->max_ns = ns;
 }
 
 void hist_merge(struct hist *into, const struct hist *from)

@@ -24,12 +24,30 @@ struct hist {
 };
 
 void hist_clear(struct hist *h);
-void hist_record(struct hist *h, uint64_t ns);
 
 /* The bucket of a value, and the bucket's bounds: low <= value < high. */
-uint32_t hist_index(uint64_t ns);
+static inline uint32_t hist_index(uint64_t ns)
+{
+    if (ns < (UINT64_C(1) << HIST_LINEAR_BITS))
+        return (uint32_t)(ns >> (HIST_LINEAR_BITS - HIST_SUB_BITS));
+    if (ns >= (UINT64_C(1) << HIST_MAX_BITS))
+        return HIST_BUCKETS - 1u;
+    uint32_t octave = 63u - (uint32_t)__builtin_clzll(ns);
+    uint32_t sub = (uint32_t)(ns >> (octave - HIST_SUB_BITS)) & ((1u << HIST_SUB_BITS) - 1u);
+    return ((1u + octave - HIST_LINEAR_BITS) << HIST_SUB_BITS) + sub;
+}
 uint64_t hist_bucket_low(uint32_t index);
 uint64_t hist_bucket_high(uint32_t index);
+
+/* Inline: three times an I/O. */
+static inline void hist_record(struct hist *h, uint64_t ns)
+{
+    h->bucket[hist_index(ns)]++;
+    h->count++;
+    h->sum_ns += ns;
+    if (ns > h->max_ns)
+        h->max_ns = ns;
+}
 
 /* into += from. */
 void hist_merge(struct hist *into, const struct hist *from);

@@ -29,26 +29,7 @@ const char *io_op_name(enum io_op op)
     return "";
 }
 
-enum io_direction io_op_direction(enum io_op op)
-{
-    switch (op) {
-    case IO_READ:
-    case IO_CACHE:
-        return IO_DIR_READ;
-    case IO_WRITE:
-    case IO_TRIM:
-    case IO_WRITE_ZEROES:
-        return IO_DIR_WRITE;
-    case IO_FLUSH:
-    case IO_BLOCK_STATUS:
-    case IO_OTHER:
-        return IO_DIR_NONE;
-    case IO_OP_COUNT:
-        break;
-    }
-    weir_assert(!"an operation out of its enum");
-    return IO_DIR_NONE;
-}
+_Static_assert(2 * IO_OP_COUNT <= 32, "IO_OP_DIRECTIONS has two bits for each operation");
 
 const char *meter_hist_name(enum meter_hist h)
 {

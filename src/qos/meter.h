@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/assert.h"
 #include "qos/hist.h"
 
 /* The operations every block protocol has. */
@@ -26,7 +27,17 @@ const char *io_op_name(enum io_op op);
 
 /* Which direction an operation is charged to: READ, CACHE read; WRITE, TRIM, WRITE_ZEROES write. */
 enum io_direction { IO_DIR_READ, IO_DIR_WRITE, IO_DIR_NONE };
-enum io_direction io_op_direction(enum io_op op);
+/* A table of two bits an operation, since every request asks for it several times. */
+#define IO_OP_DIRECTIONS                                                                       \
+    ((unsigned)IO_DIR_READ << 2 * IO_READ | (unsigned)IO_DIR_READ << 2 * IO_CACHE |            \
+     (unsigned)IO_DIR_WRITE << 2 * IO_WRITE | (unsigned)IO_DIR_WRITE << 2 * IO_TRIM |          \
+     (unsigned)IO_DIR_WRITE << 2 * IO_WRITE_ZEROES | (unsigned)IO_DIR_NONE << 2 * IO_FLUSH |   \
+     (unsigned)IO_DIR_NONE << 2 * IO_BLOCK_STATUS | (unsigned)IO_DIR_NONE << 2 * IO_OTHER)
+static inline enum io_direction io_op_direction(enum io_op op)
+{
+    weir_assert(op < IO_OP_COUNT);
+    return (enum io_direction)(IO_OP_DIRECTIONS >> 2 * op & 3u);
+}
 
 /* Cumulative; in flight = arrivals - completions - dropped. */
 struct meter_op {
