@@ -84,7 +84,7 @@ enum relay_host_mode {
     RELAY_HOST_HEADER,  /* a request header */
     RELAY_HOST_PASS,    /* payload of a dispatched request: straight through */
     RELAY_HOST_HOLD,    /* payload of a held write: to the hold ring (room is reserved) */
-    RELAY_HOST_BLOCKED, /* payload of a held write that does not fit the hold ring: wait */
+    RELAY_HOST_BLOCKED, /* payload of a held request that the hold ring cannot take: wait */
     RELAY_HOST_DISC,    /* DISC: wait until everything before it is dispatched */
     RELAY_HOST_END,     /* nothing more is taken from the host */
 };

@@ -14,6 +14,7 @@
  *   HEADER -- goes, has payload ---------------> PASS ----- all through --> HEADER
  *   HEADER -- held, payload fits the ring -----> HOLD ----- all held -----> HEADER
  *   HEADER -- held, payload does not fit ------> BLOCKED -- room now -----> HOLD
+ *   HEADER -- held, payload out of order ------> BLOCKED
  *   HOLD, BLOCKED -- let go before all is here -> PASS (the rest streams through)
  *   HEADER -- DISC ----------------------------> DISC ----- all dispatched -> END
  *
@@ -22,7 +23,10 @@
  *     requests the gate lets go meanwhile wait in `released`.
  *  2. At most one request is incomplete, the newest. A host that stalls in the middle of it holds
  *     up its own connection only: the gate's part was over when it let the request go.
- *  3. undispatched == slots HELD + RELEASED; outstanding == slots DISPATCHED. */
+ *  3. undispatched == slots HELD + RELEASED; outstanding == slots DISPATCHED.
+ *  4. What is in the hold ring leaves it in the order in which it came: only requests of the gate's
+ *     write queue put their payload there. In the extended form a host may send a payload with
+ *     anything; that of a held READ or CACHE, which overtake writes, waits in the input. */
 #include <string.h>
 
 #include "base/assert.h"
@@ -181,6 +185,13 @@ static uint64_t relay_request_bytes(const struct relay_conn *c, enum io_op op,
     return c->stream->size > 0 && bytes > c->stream->size ? c->stream->size : bytes;
 }
 
+/* Whether the payload of @s, held, may go to the hold ring now. */
+static bool relay_hold_takes(const struct relay_conn *c, const struct relay_slot *s)
+{
+    return io_op_direction(s->io.op) == IO_DIR_WRITE &&
+           relay_out_hold_room(&c->out) >= c->payload_left;
+}
+
 static void relay_request_hold(struct relay_conn *c, struct relay_slot *s, size_t size,
                                uint64_t payload)
 {
@@ -195,8 +206,7 @@ static void relay_request_hold(struct relay_conn *c, struct relay_slot *s, size_
     if (payload == 0)
         return;
     c->payload_slot = s;
-    c->host_mode =
-        relay_out_hold_room(&c->out) >= payload ? RELAY_HOST_HOLD : RELAY_HOST_BLOCKED;
+    c->host_mode = relay_hold_takes(c, s) ? RELAY_HOST_HOLD : RELAY_HOST_BLOCKED;
 }
 
 static void relay_request_submit(struct relay_conn *c, const struct nbd_request *q, size_t size,
@@ -298,7 +308,7 @@ static bool relay_host_parse(struct relay_conn *c, uint64_t now_ns)
                 return true;
             break;
         case RELAY_HOST_BLOCKED:
-            if (relay_out_hold_room(&c->out) < c->payload_left)
+            if (!relay_hold_takes(c, c->payload_slot))
                 return true;
             c->host_mode = RELAY_HOST_HOLD;
             break;

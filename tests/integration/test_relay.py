@@ -379,6 +379,20 @@ class Order(RelayCase):
         self.wait_idle(g)
         self.assert_nothing_in_flight(g)
 
+    def test_a_held_read_that_carries_a_payload_takes_no_bytes_of_a_held_write(self):
+        t = self.target(automatic=False, extended=True)
+        g = self.world.gateway(config=config(t.uri, "iops-write = 1", "iops-read = 5", gateway="max-hold = 600s"))
+        h = self.host(g, extended=True)
+        first = [rawnbd.request_extended(READ, 1, 0, 512), rawnbd.request_extended(WRITE, 2, 0, 4, rawnbd.FLAG_PAYLOAD_LEN, b"free")]
+        held = [rawnbd.request_extended(WRITE, 3, 4096, 4096, rawnbd.FLAG_PAYLOAD_LEN, b"w" * 4096),
+                rawnbd.request_extended(READ, 4, 8192, 4096, rawnbd.FLAG_PAYLOAD_LEN, b"r" * 4096),
+                rawnbd.request_extended(WRITE, 5, 12288, 4096, rawnbd.FLAG_PAYLOAD_LEN, b"x" * 4096)]
+        h.sock.sendall(b"".join(first + held))
+        got = {(r.kind, r.offset): r.payload for r in t.wait_requests(5)}
+        self.assertEqual(got[WRITE, 4096], b"w" * 4096)
+        self.assertEqual(got[READ, 8192], b"r" * 4096)
+        self.assertEqual(got[WRITE, 12288], b"x" * 4096)
+
     def test_errors_of_the_target_reach_the_host_and_are_counted(self):
         t = self.target(automatic=False)
         g = self.world.gateway(target=t.uri)
