@@ -369,6 +369,22 @@ int addr_connect_result(int fd)
     return -error;
 }
 
+void addr_keep_alive(int fd)
+{
+    static const struct {
+        int level, name, value;
+    } options[] = {
+        {SOL_SOCKET, SO_KEEPALIVE, 1},
+        {IPPROTO_TCP, TCP_KEEPIDLE, 30}, /* seconds of silence before the first question */
+        {IPPROTO_TCP, TCP_KEEPINTVL, 10},
+        {IPPROTO_TCP, TCP_KEEPCNT, 3},
+    };
+    /* A help only: whatever refuses it works without. */
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
+        (void)setsockopt(fd, options[i].level, options[i].name, &options[i].value,
+                         sizeof(options[i].value));
+}
+
 static int peer_unix(int fd, char *out, size_t size)
 {
     struct ucred cred;

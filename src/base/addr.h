@@ -41,6 +41,9 @@ int addr_local_text(int fd, char *out, size_t size);
  * or -errno. addr_connect_result gives 0 or -errno once it is writable. */
 int addr_connect(const struct addr *a);
 int addr_connect_result(int fd);
+/* Have the kernel ask a silent peer of @fd whether it is still there, and fail the connection after
+ * about a minute without an answer. Nothing on a Unix socket, whose peer cannot vanish unseen. */
+void addr_keep_alive(int fd);
 
 /* Who is at the other end, without the port: "10.0.0.7", "[fd00::1]" as "fd00::1", a v4-mapped
  * address as v4, a Unix peer as "uid:1000". For stream identity. 0 or -errno. */

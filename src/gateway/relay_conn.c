@@ -83,6 +83,7 @@ static int relay_side_open(struct relay_conn *c, struct relay_side *s, int fd)
     s->source.ready = relay_side_ready;
     s->conn = c;
     s->open = true;
+    addr_keep_alive(fd);
     return reactor_add(c->relay->reactor, &s->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP);
 }
 
@@ -258,7 +259,8 @@ static void relay_conn_target_gone(struct relay_conn *c)
         relay_conn_drain(c, why);
 }
 
-/* See whether the connection's end has come. False: @c is gone. */
+/* See whether the connection's end has come. False: @c is gone, or only its host's replies are
+ * left. */
 static bool relay_conn_settle(struct relay_conn *c)
 {
     if (c->target.dead)
@@ -296,9 +298,11 @@ static void relay_conn_pump(struct relay_conn *c)
         if (!relay_target_pump(c, now, &progress) || !relay_host_pump(c, now, &progress))
             return;
     }
-    if (!relay_conn_settle(c))
-        return;
+    bool lives = relay_conn_settle(c);
+    /* Also when the connection ends: what it held may have stood before others of its stream. */
     relay_gate_rearm(r);
+    if (!lives)
+        return;
     if (progress)
         reactor_defer(r->reactor, &c->work);
 }

@@ -5,6 +5,7 @@ Method: real storage where data is judged; where order, timing or malice is judg
 (rawnbd). Limits that hold are so low that nothing could slip through in a test's time; nothing asserts a speed. Random data
 comes from a printed seed."""
 import concurrent.futures
+import fcntl
 import hashlib
 import os
 import random
@@ -12,6 +13,7 @@ import signal
 import socket
 import struct
 import subprocess
+import termios
 import time
 import unittest
 
@@ -35,6 +37,11 @@ def config(target, *limits, gateway="", listener="address = 127.0.0.1:0"):
 def sanitized(process):
     with open(f"/proc/{process.pid}/maps") as f:
         return "libasan" in f.read()
+
+
+def waiting(sock):
+    """Bytes that lie in a socket's receive queue."""
+    return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0]
 
 
 class RelayCase(unittest.TestCase):
@@ -504,6 +511,45 @@ class Bounds(RelayCase):
                 self.assertEqual(other.reply()[0], i)
             stalled.sock.sendall(b"x" * (size - 100))
             self.assertEqual(stalled.reply()[0], 1)
+
+    def test_a_flush_behind_the_held_write_of_a_lost_connection_goes_at_once(self):
+        t = self.target(automatic=False)
+        path = self.world.path("listener.sock")
+        g = self.world.gateway(config=config(t.uri, "bandwidth-write = 1KiB/s", gateway="max-hold = 600s",
+                                             listener=f"address = unix:{path}"))
+        lost, other = Host(f"unix:{path}"), Host(f"unix:{path}")
+        self.addCleanup(lost.sock.close)
+        self.addCleanup(other.sock.close)
+        lost.send(WRITE, 1, 0, 65536, payload=bytes(65536))
+        for i in range(2):
+            lost.send(READ, 2 + i, 0, 200 * 1024)
+        debt, *reads = t.wait_requests(3)
+        lost.send(WRITE, 4, 0, 512, payload=bytes(512))
+        wait_until(lambda: self.stream(g)["heldNow"] == 1, "the write held")
+        other.send(FLUSH, 5)
+        wait_until(lambda: self.stream(g)["heldNow"] == 2, "the flush held behind it")
+        # The first answer fills the host's socket, the rest of the second waits in the gateway when the target ends.
+        reads[0].answer()
+        wait_until(lambda: waiting(lost.sock) >= 200 * 1024, "the first answer in the host's socket")
+        reads[1].answer()
+        debt.session.sock.shutdown(socket.SHUT_WR)
+        self.assertEqual(t.wait_requests(4)[3].kind, FLUSH)
+
+    def test_both_sides_are_probed_when_silent_so_that_a_peer_without_power_is_noticed(self):
+        t = self.target()
+        g = self.world.gateway(target=t.uri)
+        h = self.host(g)
+        h.send(READ, 1, 0, 512)
+        h.reply(512)
+        here = f"{h.sock.getsockname()[1]:04X}"
+
+        def timers():
+            """The kernel's running timer of each of the gateway's two sockets: 02 is the keep-alive."""
+            with open("/proc/net/tcp") as f:
+                rows = [line.split() for line in f.readlines()[1:]]
+            return {("host" if r[2].endswith(here) else "target"): r[5][:2] for r in rows if r[3] == "01" and
+                    (r[2].endswith(":" + here) or r[2].endswith(f":{t.port:04X}"))}
+        wait_until(lambda: timers() == {"host": "02", "target": "02"}, f"keep-alive timers on both sides: {timers()}")
 
     def test_connections_beyond_the_caps_are_refused_by_name(self):
         t = self.target()
