@@ -66,7 +66,6 @@ struct link_controls {
     struct frame_arena arena;
     uint8_t written[FILE_HASH_SIZE]; /* of what the file holds, or will */
     bool has_written;
-    int disk_error; /* last said */
 };
 
 /* A whole set, unpacked. */
@@ -149,7 +148,8 @@ static int control_from_wire(struct control *out, const Weir__Control__Control *
     };
     if (text_copy(out->id, sizeof(out->id), in->id) < 0)
         return WEIR_E_INVALID;
-    snprintf(out->reason, sizeof(out->reason), "%s", in->reason);
+    /* Cut between characters, not inside of one: it is shown as JSON. */
+    text_escape(out->reason, sizeof(out->reason), in->reason, strlen(in->reason));
     for (size_t i = 0; i < in->n_rates; i++) {
         const Weir__Control__Rate *r = in->rates[i];
         out->limits.rate[r->kind] = (struct bucket_rate){
@@ -336,10 +336,6 @@ static void controls_save(struct link_controls *c)
     memcpy(file.data + FILE_MAGIC_SIZE, hash, sizeof(hash));
     memcpy(c->written, hash, sizeof(hash));
     c->has_written = true;
-    int e = link_disk_error(c->link->disk);
-    if (e != c->disk_error && e < 0)
-        log_warning("link: the agreed controls could not be written: %s", weir_strerror(e));
-    c->disk_error = e;
     link_disk_put(c->link->disk, file.data, file.len); /* takes the bytes */
 }
 

@@ -8,11 +8,11 @@ struct link_disk;
 
 /* @path is copied. Starts the thread (all signals blocked in it). NULL: no memory or no thread. */
 struct link_disk *link_disk_new(const char *path);
-/* Writes what still waits, then ends the thread. */
+/* Writes what still waits, once, then ends the thread. */
 void link_disk_free(struct link_disk *d);
 
 /* Hand over the file's new content (from malloc; taken). What was not begun yet is replaced: only
- * the newest matters. Returns at once. */
+ * the newest matters. Returns at once. What cannot be written is tried again every few seconds. */
 void link_disk_put(struct link_disk *d, void *bytes, size_t n);
 
 /* Of the last write: 0 or -errno. */

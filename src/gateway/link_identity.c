@@ -96,8 +96,9 @@ static int load_credential(const char *state_dir, struct link_key *ret, const ch
 {
     char path[PATH_SIZE];
     char *text = NULL;
+    size_t n = 0;
     state_path(state_dir, "credential", path);
-    int r = text_read_file(path, FILE_MAX, &text, NULL);
+    int r = text_read_file(path, FILE_MAX, &text, &n);
     if (r == -ENOENT || r == -ENOTDIR)
         return -ENOENT;
     if (r == 0)
@@ -108,7 +109,7 @@ static int load_credential(const char *state_dir, struct link_key *ret, const ch
     else
         ret->kind = LINK_KEY_CREDENTIAL;
     if (text != NULL)
-        sodium_memzero(text, strlen(text));
+        sodium_memzero(text, n); /* parsing put a NUL before the key */
     free(text);
     return r;
 }
