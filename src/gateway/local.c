@@ -9,7 +9,8 @@
  * one slice a round of the reactor, so that I/O goes on in between; each object becomes text at
  * once. An answer is therefore no snapshot: streams late in it are a little younger. When it is
  * complete it is sent; while a client has an answer to make or to read, its further requests wait
- * in the socket.
+ * in the socket. Even what is answered with an error waits for the next round, so that no stream of
+ * requests, sound or not, is more than one a round.
  *
  *   IDLE --line--> MAKING --complete--> SENDING --all sent--> IDLE
  *
@@ -45,6 +46,7 @@
 #define STREAMS_A_SLICE 4u
 #define CONTROLS_A_SLICE 32u
 #define BACKLOG 16
+#define RETRY_NS (100 * NS_PER_MS)
 
 enum client_state { CLIENT_FREE, CLIENT_IDLE, CLIENT_MAKING, CLIENT_SENDING };
 enum subject { SUBJECT_STREAMS, SUBJECT_TARGETS, SUBJECT_CONTROLS, SUBJECT_STATUS, SUBJECT_COUNT };
@@ -65,6 +67,7 @@ struct client {
     struct text in, out;
     size_t sent;
     bool ended; /* the client will send no more */
+    bool answered; /* MAKING: out is complete, an error */
     enum subject subject;
     bool histograms;
     size_t cursor;            /* next slot or control */
@@ -79,6 +82,7 @@ struct local {
     struct relay *relay;
     struct link *link;
     struct reactor_source source;
+    struct reactor_timer retry; /* out of descriptors: accept again */
     struct addr addr;
     uint64_t started_ns;
     struct client clients[CLIENTS_MAX];
@@ -250,12 +254,13 @@ static void client_make(struct reactor_work *w)
 {
     struct client *c = container_of(w, struct client, work);
     weir_assert(c->state == CLIENT_MAKING);
-    bool complete = make_slice(c) || c->out.failed;
+    bool complete = c->answered || make_slice(c) || c->out.failed;
     if (!complete) {
         reactor_defer(c->local->reactor, &c->work);
         return;
     }
-    text_append_str(&c->out, c->subject == SUBJECT_STATUS ? "}\n" : "]}\n");
+    if (!c->answered)
+        text_append_str(&c->out, c->subject == SUBJECT_STATUS ? "}\n" : "]}\n");
     begin_sending(c);
     if (c->state == CLIENT_IDLE)
         client_step(c);
@@ -310,9 +315,11 @@ static void begin_request(struct client *c, const char *line, size_t n)
     const char *fault = parse_request(c, line, n);
     if (!fault && c->subject == SUBJECT_STREAMS && !grow_seen(c))
         fault = "out of memory";
+    c->state = CLIENT_MAKING;
+    reactor_defer(c->local->reactor, &c->work);
+    c->answered = fault != NULL;
     if (fault) {
         answer_error(c, fault);
-        begin_sending(c);
         return;
     }
     if (c->subject == SUBJECT_STREAMS || c->subject == SUBJECT_CONTROLS)
@@ -321,8 +328,6 @@ static void begin_request(struct client *c, const char *line, size_t n)
     text_printf(&c->out, "{\"%s\":%s", subject_names[c->subject],
                 c->subject == SUBJECT_STATUS ? "" : "[");
     c->cursor = 0;
-    c->state = CLIENT_MAKING;
-    reactor_defer(c->local->reactor, &c->work);
 }
 
 /* Bytes into c->in, up to one request and its line feed. False: the client is gone. */
@@ -346,33 +351,32 @@ static bool client_read(struct client *c)
     return true;
 }
 
-/* Begin requests until one must wait, or input runs out. */
+/* Begin the next request, if one is here. */
 static void client_step(struct client *c)
 {
-    while (c->state == CLIENT_IDLE) {
-        if (!client_read(c)) {
-            client_close(c);
-            return;
-        }
-        char *eol = memchr(c->in.data, '\n', c->in.len);
-        if (!eol && c->in.len > REQUEST_MAX) {
-            /* What follows cannot be made out any more: say why, then close. */
-            answer_error(c, "a request is at most 4096 bytes");
-            (void)!send(c->source.fd, c->out.data, c->out.len, MSG_NOSIGNAL);
-            client_close(c);
-            return;
-        }
-        if (!eol) {
-            if (c->ended)
-                client_close(c);
-            return;
-        }
-        size_t n = (size_t)(eol - c->in.data);
-        char line[REQUEST_MAX + 1];
-        memcpy(line, c->in.data, n);
-        text_consume(&c->in, n + 1);
-        begin_request(c, line, n);
+    weir_assert(c->state == CLIENT_IDLE);
+    if (!client_read(c)) {
+        client_close(c);
+        return;
     }
+    char *eol = memchr(c->in.data, '\n', c->in.len);
+    if (!eol && c->in.len > REQUEST_MAX) {
+        /* What follows cannot be made out any more: say why, then close. */
+        answer_error(c, "a request is at most 4096 bytes");
+        (void)!send(c->source.fd, c->out.data, c->out.len, MSG_NOSIGNAL);
+        client_close(c);
+        return;
+    }
+    if (!eol) {
+        if (c->ended)
+            client_close(c);
+        return;
+    }
+    size_t n = (size_t)(eol - c->in.data);
+    char line[REQUEST_MAX + 1];
+    memcpy(line, c->in.data, n);
+    text_consume(&c->in, n + 1);
+    begin_request(c, line, n);
 }
 
 static void client_ready(struct reactor_source *s, uint32_t events)
@@ -426,17 +430,33 @@ static void client_open(struct local *l, int fd)
     client_step(c);
 }
 
+/* At most about a full backlog at once, so that callers without end do not keep the reactor. */
+static void local_accept(struct local *l)
+{
+    for (int i = 0; i <= BACKLOG; i++) {
+        int fd = accept4(l->source.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            client_open(l, fd);
+        } else if (errno == EAGAIN) {
+            return;
+        } else if (errno != EINTR && errno != ECONNABORTED) {
+            break;
+        }
+    }
+    /* More wait, or a descriptor is missing; no edge will tell again of those that wait. */
+    reactor_timer_set(l->reactor, &l->retry, reactor_now(l->reactor) + RETRY_NS);
+}
+
 static void local_ready(struct reactor_source *s, uint32_t events)
 {
-    struct local *l = container_of(s, struct local, source);
     (void)events;
-    for (;;) {
-        int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd >= 0)
-            client_open(l, fd);
-        else if (errno != EINTR && errno != ECONNABORTED)
-            return;
-    }
+    local_accept(container_of(s, struct local, source));
+}
+
+static void local_retry(struct reactor_timer *t, uint64_t now_ns)
+{
+    (void)now_ns;
+    local_accept(container_of(t, struct local, retry));
 }
 
 int local_new(struct reactor *r, const struct gateway_config *config, struct stream_table *streams,
@@ -454,6 +474,7 @@ int local_new(struct reactor *r, const struct gateway_config *config, struct str
                         .streams = streams,
                         .relay = relay,
                         .link = link,
+                        .retry = {.fire = local_retry},
                         .started_ns = reactor_now_fresh(r)};
     int result = addr_parse(text, 0, &l->addr, NULL);
     int fd = result == 0 ? addr_listen(&l->addr, BACKLOG, 0600) : -ENAMETOOLONG;
@@ -481,6 +502,7 @@ void local_free(struct local *l)
             client_close(&l->clients[i]);
     }
     reactor_remove(l->reactor, &l->source);
+    reactor_timer_clear(l->reactor, &l->retry);
     close(l->source.fd);
     unlink(((const struct sockaddr_un *)&l->addr.ss)->sun_path);
     free(l);

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import socket
 import threading
 import unittest
@@ -219,6 +220,33 @@ class Local(unittest.TestCase):
             except OSError:
                 return False
         weirtest.wait_until(free, "a free place")
+
+    def test_a_client_that_came_while_descriptors_were_short_is_answered_when_there_are_some(self):
+        pid = self.gateway.pid
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.prlimit, pid, resource.RLIMIT_NOFILE, limits)
+        first = self.client()
+        self.assertIn("status", first.ask(get="status"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), limits[1]))
+        late = self.client()
+        late.send(b'{"get": "status"}\n')
+        self.assertIn("status", first.ask(get="status"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        self.assertIn("status", late.line())
+
+    def test_a_flood_of_wrong_requests_is_answered_in_full_beside_io(self):
+        flood, other = self.client(), self.client()
+        h = self.host("flood")
+        n = 20000
+        writer = threading.Thread(target=flood.send, args=(b"\n" * n + b'{"get": "status"}\n',))
+        writer.start()
+        for i in range(n):
+            self.assertIn("error", flood.line())
+            if i % 1000 == 0:
+                self.assertEqual(len(h.pread(512, 0)), 512)
+                self.assertIn("status", other.ask(get="status"))
+        self.assertIn("status", flood.line())
+        writer.join()
 
     def test_a_client_that_reads_nothing_is_closed_and_disturbs_nobody(self):
         self.host("deaf")
