@@ -31,6 +31,12 @@ uint32_t scene_harm_ppm(const struct scene *sc, const struct bully *b)
     return share >= 1.0 ? 1000000u : (uint32_t)(share * 1e6);
 }
 
+double stream_mean_bytes(const struct stream *st)
+{
+    const struct entity_window *w = &st->e.window;
+    return w->iops > 0 ? (double)(w->read_bytes_s + w->write_bytes_s) / (double)w->iops : 0;
+}
+
 static bool has_contract(const struct stream *st)
 {
     return st->agreed != NULL && analyzer_promises(&st->agreed->e.agreement);
@@ -78,9 +84,12 @@ static double surplus_of(const struct stream *st)
     double contract = (double)analyzer_contract_iops(a), iops = (double)st->e.window.iops;
     /* A group's contract is shared out by what each member gets now. */
     double all = a->per == AGREEMENT_PER_GROUP ? (double)st->agreed->unit.iops : iops;
-    if (all <= contract || all <= 0)
-        return 0;
-    return cost * (1.0 - contract / all);
+    double within = all > 0 ? contract / all : 0;
+    uint64_t bytes_s = st->e.window.read_bytes_s + st->e.window.write_bytes_s;
+    if (a->per == AGREEMENT_PER_STREAM && bytes_s > 0 &&
+        (double)a->reservation_bytes_s / (double)bytes_s > within)
+        within = (double)a->reservation_bytes_s / (double)bytes_s;
+    return all > 0 && within < 1.0 ? cost * (1.0 - within) : 0;
 }
 
 static bool goes_before(const struct bully *a, const struct bully *b)
@@ -110,6 +119,7 @@ void scene_look(struct scene *sc, struct target *t)
         struct stream *st = container_of(it, struct stream, in_target);
         st->e.harm_ppm = 0;
         sc->total += scene_cost(st);
+        sc->surplus += surplus_of(st);
         look_at_promise(sc, st);
     }
     if (sc->victim == NULL)

@@ -67,6 +67,14 @@ struct rules {
     uint32_t max_cut_ppm;
 };
 
+/* In I/Os per second, the larger of the two it may name. */
+static double floor_of(const struct policy *q, const struct proposal *p)
+{
+    double iops = (double)q->floor_iops;
+    double bytes = p->mean_bytes > 0 ? (double)q->floor_bytes_s / p->mean_bytes : 0;
+    return bytes > iops ? bytes : iops;
+}
+
 static void rules_collect(struct rules *r, const struct policy *policies, size_t count,
                           const struct proposal *p, int64_t wall_us)
 {
@@ -81,9 +89,10 @@ static void rules_collect(struct rules *r, const struct policy *policies, size_t
             r->observe = q;
         if (r->freeze == NULL && policy_frozen(q, wall_us))
             r->freeze = q;
-        if ((double)q->floor_iops > r->floor_iops) {
+        double floor = floor_of(q, p);
+        if (floor > r->floor_iops) {
             r->floor = q;
-            r->floor_iops = (double)q->floor_iops;
+            r->floor_iops = floor;
         }
         if (q->max_cut_ppm != 0 && q->max_cut_ppm < r->max_cut_ppm) {
             r->max_cut = q;

@@ -34,6 +34,7 @@ const char *decision_name(enum decision d);
 struct proposal {
     const char *tenant, *host, *volume, *target;
     double from_iops, to_iops;
+    double mean_bytes;           /* of its I/Os, for floors in bytes; 0: unknown */
     bool contract;               /* it has an agreement of its own */
     double entitled_iops;        /* its own reservation or contract: never below */
 };

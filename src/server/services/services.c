@@ -438,9 +438,11 @@ int services_agreement_put(struct services *s, const struct agreement *a, uint64
 {
     at(s, now_ns, wall_us);
     int err = select_agreement_put(s, a, ret_words, size);
-    if (err == 0)
-        dispatch_all(s);
-    return err;
+    if (err < 0)
+        return err;
+    throttle_review_all(s); /* it may promise something to one that is throttled */
+    dispatch_all(s);
+    return 0;
 }
 
 int services_tenant_put(struct services *s, const struct tenant *t, uint64_t now_ns,
@@ -448,9 +450,11 @@ int services_tenant_put(struct services *s, const struct tenant *t, uint64_t now
 {
     at(s, now_ns, wall_us);
     int err = select_tenant_put(s, t);
-    if (err == 0)
-        dispatch_all(s);
-    return err;
+    if (err < 0)
+        return err;
+    throttle_review_all(s); /* policies and agreements may select by tenant */
+    dispatch_all(s);
+    return 0;
 }
 
 int services_policy_put(struct services *s, const struct policy *p, uint64_t now_ns,
@@ -490,9 +494,11 @@ int services_document_remove(struct services *s, const char *kind, const char *n
         err = select_policy_remove(s, name);
     else if (strcmp(kind, "Gateway") == 0)
         err = gateway_remove(s, name);
-    if (err == 0)
-        dispatch_all(s);
-    return err;
+    if (err < 0)
+        return err;
+    throttle_review_all(s);
+    dispatch_all(s);
+    return 0;
 }
 
 void services_enforcement(struct services *s, bool on, uint64_t now_ns, int64_t wall_us)

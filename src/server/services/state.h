@@ -46,6 +46,7 @@ struct unit {
 struct brake {
     double rate;                        /* I/Os per second now allowed; 0: not throttled */
     double knee;                        /* rate up to which it may grow fast; 0: not known */
+    double learnt;                      /* the knee as it was when it was learnt */
     uint64_t knee_ns;                   /* when that was learnt */
     bool knee_found;                    /* by failing there, not only guessed from the load */
     uint64_t cut_ns;                    /* when it was cut last */
@@ -58,6 +59,16 @@ struct brake {
     char memo_policy[NAME_SIZE];
     char memo_victim[STREAM_KEY_SIZE];
     uint32_t memo_age;                  /* periods since it was last proposed */
+};
+
+/* Whether holding back helps at one target (blame.c). */
+struct blame {
+    double load, ratio;                 /* beyond contracts, and of the victim, before the cuts */
+    double last_surplus;                /* of the period before */
+    uint32_t unhelped;                  /* failing periods that the cuts did not help */
+    uint32_t good;                      /* periods without a victim since */
+    uint32_t given_up;                  /* times in a row */
+    uint64_t spare_until_ns;            /* nobody is cut before */
 };
 
 struct gateway;
@@ -74,6 +85,7 @@ struct target {
     uint32_t throttles;                 /* of its streams, now */
     uint32_t helpless;                  /* periods in a row with a victim and nobody to cut */
     bool short_said;
+    struct blame blame;
 };
 
 struct agreed {                         /* an agreement in force */
@@ -265,6 +277,7 @@ struct bully {
 struct scene {                          /* one target, one period */
     double total;                       /* load in cost units: I/Os plus one for each 64 KiB */
     double bullies_cost;                /* of those named below */
+    double surplus;                     /* load beyond contracts, of all */
     struct stream *victim;              /* the worst off that fails, or NULL */
     double ratio;                       /* its judged over promised */
     double pressure; /* the same of the worst off within its contract; 0: nobody was judged */
@@ -274,6 +287,10 @@ struct scene {                          /* one target, one period */
 };
 void scene_look(struct scene *sc, struct target *t);
 double scene_cost(const struct stream *st);
+/* Look at a period's scene. False: nobody may be cut on @t, for it would not help. May lift. */
+bool blame_look(struct services *s, struct target *t, const struct scene *sc);
+/* Mean bytes of an I/O in the last window; 0: unknown. */
+double stream_mean_bytes(const struct stream *st);
 /* The part of the total load that is @b's surplus. */
 uint32_t scene_harm_ppm(const struct scene *sc, const struct bully *b);
 

@@ -26,6 +26,9 @@
  * not cut again; in a window that began before the acknowledgement only a victim with more than
  * DRAIN_LATE of its I/Os late counts, since a queue that drains makes fewer late than that.
  *
+ * Cuts that do not help are taken back (blame.c). A guessed knee that was passed by a third without
+ * harm was none: from there the rate grows fast again.
+ *
  * Every change downward passes policy_check. Suppressed proposals are written down when they
  * change, not each period; growth when it adds up to RECORD_STEP.
  *
@@ -56,6 +59,7 @@
 #define NEAR_KNEE 0.97
 #define CREEP_GUESSED 0.06
 #define CREEP_FOUND 0.003
+#define WRONG_GUESS 1.35 /* a knee that was passed by so much without harm was none */
 #define HOLD_PERIODS 20u
 #define FOUND_PERIODS 60u
 #define DRAIN_LATE 0.10
@@ -246,6 +250,9 @@ static double entitled_iops(const struct stream *st)
     double contract = (double)analyzer_contract_iops(a);
     if (analyzer_contract_iops(a) == UINT64_MAX)
         contract = (double)a->reservation_iops;
+    double mean = stream_mean_bytes(st);
+    if (mean > 0 && (double)a->reservation_bytes_s / mean > contract)
+        contract = (double)a->reservation_bytes_s / mean;
     if (a->per == AGREEMENT_PER_GROUP && st->agreed->unit.iops > 0)
         contract *= (double)st->e.window.iops / (double)st->agreed->unit.iops;
     return contract;
@@ -258,6 +265,7 @@ static struct proposal proposal_of(const struct stream *st, double from, double 
         .host = st->e.host,
         .volume = st->e.volume,
         .target = st->e.target_name,
+        .mean_bytes = stream_mean_bytes(st),
         .from_iops = from,
         .to_iops = to < from ? to : from,
         .contract = st->agreed != NULL && analyzer_promises(&st->agreed->e.agreement),
@@ -393,6 +401,7 @@ static void knee_learn(struct services *s, struct stream *st, const struct scene
         knee = b->knee; /* the old backlog may have had its part in this */
     }
     b->knee = knee > 1.0 ? knee : 1.0;
+    b->learnt = b->knee;
     b->knee_ns = s->now_ns;
 }
 
@@ -419,7 +428,7 @@ static enum outcome bully_cut(struct services *s, const struct scene *sc, const 
         base = b->rate;
     if (base < 1.0)
         return OUTCOME_AT_FLOOR;
-    struct brake was = *b;
+    const struct brake was = *b;
     knee_learn(s, st, sc, base);
     double to = base * cut_factor(s, b, sc->ratio);
     if (b->rate == 0 && b->knee * TARGET_LOAD < to)
@@ -429,6 +438,7 @@ static enum outcome bully_cut(struct services *s, const struct scene *sc, const 
     ask_policy(s, &p, &r);
     if (!r.allowed) {
         b->knee = was.knee;
+        b->learnt = was.learnt;
         b->knee_ns = was.knee_ns;
         b->knee_found = was.knee_found;
         suppressed(s, st, sc->victim, &r, base);
@@ -509,6 +519,8 @@ static double creep(const struct services *s, struct brake *b, double pressure)
         b->knee_found = false;
     if (b->knee_found && periods < HOLD_PERIODS)
         return 0;
+    if (!b->knee_found && b->rate > WRONG_GUESS * b->learnt)
+        return GROW_MAX - 1.0;
     return b->knee_found ? CREEP_FOUND : CREEP_GUESSED;
 }
 
@@ -594,7 +606,8 @@ static void target_run(struct services *s, struct target *t)
     struct scene sc;
     scene_look(&sc, t);
     target_pressure(t, &sc);
-    if (sc.victim != NULL) {
+    bool may_cut = blame_look(s, t, &sc);
+    if (sc.victim != NULL && may_cut) {
         target_failing(s, t, &sc);
     } else {
         t->helpless = 0;
