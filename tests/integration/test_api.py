@@ -383,6 +383,16 @@ class Documents(ApiCase):
         status = wait_until(lambda: (s := self.server.get("/agreements/gold")["status"]) and s["streams"] == 1 and s, "one stream")
         self.assertEqual(DOCUMENT.errors(status, DOCUMENT.schema("AgreementStatus")), [])
 
+    def test_a_document_that_could_not_be_in_force_is_refused(self):
+        def put(i, path="", **kw):
+            return self.server.request("PUT", f"/api/v1/policies/p{i}{path}", {**POLICY, "name": f"p{i}"}, **kw)
+        for i in range(256):
+            self.assertEqual(put(i)[0], 201)
+        self.assertEqual(put(256)[0], 409)
+        self.assertEqual(put(256, "?dryRun=true")[0], 409)
+        self.assertEqual(len(self.server.items("/policies")), 256)
+        self.assertEqual(self.server.request("PUT", "/api/v1/policies/p0", {**POLICY, "name": "p0", "maxCut": "10%"})[0], 200)
+
     def test_wrong_documents_are_refused_with_a_line_for_each_wrong_field(self):
         wrong = {**AGREEMENT, "weight": 0, "colour": "red", "limit": {"iops": 0}, "objectives": [{"percentile": 99, "latency": "5"}]}
         _, _, problem = self.call("PUT", "/api/v1/agreements/gold", wrong, expect=422)

@@ -36,6 +36,7 @@
 #include "server/model/model.h"
 #include "server/msg.h"
 #include "server/services/agreement_match.h"
+#include "server/services/services.h"
 
 #define ERRORS_MAX 65536u
 
@@ -44,10 +45,11 @@ enum document_class { CLASS_AGREEMENT, CLASS_TENANT, CLASS_POLICY };
 static const struct document_kind {
     const char *plural, *kind, *word;
     enum document_class class;
+    size_t max; /* an SLA process holds no more */
 } document_kinds[] = {
-    {"agreements", "Agreement", "agreement", CLASS_AGREEMENT},
-    {"tenants", "Tenant", "tenant", CLASS_TENANT},
-    {"policies", "Policy", "policy", CLASS_POLICY},
+    {"agreements", "Agreement", "agreement", CLASS_AGREEMENT, SERVICES_MAX_AGREEMENTS},
+    {"tenants", "Tenant", "tenant", CLASS_TENANT, SERVICES_MAX_TENANTS},
+    {"policies", "Policy", "policy", CLASS_POLICY, SERVICES_MAX_POLICIES},
 };
 
 struct documents_work {
@@ -327,6 +329,16 @@ static bool conditions_hold(struct request *r, struct documents_work *w)
     return true;
 }
 
+/* What is stored must be in force, so no more is stored than can be. False: answered 409. */
+static bool room_for(struct request *r, const struct documents_work *w, const json_t *rows)
+{
+    if (w->version != 0 || json_array_size(rows) < w->kind->max)
+        return true;
+    http_problem(r, MHD_HTTP_CONFLICT, "there are %zu %s already, as many as can be in force",
+                 json_array_size(rows), w->kind->plural);
+    return false;
+}
+
 /* Hold a new agreement against all stored ones. False: answered 409. */
 static bool overlap_free(struct request *r, const struct documents_work *w, const json_t *rows)
 {
@@ -479,7 +491,7 @@ static void put_checked(struct request *r)
     const json_t *row = row_of(rows, w->change.name);
     w->version = row_version(row);
     w->updated_us = row ? views_count(row, "updated_us") : 0;
-    if (!conditions_hold(r, w) || !overlap_free(r, w, rows))
+    if (!conditions_hold(r, w) || !room_for(r, w, rows) || !overlap_free(r, w, rows))
         return;
     bool same = row && json_equal(json_object_get(row, "document"), w->canonical);
     w->result = same         ? "unchanged"
@@ -498,8 +510,7 @@ static void put_checked(struct request *r)
 static void put_turn(struct request *r)
 {
     const struct documents_work *w = r->work;
-    /* All of them for an agreement, since any may overlap. */
-    ask_stored(r, w->kind->kind, w->kind->class == CLASS_AGREEMENT ? "" : w->change.name);
+    ask_stored(r, w->kind->kind, ""); /* all: any may overlap, and they are counted */
     http_wait(r, put_checked);
 }
 
