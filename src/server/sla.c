@@ -58,6 +58,7 @@ struct sla {
     struct sla_out out;
     enum load_state load[LOAD_COUNT];
     bool load_again;      /* documents changed while they were read */
+    bool switched;        /* enforcement was said by people: newer than what is read */
     uint64_t load_at_ns;  /* not before */
     uint64_t load_tries;
     bool loaded;
@@ -111,7 +112,7 @@ static void load_setting(struct sla *s, const json_t *row, uint64_t now_ns, int6
 {
     const char *name = json_string_value(json_object_get(row, "name"));
     const json_t *on = json_object_get(json_object_get(row, "value"), "on");
-    if (name != NULL && strcmp(name, "enforcement") == 0 && json_is_boolean(on))
+    if (!s->switched && name != NULL && strcmp(name, "enforcement") == 0 && json_is_boolean(on))
         services_enforcement(s->services, json_is_true(on), now_ns, wall_us);
 }
 
@@ -293,6 +294,7 @@ static void on_message(struct sla *s, struct msg *m, uint64_t now_ns, int64_t wa
         on_document(s, m, now_ns, wall_us);
         break;
     case MSG_ENFORCEMENT:
+        s->switched = true;
         services_enforcement(sv, m->arg[0] != 0, now_ns, wall_us);
         mailbox_reply(s->box, m, 0, NULL, NULL);
         break;

@@ -333,6 +333,36 @@ static void a_conflict_is_answered_with_words_that_name_both(void **state)
     stage_end(t);
 }
 
+/* The switch is thrown after the settings were read and before they arrive. */
+static void a_switch_thrown_while_settings_are_read_stays_thrown(void **state)
+{
+    (void)state;
+    struct stage *t = stage_new(1024);
+    struct mailbox *reader = t->threads.store_reader[0];
+    struct msg q[3];
+    for (int i = 0; i < 3; i++)
+        q[i] = take(reader, MSG_STORE_QUERY);
+    struct msg r = ask(t, MSG_ENFORCEMENT, 0, NULL);
+    assert_int_equal(r.status, 0);
+    for (int i = 0; i < 3; i++) {
+        const struct store_query *query = q[i].body;
+        json_t *rows = query->table == STORE_SETTINGS
+                           ? json_pack("[{s:s, s:{s:b}}]", "name", "enforcement", "value", "on", 1)
+                           : json_array();
+        mailbox_reply(reader, &q[i], 0, rows, json_release);
+        msg_release(&q[i]);
+    }
+    gateway_up(t);
+    answer_poll(t);
+    struct msg m = take_controls(t); /* all is loaded */
+    msg_release(&m);
+    json_t *status = view(t, VIEW_STATUS);
+    assert_true(json_is_false(
+        json_object_get(json_object_get(json_array_get(status, 0), "enforcement"), "on")));
+    json_decref(status);
+    stage_end(t);
+}
+
 /* The store takes nothing at all: its ring of 4 is full at once. Views and polls go on. */
 static void a_store_that_takes_nothing_delays_nobody(void **state)
 {
@@ -390,6 +420,7 @@ int main(void)
         cmocka_unit_test(it_commands_nothing_until_all_is_loaded_and_asks_again),
         cmocka_unit_test(each_view_is_an_array_of_objects_in_the_apis_form),
         cmocka_unit_test(a_conflict_is_answered_with_words_that_name_both),
+        cmocka_unit_test(a_switch_thrown_while_settings_are_read_stays_thrown),
         cmocka_unit_test(a_store_that_takes_nothing_delays_nobody),
         cmocka_unit_test(what_happens_is_written_down_and_noticed),
     };
