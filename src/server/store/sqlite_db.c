@@ -358,7 +358,12 @@ int sqlite_db_open(struct sqlite_db *d, const char *folder, const char *name,
         learn_side_files(d);
         return 0;
     }
+    int code = d->last_rc & 0xff;
+    bool damaged = code == SQLITE_CORRUPT || code == SQLITE_NOTADB;
     if (ret_words[0] == '\0')
-        snprintf(ret_words, size, "%s: %s", d->path, sqlite_db_words(d));
+        snprintf(ret_words, size, "%s: %s%s", d->path, sqlite_db_words(d),
+                 damaged ? "; restore it from a copy, or move it away with its -wal and -shm, and "
+                           "an empty one is made"
+                         : "");
     return rc;
 }

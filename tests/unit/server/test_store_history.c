@@ -473,6 +473,7 @@ static void a_file_that_is_no_database_is_refused_with_words(void **state)
     snprintf(path, sizeof(path), "%s/state.db", f.config.state_dir);
     assert_int_equal(text_write_file_atomic(path, junk, sizeof(junk), 0600), 0);
     assert_int_equal(store_open(&f.config, &s, words, sizeof(words)), WEIR_E_UNAVAILABLE);
+    assert_non_null(strstr(words, "move it away")); /* what to do */
     assert_non_null(strstr(words, "state.db"));
     assert_non_null(strstr(words, "not a database"));
     fixture_fini(&f);
