@@ -4,7 +4,9 @@
  *
  * Life: options -> file -> checks -> state directory -> descriptors' limit -> reactor, streams,
  * relay, link, local socket -> "listening on" lines, READY -> rounds until SIGTERM or SIGINT ->
- * STOPPING, all closed in the opposite order. SIGHUP reads the file again and checks it; see
+ * STOPPING, no more requests, rounds until the targets have answered (5 s at most, or a second
+ * signal: some targets die of a connection that ends under their answer) -> all closed in the
+ * opposite order. SIGHUP reads the file again and checks it; see
  * gateway_reload.
  *
  * What may fail: everything before READY, each with one line that says what to do. After READY only
@@ -45,6 +47,8 @@
  * slack). */
 #define TIMER_SLACK_NS 1000ul
 #define ERRORS_MAX (256u * 1024u)
+/* At the end targets may take so long for their last answers. */
+#define STOP_NS (5 * NS_PER_S)
 
 struct gateway {
     struct options options;
@@ -57,6 +61,8 @@ struct gateway {
     struct reactor_source signals;
     struct reactor_timer watchdog;
     uint64_t watchdog_ns;
+    bool at_once; /* asked twice to end */
+    bool ending;
 };
 
 /* --- state directory --- */
@@ -211,6 +217,8 @@ static void gateway_signal(struct reactor_source *s, uint32_t epoll_events)
         } else {
             log_info("%s: ending", info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
             notify("STOPPING=1");
+            g->at_once = g->ending;
+            g->ending = true;
             reactor_stop(g->reactor);
         }
     }
@@ -319,6 +327,19 @@ static void gateway_end(struct gateway *g)
     options_config_free(g->config);
 }
 
+/* Rounds until the last answers are here; see the essay above. */
+static int gateway_drain(struct gateway *g)
+{
+    uint64_t now = reactor_now_fresh(g->reactor), until = now + STOP_NS;
+    int ret = 0;
+    relay_stop(g->relay);
+    while (ret == 0 && !g->at_once && relay_counts(g->relay)->active > 0 && now < until) {
+        ret = reactor_round(g->reactor, until - now);
+        now = reactor_now_fresh(g->reactor);
+    }
+    return ret;
+}
+
 static int gateway_run(struct gateway *g)
 {
     log_init("weir-gateway", (enum log_level)g->config->log_level);
@@ -332,6 +353,8 @@ static int gateway_run(struct gateway *g)
     if (ret < 0)
         return ret;
     ret = reactor_run(g->reactor);
+    if (ret == 0)
+        ret = gateway_drain(g);
     if (ret < 0)
         log_error("waiting for events: %s", weir_strerror(ret));
     return ret;

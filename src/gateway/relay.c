@@ -255,6 +255,7 @@ static void relay_unlisten(struct relay_listener *l)
     reactor_work_cancel(&l->work);
     reactor_timer_clear(l->relay->reactor, &l->retry);
     close(l->source.fd);
+    l->source.fd = -1;
     if (addr_is_unix(&l->config->addr)) {
         /* Leave no file behind that nobody answers. */
         const struct sockaddr_un *un = (const void *)&l->config->addr.ss;
@@ -292,6 +293,14 @@ int relay_new(struct reactor *r, const struct gateway_config *config, struct str
     }
     *ret = relay;
     return 0;
+}
+
+void relay_stop(struct relay *r)
+{
+    for (size_t i = 0; i < r->listener_count; i++)
+        relay_unlisten(&r->listeners[i]);
+    list_for_each_safe(l, &r->live)
+        relay_conn_stop(container_of(l, struct relay_conn, link));
 }
 
 void relay_free(struct relay *r)

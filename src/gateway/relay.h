@@ -47,6 +47,9 @@ struct relay;
  * borrowed objects outlive the relay. */
 int relay_new(struct reactor *r, const struct gateway_config *config, struct stream_table *streams,
               struct relay **ret, const char **ret_where);
+/* Take no more hosts and no more requests. What the target has still gets its answer, then each
+ * connection closes; counts.active falls to 0, unless a target or a host does not do its part. */
+void relay_stop(struct relay *r);
 /* Close everything at once. */
 void relay_free(struct relay *r);
 const struct relay_counts *relay_counts(const struct relay *r);

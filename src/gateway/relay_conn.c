@@ -8,9 +8,9 @@
  * CONNECTING    the target's socket is not connected yet; the host's bytes wait in the kernel.
  * NEGOTIATING   negotiate.h relays the handshake; its end is transmission, ABORT or a fault.
  * TRANSMITTING  requests and replies pass (relay_host.c, relay_target.c).
- * DRAINING      the host's last request is known: it sent DISC, it closed, or the target did. What
- *               is due still goes out: after DISC held requests and then DISC itself, always the
- *               replies of what was dispatched.
+ * DRAINING      the host's last request is known: it sent DISC, it closed, the target did, or the
+ *               gateway ends. What is due still goes out: after DISC held requests and then DISC
+ *               itself, always the replies of what was dispatched.
  * CLOSED        both sockets are closed and the memory is back in the pool.
  *
  * One timer: until TRANSMITTING it bounds connect and negotiation, in DRAINING the silence of the
@@ -214,6 +214,27 @@ void relay_conn_drain(struct relay_conn *c, enum relay_close why)
     reactor_timer_set(reactor, &c->timer, c->target_heard_ns + RELAY_DRAIN_NS);
 }
 
+void relay_conn_stop(struct relay_conn *c)
+{
+    switch (c->state) {
+    case RELAY_CONNECTING:
+    case RELAY_NEGOTIATING:
+        relay_conn_close(c, RELAY_CLOSE_SHUTDOWN, NULL);
+        return;
+    case RELAY_TRANSMITTING:
+        relay_host_forget(c);
+        relay_conn_drain(c, RELAY_CLOSE_SHUTDOWN);
+        reactor_defer(c->relay->reactor, &c->work);
+        return;
+    case RELAY_DRAINING:
+        return;
+    case RELAY_CLOSED:
+    case RELAY_STATE_COUNT:
+        break;
+    }
+    weir_unreachable("a closed connection among the living");
+}
+
 static void relay_conn_timeout(struct reactor_timer *t, uint64_t now_ns)
 {
     struct relay_conn *c = container_of(t, struct relay_conn, timer);
@@ -276,8 +297,8 @@ static bool relay_conn_settle(struct relay_conn *c)
         relay_conn_drain(c, RELAY_CLOSE_HOST_RESET);
     }
     weir_assert(c->state == RELAY_DRAINING);
-    bool host_gone =
-        c->ending == RELAY_CLOSE_HOST_VANISHED || c->ending == RELAY_CLOSE_HOST_RESET;
+    bool host_gone = c->ending == RELAY_CLOSE_HOST_VANISHED ||
+                     c->ending == RELAY_CLOSE_HOST_RESET || c->ending == RELAY_CLOSE_SHUTDOWN;
     bool target_done = c->out.pending == 0 && c->outstanding <= c->incomplete;
     bool host_told = c->reply_start == c->reply_parsed || c->host.dead;
     if ((host_gone && target_done && host_told) ||

@@ -193,6 +193,8 @@ void relay_conn_start(struct relay *r, struct relay_conn *c, const struct listen
                       int fd, const char *host, uint64_t host_hash);
 /* End @c now: count and log @why with @detail (or NULL). @c is gone afterwards. */
 void relay_conn_close(struct relay_conn *c, enum relay_close why, const char *detail);
+/* The gateway ends: drop what was not dispatched, wait for the answers to the rest, then close. */
+void relay_conn_stop(struct relay_conn *c);
 /* TRANSMITTING to DRAINING. */
 void relay_conn_drain(struct relay_conn *c, enum relay_close why);
 

@@ -779,6 +779,38 @@ class Program(RelayCase):
         self.assertEqual(g.stop(), 0)
         self.assertEqual(h.closed(), b"")
 
+    def test_terminated_it_still_passes_on_what_the_target_has_yet_to_answer(self):
+        t = self.target(automatic=False)
+        g = self.world.gateway(config=config(t.uri, "iops-write = 1", gateway="max-hold = 600s"))
+        h = self.host(g)
+        h.send(READ, 1, 0, 4096)
+        h.send(WRITE, 2, 0, 1, payload=b"a")
+        h.send(WRITE, 3, 0, 1, payload=b"b")
+        read, write = t.wait_requests(2)
+        os.kill(g.pid, signal.SIGTERM)
+        wait_until(lambda: not weirtest.can_connect(g.port), "a gateway that takes no more hosts")
+        h.send(READ, 4, 0, 512)
+        read.answer(data=b"r" * 4096)
+        self.assertEqual(h.reply(4096), (1, 0, b"r" * 4096))
+        write.answer()
+        self.assertEqual(h.reply()[0], 2)
+        self.assertEqual(h.closed(), b"")
+        t.wait_closed()
+        self.assertEqual(g.popen.wait(rawnbd.PATIENCE), 0)
+        self.assertEqual(len(t.requests), 2)
+
+    def test_terminated_it_ends_although_a_target_never_answers(self):
+        t = self.target(automatic=False)
+        for signals in (1, 2):
+            g = self.world.gateway(target=t.uri)
+            h = self.host(g)
+            h.send(READ, 1, 0, 4096)
+            t.wait_requests(signals)
+            for _ in range(signals):
+                os.kill(g.pid, signal.SIGTERM)
+                wait_until(lambda: not weirtest.can_connect(g.port), "a gateway that takes no more hosts")
+            self.assertEqual(g.popen.wait(rawnbd.PATIENCE), 0)
+
     def test_hangup_applies_changed_limits_and_keeps_everything_when_the_file_is_wrong(self):
         t = self.target()
         g = self.world.gateway(config=config(t.uri, "iops = 1", gateway="max-hold = 600s"))
