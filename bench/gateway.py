@@ -218,7 +218,8 @@ def main():
     began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     results = measure(rows, names, a.rounds, a.seconds)
     out = ["## Measured", "", f"{began}, {a.rounds} interleaved rounds of {a.seconds} s a run.", "", *machine(), "",
-           "### Data path", "", "IOPS as a ratio to no proxy (median of the rounds' ratios) · proxy CPU seconds per million I/Os (median).", "",
+           "### Data path", "",
+           "IOPS as a ratio to no proxy (median of the rounds' ratios) · proxy CPU seconds per million I/Os (median).", "",
            *tables(results, rows, names), "", "### Beside the rivals", "", *verdicts(results, rows, names)]
     if not a.no_limits:
         out += ["", "### Limits", "", f"{a.rounds} interleaved rounds of {a.limit_seconds} s a run; medians.", "",

@@ -4,9 +4,9 @@
  *
  * Model: a closed loop over raw NBD. Each connection keeps `depth` requests of one size in flight
  * at random aligned places. What came is walked in one go, each answer is replaced by a new
- * request, and all new requests leave in one sendmsg. One connection with nothing left to send waits in recv
- * itself; otherwise epoll waits. Latency runs from the time the batch was handed to the kernel to
- * the time the last byte of its answer was read.
+ * request, and all new requests leave in one sendmsg. One connection with nothing left to send
+ * waits in recv itself; otherwise epoll waits. Latency runs from the time the batch was handed to
+ * the kernel to the time the last byte of its answer was read.
  *
  * Invariants:
  *  1. At most `depth` requests of a connection are in flight; cookie - 1 is the slot.
