@@ -17,7 +17,8 @@
  *                                   what it uses: buffers 3 x 256 KiB (input, hold, reply),
  *                                   slots 1,024 x 208 B, runs 32 KiB, headers 32 KiB
  *  + while it negotiates            4 texts: 2 x 128 KiB in, 2 x 1 MiB out, at most
- *  = 1,024 connections (default)    at most 1.3 GiB, about 70 KiB each when idle.
+ *  = 1,024 connections (default)    at most 1.3 GiB, about 70 KiB each when idle,
+ *  + once                           256 KiB that replies are read into (relay_target.c).
  * After a connection ends its memory stays warm for the next one (RELAY_POOL_WARM of them) or goes
  * back to the system.
  *

@@ -354,7 +354,7 @@ static void relay_conn_transmit(struct relay_conn *c)
     relay_input_init(&c->input);
     relay_out_init(&c->out, &c->input, c->hold, c->header, c->runs);
     weir_assert(t->from_host.len <= sizeof(c->input.data));
-    weir_assert(t->from_target.len <= sizeof(c->reply));
+    weir_assert(t->from_target.len <= sizeof(c->reply_own));
     if (t->from_host.len > 0)
         memcpy(c->input.data, t->from_host.data, t->from_host.len);
     c->input.end = t->from_host.len;
@@ -525,6 +525,7 @@ void relay_conn_start(struct relay *r, struct relay_conn *c, const struct listen
 {
     const struct target_config *target = l->target;
     c->relay = r;
+    c->reply = c->reply_own;
     c->state = RELAY_CONNECTING;
     c->listener = l;
     c->host_hash = host_hash;

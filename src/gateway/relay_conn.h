@@ -143,7 +143,8 @@ struct relay_conn {
     struct relay_out out;
 
     uint64_t reply_left;            /* payload of the reply that is passing */
-    size_t reply_start, reply_parsed, reply_end; /* in reply[] */
+    size_t reply_start, reply_parsed, reply_end; /* in reply */
+    uint8_t *reply;                 /* reply_own, or the relay's while relay_target_pump runs */
 
     uint32_t slot_high, slot_free;  /* slots ever used; entries of free_slots */
     uint16_t free_slots[RELAY_SLOTS];
@@ -152,7 +153,7 @@ struct relay_conn {
     uint8_t header[RELAY_HEADER_SIZE];
     struct relay_input input;
     uint8_t hold[RELAY_HOLD_SIZE];
-    uint8_t reply[RELAY_REPLY_SIZE];
+    uint8_t reply_own[RELAY_REPLY_SIZE];
 };
 
 struct relay_listener {
@@ -177,6 +178,7 @@ struct relay {
     struct reactor_timer gate_timer;
     struct reactor_work kick;
     struct relay_counts counts;
+    uint8_t reply[RELAY_REPLY_SIZE]; /* see relay_target.c */
 };
 
 /* --- relay.c --- */
