@@ -395,6 +395,12 @@ void probe_step(struct probe *p, short revents, uint64_t now_ns)
     case PROBE_ENDED:
         break;
     }
+    /* libnbd goes as far as it can without waiting. Beside a fast target that may be all the way,
+     * with nothing left that the descriptor could wake us for. */
+    if (p->state == PROBE_CONNECT)
+        look_connect(p, now_ns);
+    if (p->state == PROBE_READ)
+        look_read(p, now_ns);
     if (now_ns >= p->deadline_ns)
         give_up(p);
 }

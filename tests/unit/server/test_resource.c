@@ -26,6 +26,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "server/msg.h"
+#include "server/resource/probe.h"
 #include "server/resource/resource.h"
 #include "server/store/store.h"
 
@@ -376,6 +377,32 @@ static void a_name_is_looked_up_and_a_closed_port_is_refused(void **state)
     assert_true(strlen(h.error) > 0);
 }
 
+/* A fast target may be through the whole handshake before libnbd returns for the first time; then
+ * the descriptor has nothing more to say, and nothing may be waited for. */
+static void a_target_that_is_ready_at_once_is_seen_so_every_time(void **state)
+{
+    struct world *w = *state;
+    char uri[512];
+    need_nbdkit();
+    start_nbdkit(w, (const char *const[]){"memory", "64M", NULL});
+    unix_uri(w, uri);
+    for (uint64_t i = 0; i < 300; i++) {
+        struct probe *p = probe_new(uri, clock_mono_ns(), i);
+        struct probe_result r = {.reachable = false};
+        assert_non_null(p);
+        do {
+            struct pollfd fd = {.fd = -1};
+            fd.fd = probe_fd(p, &fd.events);
+            if (fd.fd >= 0)
+                assert_true(poll(&fd, 1, 30000) >= 0);
+            probe_step(p, fd.fd >= 0 ? fd.revents : 0, clock_mono_ns());
+        } while (!probe_take_result(p, &r));
+        probe_free(p);
+        assert_string_equal(r.error, "");
+        assert_true(r.reachable);
+    }
+}
+
 static void targets_beyond_the_bound_are_said_once(void **state)
 {
     struct world *w = *state;
@@ -407,6 +434,7 @@ int main(void)
         T(reachability_that_changes_is_told_once_each_time),
         T(an_unusable_uri_is_said_to_be_so),
         T(a_name_is_looked_up_and_a_closed_port_is_refused),
+        T(a_target_that_is_ready_at_once_is_seen_so_every_time),
         T(targets_beyond_the_bound_are_said_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
