@@ -191,6 +191,33 @@ static void put_control(struct text *out, const json_t *o)
     }
 }
 
+static void put_rules(struct text *out, const struct cli *c, const json_t *rules)
+{
+    static const struct table_column columns[] = {
+        {"  AGREEMENT", "name", TABLE_TEXT, false}, {"VERSION", "version", TABLE_EXACT, false},
+        {"SAYS", "says", TABLE_TEXT, false},        {"WHY", "why", TABLE_TEXT, false},
+    };
+    struct table *t = table_new(columns, 4, TABLE_STYLE_NARROW, 0);
+    size_t i;
+    json_t *rule;
+    json_array_foreach(rules, i, rule)
+    {
+        json_t *row = json_copy(rule);
+        char name[160];
+        const char *agreement = json_string_value(json_object_get(rule, "agreement"));
+        snprintf(name, sizeof(name), "  %s", agreement ? agreement : "?");
+        json_object_set_new(row, "name", json_string(name));
+        if (t)
+            table_add(t, row);
+        json_decref(row);
+    }
+    if (t && table_rows(t) > 0)
+        table_print(t, true, c->color, out);
+    else
+        text_append_str(out, "  none selects it\n");
+    table_free(t);
+}
+
 static enum cli_exit describe_stream(struct cli *c, const json_t *o, struct text *out)
 {
     static const struct line identity[] = {
@@ -201,6 +228,7 @@ static enum cli_exit describe_stream(struct cli *c, const json_t *o, struct text
     };
     static const struct line promise[] = {
         {"agreement", "agreement", TABLE_TEXT},
+        {"version", "agreementVersion", TABLE_EXACT},
         {"verdict", "verdict", TABLE_TEXT},
         {"judged", "judgedLatencyUs", TABLE_LATENCY},
         {"harm to others", "harmPercent", TABLE_PERCENT},
@@ -217,6 +245,8 @@ static enum cli_exit describe_stream(struct cli *c, const json_t *o, struct text
     put_title(out, c, "Promise");
     put_objective(out, o);
     PUT_LINES(out, o, promise);
+    put_title(out, c, "Agreements, in their order");
+    put_rules(out, c, json_object_get(o, "rules"));
     put_title(out, c, "I/O per second");
     PUT_LINES(out, o, flow);
     put_title(out, c, "Latency of the last period");
@@ -232,7 +262,8 @@ static enum cli_exit describe_agreement(struct cli *c, const json_t *o, struct t
 {
     static const struct line lines[] = {
         {"agreement", "name", TABLE_TEXT},        {"version", "version", TABLE_EXACT},
-        {"updated", "updated", TABLE_TEXT},       {"verdict", "status.verdict", TABLE_TEXT},
+        {"updated", "updated", TABLE_TEXT},       {"in force since", "status.since", TABLE_TEXT},
+        {"asleep", "status.asleep", TABLE_TEXT},  {"verdict", "status.verdict", TABLE_TEXT},
         {"streams", "status.streams", TABLE_EXACT}, {"demand", "status.demandIops", TABLE_EXACT},
         {"served", "status.iops", TABLE_EXACT},   {"latency", "status.latencyUs", TABLE_LATENCY},
         {"windows", "status.windows", TABLE_EXACT},

@@ -44,6 +44,8 @@ static const struct table_column agreements[] = {
     {"RESERVED", "spec.reservation.iops", TABLE_COUNT, false},
     {"LIMIT", "spec.limit.iops", TABLE_COUNT, false},
     {"PER", "spec.per", TABLE_TEXT, true},
+    {"DEFAULT", "spec.default", TABLE_TEXT, true},
+    {"ASLEEP", "status.asleep", TABLE_TEXT, true},
     {"WEIGHT", "spec.weight", TABLE_EXACT, true},
     {"PRIORITY", "spec.priority", TABLE_EXACT, true},
     {"WINDOWS", "status.windows", TABLE_EXACT, true},
@@ -64,7 +66,9 @@ static const struct table_column tenants[] = {
 static const struct table_column policies[] = {
     {"NAME", "name", TABLE_TEXT, false},
     {"OBSERVE", "spec.observe", TABLE_TEXT, false},
+    {"ENFORCE", "spec.enforce", TABLE_TEXT, true},
     {"PROTECT", "spec.protect", TABLE_TEXT, false},
+    {"COLLISIONS", "spec.collisions", TABLE_TEXT, true},
     {"FLOOR", "spec.floor.iops", TABLE_COUNT, false},
     {"MAX-CUT", "spec.maxCut", TABLE_PERCENT, false},
     {"FREEZES", "spec.freeze", TABLE_LENGTH, true},
@@ -233,11 +237,15 @@ int kind_path(const struct kind *k, const char *name, struct text *out)
 
 /* The order in which people write keys; others follow. */
 static const char *const key_order[] = {
-    "appliesTo", "members",   "tenant", "host",    "volume",  "target",   "per",  "objectives",
-    "percentile", "latencyUs", "whileIops", "reservation", "limit", "iops", "iopsRead",
-    "iopsWrite", "bandwidth", "bandwidthRead", "bandwidthWrite", "burst", "for", "weight",
-    "priority",  "compliance", "window", "over", "observe", "protect", "floor", "maxCut",
-    "freeze",    "days",      "from",   "to",
+    "appliesTo",      "default",        "members",     "tenant",         "host",
+    "volume",         "target",         "per",         "objectives",     "percentile",
+    "latencyUs",      "whileIops",      "reservation", "limit",          "iops",
+    "iopsRead",       "iopsWrite",      "leastIops",   "bandwidth",      "bandwidthRead",
+    "bandwidthWrite", "leastBandwidth", "burst",       "for",            "limitPerGiB",
+    "weight",         "priority",       "compliance",  "window",         "over",
+    "schedule",       "observe",        "enforce",     "protect",        "floor",
+    "maxCut",         "collisions",     "freeze",      "days",           "from",
+    "to",
 };
 
 static json_t *without_nulls(const json_t *v);

@@ -9,6 +9,10 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "server/services/precedence.h"
+
+/* Of the agreements that select a stream. */
+#define RULES_SHOWN 32u
 
 static json_t *count(uint64_t n)
 {
@@ -168,6 +172,23 @@ static void stream_rates(json_t *j, const struct entity_stream *st)
                                       : json_null());
 }
 
+/* Which agreements select it, in their order, and what came of each. */
+static json_t *rules(const struct entities *e, const struct entity_stream *st)
+{
+    struct precedence_row row[RULES_SHOWN];
+    size_t n;
+    precedence_of(&e->agreements, st, row, RULES_SHOWN, &n);
+    json_t *all = json_array();
+    for (size_t i = 0; i < n; i++) {
+        const struct entity_agreement *a = row[i].agreement;
+        json_array_append_new(
+            all, json_pack("{s:s, s:o, s:s, s:s}", "agreement", a->agreement.name, "version",
+                           count(a->agreement.version), "says", precedence_name(row[i].says),
+                           "why", precedence_words(row[i].says)));
+    }
+    return all;
+}
+
 static json_t *stream(const struct entity_stream *st, bool with_histograms)
 {
     json_t *j = json_object();
@@ -175,6 +196,8 @@ static json_t *stream(const struct entity_stream *st, bool with_histograms)
     stream_rates(j, st);
     json_object_set_new(j, "agreement",
                         st->agreement != NULL ? text(st->agreement->name) : json_null());
+    json_object_set_new(j, "agreementVersion",
+                        st->agreement != NULL ? count(st->agreement->version) : json_null());
     json_object_set_new(j, "objective", objective(st->objective));
     json_object_set_new(j, "judgedLatencyUs",
                         st->objective != NULL ? count(st->judged_latency_us) : json_null());
@@ -191,8 +214,12 @@ static void render_streams(const struct entities *e, const struct view_request *
 {
     list_for_each(it, &e->streams) {
         const struct entity_stream *st = container_of(it, struct entity_stream, link);
-        if (r->name[0] == '\0' || strcmp(r->name, st->key) == 0)
-            json_array_append_new(out, stream(st, r->histograms));
+        if (r->name[0] != '\0' && strcmp(r->name, st->key) != 0)
+            continue;
+        json_t *j = stream(st, r->histograms);
+        if (r->name[0] != '\0')
+            json_object_set_new(j, "rules", rules(e, st));
+        json_array_append_new(out, j);
     }
 }
 
@@ -376,6 +403,9 @@ static void render_agreements(const struct entities *e, const struct view_reques
             continue;
         json_t *status = json_object();
         enum verdict v = a->streams > 0 ? a->verdict : VERDICT_NONE;
+        json_object_set_new(status, "version", count(a->agreement.version));
+        json_object_set_new(status, "since", instant(a->since_wall_us));
+        json_object_set_new(status, "asleep", json_boolean(a->asleep));
         json_object_set_new(status, "verdict", text(verdict_name(v)));
         json_object_set_new(status, "streams", count(a->streams));
         json_object_set_new(status, "iops", count(a->iops));

@@ -14,7 +14,7 @@
  *
  * Invariants: (1) no answer of success before the commit; (2) the version that was checked is the
  * version that is replaced (the store compares it again); (3) two agreements that
- * agreement_conflicts names are never both stored.
+ * agreement_clashes names are never both stored.
  *
  * What may fail: the store (503, nothing changed); an SLA process that does not answer after the
  * commit: the document stands, the client gets 200 with Weir-Incomplete, and the process reads it
@@ -348,23 +348,20 @@ static bool overlap_free(struct request *r, const struct documents_work *w, cons
     if (w->kind->class != CLASS_AGREEMENT)
         return true;
     struct agreement *other = malloc(sizeof(*other));
+    char words[512] = "";
     bool clash = false;
     text_init(&errors, ERRORS_MAX);
     json_array_foreach(rows, i, row)
     {
         if (!other || model_agreement_parse(json_object_get(row, "document"), other, &errors) < 0)
             continue; /* one that this version cannot read is not in force either */
-        clash = agreement_conflicts(&w->change.agreement, other);
+        clash = agreement_clashes(&w->change.agreement, other, words, sizeof(words));
         if (clash)
             break;
     }
     text_fini(&errors);
     if (clash)
-        http_problem(r, MHD_HTTP_CONFLICT,
-                     "agreements %s and %s have the same rank and can select the same stream; make "
-                     "one of them "
-                     "more specific or change its patterns",
-                     w->change.name, other->name);
+        http_problem(r, MHD_HTTP_CONFLICT, "%s", words);
     else if (!other)
         http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "no memory");
     bool good = other && !clash;

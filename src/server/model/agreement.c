@@ -8,7 +8,6 @@
 #include "server/model/parts.h"
 
 #define DAY_NS         (86400 * (int64_t)NS_PER_S)
-#define DEFAULT_WEIGHT 100u
 
 static const struct field objective_fields[] = {
     {.key = "percentile",
@@ -45,22 +44,49 @@ static const struct field objective_fields[] = {
 
 static const struct field_table objective_table = {.field = objective_fields, .count = 4};
 
+#define RESERVED_IOPS(name, member)                                                                \
+    {                                                                                              \
+        .key = name, .type = FIELD_IOPS, .min = 1, .max = MODEL_MAX_IOPS,                          \
+        .at = offsetof(struct agreement, member), .expected = MODEL_EXPECT_IOPS                    \
+    }
+#define RESERVED_BANDWIDTH(name, member)                                                           \
+    {                                                                                              \
+        .key = name, .type = FIELD_BANDWIDTH, .min = 1, .max = MODEL_MAX_BANDWIDTH,                \
+        .at = offsetof(struct agreement, member), .expected = MODEL_EXPECT_BANDWIDTH               \
+    }
+
 static const struct field reservation_fields[] = {
-    {.key = "iops",
-     .type = FIELD_IOPS,
-     .min = 1,
-     .max = MODEL_MAX_IOPS,
-     .at = offsetof(struct agreement, reservation_iops),
-     .expected = MODEL_EXPECT_IOPS},
-    {.key = "bandwidth",
-     .type = FIELD_BANDWIDTH,
-     .min = 1,
-     .max = MODEL_MAX_BANDWIDTH,
-     .at = offsetof(struct agreement, reservation_bytes_s),
-     .expected = MODEL_EXPECT_BANDWIDTH},
+    RESERVED_IOPS("iops", reservation_iops),
+    RESERVED_IOPS("iopsRead", reservation_read_iops),
+    RESERVED_IOPS("iopsWrite", reservation_write_iops),
+    RESERVED_BANDWIDTH("bandwidth", reservation_bytes_s),
+    RESERVED_BANDWIDTH("bandwidthRead", reservation_read_bytes_s),
+    RESERVED_BANDWIDTH("bandwidthWrite", reservation_write_bytes_s),
 };
 
-static const struct field_table reservation_table = {.field = reservation_fields, .count = 2};
+static const struct field_table reservation_table = {.field = reservation_fields, .count = 6};
+
+static const struct field per_gib_fields[] = {
+    RESERVED_IOPS("iops", per_gib.iops),
+    RESERVED_IOPS("leastIops", per_gib.least_iops),
+    RESERVED_BANDWIDTH("bandwidth", per_gib.bytes_s),
+    RESERVED_BANDWIDTH("leastBandwidth", per_gib.least_bytes_s),
+};
+
+static void check_least(struct field_reader *r, const char *key, uint64_t at_least, uint64_t each,
+                        uint64_t most)
+{
+    size_t len = field_enter(r, "limitPerGiB");
+    field_enter(r, key);
+    if (at_least != 0 && each == 0)
+        field_error(r, "found a least without a rate, expected one for each GiB beside it");
+    else if (at_least != 0 && most != 0 && at_least > most)
+        field_error(r, "found %llu, expected not more than the limit, %llu",
+                    (unsigned long long)at_least, (unsigned long long)most);
+    field_leave(r, len);
+}
+
+static const struct field_table per_gib_table = {.field = per_gib_fields, .count = 4};
 
 static const struct field compliance_fields[] = {
     {.key = "target",
@@ -121,12 +147,36 @@ static void check_reserved(struct field_reader *r, const char *key, uint64_t res
     field_leave(r, len);
 }
 
+/* The tighter of two limits, where 0 is none. */
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+static void check_reservations(struct field_reader *r, const struct agreement *a)
+{
+    const struct bucket_rate *l = a->limits.rate;
+    check_reserved(r, "iops", a->reservation_iops, l[GATE_IOPS_TOTAL].rate);
+    uint64_t iops = l[GATE_IOPS_TOTAL].rate, bytes = l[GATE_BYTES_TOTAL].rate;
+    check_reserved(r, "iopsRead", a->reservation_read_iops, least(l[GATE_IOPS_READ].rate, iops));
+    check_reserved(r, "iopsWrite", a->reservation_write_iops,
+                   least(l[GATE_IOPS_WRITE].rate, iops));
+    check_reserved(r, "bandwidth", a->reservation_bytes_s, bytes);
+    check_reserved(r, "bandwidthRead", a->reservation_read_bytes_s,
+                   least(l[GATE_BYTES_READ].rate, bytes));
+    check_reserved(r, "bandwidthWrite", a->reservation_write_bytes_s,
+                   least(l[GATE_BYTES_WRITE].rate, bytes));
+}
+
 static void check_agreement(struct field_reader *r, void *object)
 {
     const struct agreement *a = object;
     check_ascending(r, a);
-    check_reserved(r, "iops", a->reservation_iops, a->limits.rate[GATE_IOPS_TOTAL].rate);
-    check_reserved(r, "bandwidth", a->reservation_bytes_s, a->limits.rate[GATE_BYTES_TOTAL].rate);
+    check_reservations(r, a);
+    check_least(r, "leastIops", a->per_gib.least_iops, a->per_gib.iops,
+                a->limits.rate[GATE_IOPS_TOTAL].rate);
+    check_least(r, "leastBandwidth", a->per_gib.least_bytes_s, a->per_gib.bytes_s,
+                a->limits.rate[GATE_BYTES_TOTAL].rate);
 }
 
 static const struct field agreement_fields[] = {
@@ -136,6 +186,10 @@ static const struct field agreement_fields[] = {
      .at = offsetof(struct agreement, applies_to),
      .table = &model_selector_table,
      .expected = "who is meant, such as {tenant: acme, volume: db-*}; {} is everybody"},
+    {.key = "default",
+     .type = FIELD_BOOL,
+     .at = offsetof(struct agreement, fallback),
+     .expected = "true (only for streams that no other agreement selects) or false"},
     {.key = "per",
      .type = FIELD_WORD,
      .words = per_words,
@@ -158,6 +212,10 @@ static const struct field agreement_fields[] = {
      .at = offsetof(struct agreement, limits),
      .table = &model_limits_table,
      .expected = "an object"},
+    {.key = "limitPerGiB",
+     .type = FIELD_OBJECT,
+     .table = &per_gib_table,
+     .expected = "an object with iops or bandwidth for each GiB"},
     {.key = "weight",
      .type = FIELD_INTEGER,
      .min = 1,
@@ -174,14 +232,22 @@ static const struct field agreement_fields[] = {
      .type = FIELD_OBJECT,
      .table = &compliance_table,
      .expected = "an object"},
+    {.key = "schedule",
+     .type = FIELD_LIST,
+     .at = offsetof(struct agreement, schedule),
+     .table = &model_window_table,
+     .stride = sizeof(struct week_window),
+     .max_items = AGREEMENT_MAX_WINDOWS,
+     .count_at = offsetof(struct agreement, schedule_count),
+     .expected = "a list of at most 16 windows"},
 };
 
 static const struct field_table agreement_table = {
-    .field = agreement_fields, .count = 8, .check = check_agreement};
+    .field = agreement_fields, .count = 11, .check = check_agreement};
 
 int model_agreement_parse(const json_t *doc, struct agreement *ret, struct text *errors)
 {
-    struct agreement a = {.weight = DEFAULT_WEIGHT,
+    struct agreement a = {.weight = AGREEMENT_WEIGHT,
                           .compliance_window_ns = 10 * NS_PER_S,
                           .compliance_over_ns = 30 * (uint64_t)DAY_NS};
     for (size_t i = 0; i < AGREEMENT_MAX_OBJECTIVES; i++)
@@ -211,18 +277,44 @@ static json_t *render_objectives(const struct agreement *a)
     return list;
 }
 
-json_t *model_agreement_render(const struct agreement *a)
+static json_t *render_reservation(const struct agreement *a)
+{
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "iops",
+                     field_render_number(a->reservation_iops, 0), "iopsRead",
+                     field_render_number(a->reservation_read_iops, 0), "iopsWrite",
+                     field_render_number(a->reservation_write_iops, 0), "bandwidth",
+                     field_render_number(a->reservation_bytes_s, 0), "bandwidthRead",
+                     field_render_number(a->reservation_read_bytes_s, 0), "bandwidthWrite",
+                     field_render_number(a->reservation_write_bytes_s, 0));
+}
+
+static json_t *render_per_gib(const struct per_gib *p)
+{
+    if (p->iops == 0 && p->bytes_s == 0)
+        return json_null();
+    return json_pack("{s:o, s:o, s:o, s:o}", "iops", field_render_number(p->iops, 0), "leastIops",
+                     field_render_number(p->least_iops, 0), "bandwidth",
+                     field_render_number(p->bytes_s, 0), "leastBandwidth",
+                     field_render_number(p->least_bytes_s, 0));
+}
+
+static json_t *render_compliance(const struct agreement *a)
 {
     json_t *target = a->compliance_target_ppm == 0 ? json_null()
                                                    : field_render_percent(a->compliance_target_ppm);
-    json_t *spec = json_pack("{s:o, s:s, s:o, s:{s:o, s:o}, s:o, s:I, s:I, s:{s:o, s:o, s:o}}",
-                             "appliesTo", model_selector_render(&a->applies_to), "per",
-                             per_words[a->per], "objectives", render_objectives(a), "reservation",
-                             "iops", field_render_number(a->reservation_iops, 0), "bandwidth",
-                             field_render_number(a->reservation_bytes_s, 0), "limit",
-                             model_limits_render(&a->limits), "weight", (json_int_t)a->weight,
-                             "priority", (json_int_t)a->priority, "compliance", "target", target,
-                             "window", field_render_duration(a->compliance_window_ns), "over",
-                             field_render_duration(a->compliance_over_ns));
+    return json_pack("{s:o, s:o, s:o}", "target", target, "window",
+                     field_render_duration(a->compliance_window_ns), "over",
+                     field_render_duration(a->compliance_over_ns));
+}
+
+json_t *model_agreement_render(const struct agreement *a)
+{
+    json_t *spec = json_pack(
+        "{s:o, s:b, s:s, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o}", "appliesTo",
+        model_selector_render(&a->applies_to), "default", a->fallback, "per", per_words[a->per],
+        "objectives", render_objectives(a), "reservation", render_reservation(a), "limit",
+        model_limits_render(&a->limits), "limitPerGiB", render_per_gib(&a->per_gib), "weight",
+        (json_int_t)a->weight, "priority", (json_int_t)a->priority, "compliance",
+        render_compliance(a), "schedule", model_windows_render(a->schedule, a->schedule_count));
     return model_document_render("Agreement", a->name, spec);
 }

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Selector and limits. A burst is written once for both units, {iops, bandwidth, for}; in the data
- * each rate that has a burst carries its own length, and one that has none carries 0. */
+/* Selector and limits. A burst is written once for all units, {iops, bandwidth, ..., for}; in the
+ * data each rate that has a burst carries its own length, and one that has none carries 0. */
 #include "server/model/parts.h"
 
-#include "base/assert.h"
 #include "base/clock.h"
 
 #define PATTERN(name)                                                                              \
@@ -61,19 +60,25 @@ json_t *model_selector_render(const struct selector *s)
         .expected = MODEL_EXPECT_BANDWIDTH                                                         \
     }
 
+#define IOPS_BURST(name, kind)                                                                     \
+    {                                                                                              \
+        .key = name, .type = FIELD_IOPS, .min = 1, .max = MODEL_MAX_IOPS,                          \
+        .at = offsetof(struct gate_limits, rate[kind].burst_rate), .expected = MODEL_EXPECT_IOPS   \
+    }
+#define BANDWIDTH_BURST(name, kind)                                                                \
+    {                                                                                              \
+        .key = name, .type = FIELD_BANDWIDTH, .min = 1, .max = MODEL_MAX_BANDWIDTH,                \
+        .at = offsetof(struct gate_limits, rate[kind].burst_rate),                                 \
+        .expected = MODEL_EXPECT_BANDWIDTH                                                         \
+    }
+
 static const struct field burst_fields[] = {
-    {.key = "iops",
-     .type = FIELD_IOPS,
-     .min = 1,
-     .max = MODEL_MAX_IOPS,
-     .at = offsetof(struct gate_limits, rate[GATE_IOPS_TOTAL].burst_rate),
-     .expected = MODEL_EXPECT_IOPS},
-    {.key = "bandwidth",
-     .type = FIELD_BANDWIDTH,
-     .min = 1,
-     .max = MODEL_MAX_BANDWIDTH,
-     .at = offsetof(struct gate_limits, rate[GATE_BYTES_TOTAL].burst_rate),
-     .expected = MODEL_EXPECT_BANDWIDTH},
+    IOPS_BURST("iops", GATE_IOPS_TOTAL),
+    IOPS_BURST("iopsRead", GATE_IOPS_READ),
+    IOPS_BURST("iopsWrite", GATE_IOPS_WRITE),
+    BANDWIDTH_BURST("bandwidth", GATE_BYTES_TOTAL),
+    BANDWIDTH_BURST("bandwidthRead", GATE_BYTES_READ),
+    BANDWIDTH_BURST("bandwidthWrite", GATE_BYTES_WRITE),
     {.key = "for",
      .type = FIELD_DURATION,
      .required = true,
@@ -83,19 +88,29 @@ static const struct field burst_fields[] = {
      .expected = "how long a burst may last, such as 60s; 1ms to 1d"},
 };
 
+/* The keys of limits and bursts, by kind. */
+static const char *const kind_keys[GATE_KIND_COUNT] = {
+    [GATE_IOPS_READ] = "iopsRead",       [GATE_IOPS_WRITE] = "iopsWrite",
+    [GATE_IOPS_TOTAL] = "iops",          [GATE_BYTES_READ] = "bandwidthRead",
+    [GATE_BYTES_WRITE] = "bandwidthWrite", [GATE_BYTES_TOTAL] = "bandwidth",
+};
+
 /* "for" was read into the IOPS rate; give it to those that burst. */
 static void settle_burst(struct field_reader *r, void *object)
 {
     struct gate_limits *l = object;
-    struct bucket_rate *iops = &l->rate[GATE_IOPS_TOTAL], *bytes = &l->rate[GATE_BYTES_TOTAL];
-    if (iops->burst_rate == 0 && bytes->burst_rate == 0)
-        field_error(r, "found neither iops nor bandwidth, expected at least one of them");
-    bytes->burst_ns = bytes->burst_rate != 0 ? iops->burst_ns : 0;
-    iops->burst_ns = iops->burst_rate != 0 ? iops->burst_ns : 0;
+    uint64_t length = l->rate[GATE_IOPS_TOTAL].burst_ns;
+    bool any = false;
+    for (int k = 0; k < GATE_KIND_COUNT; k++) {
+        any = any || l->rate[k].burst_rate != 0;
+        l->rate[k].burst_ns = l->rate[k].burst_rate != 0 ? length : 0;
+    }
+    if (!any)
+        field_error(r, "found only its length, expected at least one rate such as iops");
 }
 
 static const struct field_table burst_table = {
-    .field = burst_fields, .count = 3, .check = settle_burst};
+    .field = burst_fields, .count = 7, .check = settle_burst};
 
 static void check_burst(struct field_reader *r, const struct bucket_rate *rate, const char *key)
 {
@@ -114,8 +129,8 @@ static void check_burst(struct field_reader *r, const struct bucket_rate *rate, 
 static void check_limits(struct field_reader *r, void *object)
 {
     const struct gate_limits *l = object;
-    check_burst(r, &l->rate[GATE_IOPS_TOTAL], "iops");
-    check_burst(r, &l->rate[GATE_BYTES_TOTAL], "bandwidth");
+    for (int k = 0; k < GATE_KIND_COUNT; k++)
+        check_burst(r, &l->rate[k], kind_keys[k]);
 }
 
 static const struct field limits_fields[] = {
@@ -136,27 +151,21 @@ const struct field_table model_limits_table = {
 
 static json_t *render_burst(const struct gate_limits *l)
 {
-    const struct bucket_rate *iops = &l->rate[GATE_IOPS_TOTAL], *bytes = &l->rate[GATE_BYTES_TOTAL];
-    if (iops->burst_rate == 0 && bytes->burst_rate == 0)
+    uint64_t ns = 0;
+    for (int k = 0; k < GATE_KIND_COUNT; k++)
+        ns = l->rate[k].burst_rate != 0 ? l->rate[k].burst_ns : ns;
+    if (ns == 0)
         return json_null();
-    uint64_t ns = iops->burst_rate != 0 ? iops->burst_ns : bytes->burst_ns;
-    return json_pack("{s:o, s:o, s:o}", "iops", field_render_number(iops->burst_rate, 0),
-                     "bandwidth", field_render_number(bytes->burst_rate, 0), "for",
-                     field_render_duration(ns));
+    json_t *burst = json_pack("{s:o}", "for", field_render_duration(ns));
+    for (int k = 0; k < GATE_KIND_COUNT; k++)
+        json_object_set_new(burst, kind_keys[k], field_render_number(l->rate[k].burst_rate, 0));
+    return burst;
 }
 
 json_t *model_limits_render(const struct gate_limits *l)
 {
-    weir_assert(l->rate[GATE_IOPS_READ].burst_rate == 0 &&
-                l->rate[GATE_IOPS_WRITE].burst_rate == 0);
-    weir_assert(l->rate[GATE_BYTES_READ].burst_rate == 0 &&
-                l->rate[GATE_BYTES_WRITE].burst_rate == 0);
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "iops",
-                     field_render_number(l->rate[GATE_IOPS_TOTAL].rate, 0), "iopsRead",
-                     field_render_number(l->rate[GATE_IOPS_READ].rate, 0), "iopsWrite",
-                     field_render_number(l->rate[GATE_IOPS_WRITE].rate, 0), "bandwidth",
-                     field_render_number(l->rate[GATE_BYTES_TOTAL].rate, 0), "bandwidthRead",
-                     field_render_number(l->rate[GATE_BYTES_READ].rate, 0), "bandwidthWrite",
-                     field_render_number(l->rate[GATE_BYTES_WRITE].rate, 0), "burst",
-                     render_burst(l));
+    json_t *limits = json_pack("{s:o}", "burst", render_burst(l));
+    for (int k = 0; k < GATE_KIND_COUNT; k++)
+        json_object_set_new(limits, kind_keys[k], field_render_number(l->rate[k].rate, 0));
+    return limits;
 }

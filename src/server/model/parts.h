@@ -25,9 +25,11 @@ extern const struct field_table
     model_selector_table; /* struct selector: tenant, host, volume, target */
 extern const struct field_table model_member_table; /* struct selector without tenant; not empty */
 extern const struct field_table model_limits_table; /* struct gate_limits */
+extern const struct field_table model_window_table; /* struct week_window */
 
 json_t *model_selector_render(const struct selector *s);
 json_t *model_limits_render(const struct gate_limits *l);
+json_t *model_windows_render(const struct week_window *w, size_t count);
 
 /* Reads kind, name and the fields by @table, at the top level or under spec. 0 or
  * WEIR_E_INVALID. */

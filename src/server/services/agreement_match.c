@@ -18,6 +18,7 @@
 #include "server/services/agreement_match.h"
 
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -134,7 +135,7 @@ static bool fields_meet(const char *a, const char *b)
 bool agreement_conflicts(const struct agreement *a, const struct agreement *b)
 {
     const struct selector *x = &a->applies_to, *y = &b->applies_to;
-    if (strcmp(a->name, b->name) == 0)
+    if (strcmp(a->name, b->name) == 0 || a->fallback != b->fallback)
         return false;
     if ((x->tenant[0] == '\0') != (y->tenant[0] == '\0') ||
         (x->host[0] == '\0') != (y->host[0] == '\0') ||
@@ -142,5 +143,70 @@ bool agreement_conflicts(const struct agreement *a, const struct agreement *b)
         (x->target[0] == '\0') != (y->target[0] == '\0'))
         return false;
     return fields_meet(x->tenant, y->tenant) && fields_meet(x->host, y->host) &&
-           fields_meet(x->volume, y->volume) && fields_meet(x->target, y->target);
+           fields_meet(x->volume, y->volume) && fields_meet(x->target, y->target) &&
+           week_meet(a->schedule, a->schedule_count, b->schedule, b->schedule_count);
+}
+
+/* Whether @wide surely selects all that @narrow does: never true when it does not. */
+static bool field_includes(const char *wide, const char *narrow)
+{
+    if (wide[0] == '\0' || strcmp(wide, "*") == 0 || strcmp(wide, narrow) == 0)
+        return true;
+    return narrow[0] != '\0' && strpbrk(narrow, "*?[\\") == NULL && name_match(wide, narrow);
+}
+
+static bool includes(const struct selector *wide, const struct selector *narrow)
+{
+    return field_includes(wide->tenant, narrow->tenant) &&
+           field_includes(wide->host, narrow->host) &&
+           field_includes(wide->volume, narrow->volume) &&
+           field_includes(wide->target, narrow->target);
+}
+
+static bool above(uint64_t reserved, const struct agreement *limit, enum gate_kind kind)
+{
+    uint64_t most = limit->limits.rate[kind].rate;
+    return most != 0 && reserved > most;
+}
+
+/* @wide covers @narrow: everything that is promised there must fit through here. A promise to a
+ * whole group against a limit of each stream says nothing. */
+static bool leaves_no_room(const struct agreement *wide, const struct agreement *narrow)
+{
+    if (wide->per == AGREEMENT_PER_STREAM && narrow->per == AGREEMENT_PER_GROUP)
+        return false;
+    if (wide->fallback != narrow->fallback || !includes(&wide->applies_to, &narrow->applies_to) ||
+        !week_meet(wide->schedule, wide->schedule_count, narrow->schedule, narrow->schedule_count))
+        return false;
+    return above(narrow->reservation_iops, wide, GATE_IOPS_TOTAL) ||
+           above(narrow->reservation_read_iops, wide, GATE_IOPS_READ) ||
+           above(narrow->reservation_write_iops, wide, GATE_IOPS_WRITE) ||
+           above(narrow->reservation_bytes_s, wide, GATE_BYTES_TOTAL) ||
+           above(narrow->reservation_read_bytes_s, wide, GATE_BYTES_READ) ||
+           above(narrow->reservation_write_bytes_s, wide, GATE_BYTES_WRITE);
+}
+
+bool agreement_contradicts(const struct agreement *a, const struct agreement *b)
+{
+    return strcmp(a->name, b->name) != 0 && (leaves_no_room(a, b) || leaves_no_room(b, a));
+}
+
+bool agreement_clashes(const struct agreement *a, const struct agreement *b, char *ret_words,
+                       size_t size)
+{
+    if (agreement_conflicts(a, b)) {
+        snprintf(ret_words, size,
+                 "agreements %s and %s have the same rank and can select the same stream: neither "
+                 "is more specific; make one of them so, or their patterns or schedules disjoint",
+                 a->name, b->name);
+        return true;
+    }
+    if (!agreement_contradicts(a, b))
+        return false;
+    bool by_b = strcmp(a->name, b->name) != 0 && leaves_no_room(b, a);
+    snprintf(ret_words, size,
+             "agreement %s reserves more than agreement %s, which covers all its streams, lets "
+             "through: raise that limit or lower the reservation",
+             by_b ? a->name : b->name, by_b ? b->name : a->name);
+    return true;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whether two agreements would claim the same streams with the same right; pure. */
+/* Whether two agreements can stand beside each other; pure. */
 #ifndef WEIR_SERVER_SERVICES_AGREEMENT_MATCH_H
 #define WEIR_SERVER_SERVICES_AGREEMENT_MATCH_H
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "server/services/agreement.h"
 
@@ -10,8 +11,16 @@
  * that overlap. Cost: length times length. */
 bool agreement_patterns_meet(const char *a, const char *b);
 
-/* Whether @a and @b have the same rank (name the same fields) and patterns that can select one
- * stream. Two of the same name are one agreement and never conflict. */
+/* Whether @a and @b have the same rank (name the same fields; both default or neither), patterns
+ * that can select one stream, and schedules that are ever open at once. Two of the same name are
+ * one agreement and never conflict. */
 bool agreement_conflicts(const struct agreement *a, const struct agreement *b);
+
+/* Whether one reserves more than the other, which surely covers all its streams, lets through. */
+bool agreement_contradicts(const struct agreement *a, const struct agreement *b);
+
+/* Either of the two, with both names in @words. */
+bool agreement_clashes(const struct agreement *a, const struct agreement *b, char *ret_words,
+                       size_t size);
 
 #endif

@@ -53,6 +53,7 @@ struct evidence {
     const struct hist *hist;     /* judged latencies */
     uint64_t arrivals, ops;      /* ops: in hist */
     uint64_t demand_iops, iops, bytes_s;
+    uint64_t read_iops, write_iops, read_bytes_s, write_bytes_s;
     double outstanding;          /* mean I/Os in progress */
     uint64_t inflight, duration_ns;
     bool own_held, braked;
@@ -66,12 +67,15 @@ void analyzer_unit_clear(struct unit *u)
 
 bool analyzer_promises(const struct agreement *a)
 {
-    return a->objective_count > 0 || a->reservation_iops > 0 || a->reservation_bytes_s > 0;
+    return a->objective_count > 0 || a->reservation_iops > 0 || a->reservation_bytes_s > 0 ||
+           a->reservation_read_iops > 0 || a->reservation_write_iops > 0 ||
+           a->reservation_read_bytes_s > 0 || a->reservation_write_bytes_s > 0;
 }
 
 uint64_t analyzer_contract_iops(const struct agreement *a)
 {
-    uint64_t c = a->reservation_iops;
+    uint64_t parts = a->reservation_read_iops + a->reservation_write_iops;
+    uint64_t c = a->reservation_iops > parts ? a->reservation_iops : parts;
     if (a->objective_count > 0 && a->objective[a->objective_count - 1].while_iops > c)
         c = a->objective[a->objective_count - 1].while_iops;
     return c;
@@ -147,6 +151,10 @@ static void evidence_of_stream(struct evidence *e, const struct stream *st)
         .demand_iops = w->demand_iops,
         .iops = w->iops,
         .bytes_s = w->read_bytes_s + w->write_bytes_s,
+        .read_iops = w->read_iops,
+        .write_iops = w->write_iops,
+        .read_bytes_s = w->read_bytes_s,
+        .write_bytes_s = w->write_bytes_s,
         .inflight = entity_stream_inflight(&st->e),
         .duration_ns = w->duration_ns,
         .own_held = stream_own_held(st),
@@ -183,6 +191,10 @@ static void evidence_of_group(struct services *s, struct evidence *e, const stru
         e->demand_iops += one.demand_iops;
         e->iops += one.iops;
         e->bytes_s += one.bytes_s;
+        e->read_iops += one.read_iops;
+        e->write_iops += one.write_iops;
+        e->read_bytes_s += one.read_bytes_s;
+        e->write_bytes_s += one.write_bytes_s;
         e->outstanding += one.outstanding;
         e->inflight += one.inflight;
         e->own_held = e->own_held || one.own_held;
@@ -209,6 +221,14 @@ static double worse(double a, double b)
     return a > b ? a : b;
 }
 
+/* Promised over given where less is given than promised; else 0. */
+static double rate_missed(uint64_t promised, uint64_t given, double slack)
+{
+    if (promised == 0 || (double)given * slack >= (double)promised)
+        return 0;
+    return (double)promised / (double)(given > 0 ? given : 1);
+}
+
 /* How far a minimum that is asked for is missed: promised over given; 0: it is not missed. */
 static double minimum_missed(const struct agreement *a, const struct evidence *e)
 {
@@ -222,10 +242,20 @@ static double minimum_missed(const struct agreement *a, const struct evidence *e
         if (asked && (double)e->iops * slack < r)
             missed = r / (double)(e->iops > 0 ? e->iops : 1);
     }
-    if (a->reservation_bytes_s > 0) {
-        double r = (double)a->reservation_bytes_s;
-        if (deep && (double)e->bytes_s * slack < r)
-            missed = worse(missed, r / (double)(e->bytes_s > 0 ? e->bytes_s : 1));
+    /* Of the others arrivals do not tell what is asked for: only a queue that is never empty does,
+     * and of one direction only while nothing else is done. */
+    if (deep) {
+        missed = worse(missed, rate_missed(a->reservation_bytes_s, e->bytes_s, slack));
+        if (e->write_iops == 0) {
+            missed = worse(missed, rate_missed(a->reservation_read_iops, e->read_iops, slack));
+            missed =
+                worse(missed, rate_missed(a->reservation_read_bytes_s, e->read_bytes_s, slack));
+        }
+        if (e->read_iops == 0) {
+            missed = worse(missed, rate_missed(a->reservation_write_iops, e->write_iops, slack));
+            missed =
+                worse(missed, rate_missed(a->reservation_write_bytes_s, e->write_bytes_s, slack));
+        }
     }
     return missed;
 }
@@ -520,10 +550,13 @@ static void agreement_sum_up(struct agreed *a)
     e->iops = e->demand_iops = e->latency_us = 0;
     e->verdict = VERDICT_IDLE;
     e->violated = a->unit.violated;
-    list_for_each(it, &a->streams) {
-        const struct stream *st = container_of(it, struct stream, in_agreed);
+    list_for_each(it, &a->covered) {
+        const struct stream *st = container_of(it, struct cover, in_agreed)->stream;
         e->iops += st->e.window.iops;
         e->demand_iops += st->e.window.demand_iops;
+    }
+    list_for_each(it, &a->streams) {
+        const struct stream *st = container_of(it, struct stream, in_agreed);
         if (st->e.judged_latency_us > e->latency_us)
             e->latency_us = st->e.judged_latency_us;
         if (severity(st->e.verdict) > severity(e->verdict))
@@ -553,7 +586,7 @@ static void run_agreement(struct services *s, struct agreed *a)
     if (s->now_ns - a->judged_ns < period - period / 10 && spans_gateways(a))
         return;
     a->judged_ns = s->now_ns;
-    if (a->e.agreement.per == AGREEMENT_PER_GROUP)
+    if (a->e.agreement.per == AGREEMENT_PER_GROUP && !list_empty(&a->streams))
         run_group(s, a);
     agreement_sum_up(a);
 }
@@ -573,9 +606,11 @@ void analyzer_run(struct services *s, struct gateway *g)
     s->mark++;
     list_for_each(it, &g->streams) {
         struct stream *st = container_of(it, struct stream, in_gateway);
-        if (st->agreed == NULL || st->agreed->mark == s->mark)
-            continue;
-        st->agreed->mark = s->mark;
-        run_agreement(s, st->agreed);
+        for (size_t i = 0; i < st->cover_count; i++) {
+            struct agreed *a = st->cover[i].agreed;
+            if (a->mark != s->mark)
+                run_agreement(s, a);
+            a->mark = s->mark;
+        }
     }
 }

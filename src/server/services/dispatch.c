@@ -131,14 +131,71 @@ static void holder_count(struct services *s, const struct stream *st, uint32_t *
         (*n)++;
 }
 
+struct volume_size {
+    uint64_t hash, bytes;
+};
+
+static int volume_order(const void *a, const void *b)
+{
+    const struct volume_size *x = a, *y = b;
+    return x->hash < y->hash ? -1 : x->hash > y->hash;
+}
+
+/* Size of the volumes that an agreement covers: one that several hosts or gateways use counts
+ * once. */
+static uint64_t volumes_bytes(const struct agreed *a)
+{
+    struct volume_size *v = calloc(a->e.streams + 1, sizeof(*v));
+    uint64_t sum = 0;
+    size_t n = 0;
+    if (v == NULL)
+        return 0;
+    list_for_each(it, &a->covered) {
+        const struct stream *st = container_of(it, struct cover, in_agreed)->stream;
+        uint64_t h = hash_bytes(HASH_SEED, st->e.target_name, strlen(st->e.target_name) + 1);
+        v[n].hash = hash_bytes(h, st->e.volume, strlen(st->e.volume));
+        v[n++].bytes = st->e.size;
+    }
+    qsort(v, n, sizeof(*v), volume_order);
+    for (size_t i = 0; i < n; i++) {
+        if (i == 0 || v[i].hash != v[i - 1].hash)
+            sum += v[i].bytes;
+    }
+    free(v);
+    return sum;
+}
+
+/* The limit that is meant for @bytes, by so much for each GiB. */
+static void rate_adapt(struct bucket_rate *r, uint64_t each, uint64_t least, uint64_t bytes)
+{
+    if (each == 0)
+        return;
+    unsigned __int128 rate = (unsigned __int128)each * bytes / (UINT64_C(1) << 30);
+    if (rate < least)
+        rate = least;
+    if (rate < 1)
+        rate = 1;
+    if (r->rate == 0 || rate < r->rate)
+        r->rate = rate > BUCKET_RATE_MAX ? BUCKET_RATE_MAX : (uint64_t)rate;
+}
+
+static void limits_adapt(struct gate_limits *l, const struct per_gib *p, uint64_t bytes)
+{
+    rate_adapt(&l->rate[GATE_IOPS_TOTAL], p->iops, p->least_iops, bytes);
+    rate_adapt(&l->rate[GATE_BYTES_TOTAL], p->bytes_s, p->least_bytes_s, bytes);
+}
+
 static uint32_t group_holders(struct services *s, struct agreed *a)
 {
     if (a->holders_generation != s->generation) {
         a->holders = 0;
         a->holders_generation = s->generation;
         s->mark++;
-        list_for_each(it, &a->streams)
-            holder_count(s, container_of(it, struct stream, in_agreed), &a->holders);
+        list_for_each(it, &a->covered)
+            holder_count(s, container_of(it, struct cover, in_agreed)->stream, &a->holders);
+        a->covered_bytes = a->e.agreement.per_gib.iops + a->e.agreement.per_gib.bytes_s > 0
+                               ? volumes_bytes(a)
+                               : 0;
     }
     return a->holders;
 }
@@ -163,8 +220,10 @@ static bool wish_covers(const struct wish *w, const struct stream *st)
 {
     if (w->one != NULL)
         return w->one == st;
-    if (w->group != NULL)
-        return st->agreed == w->group;
+    for (size_t i = 0; w->group != NULL && i < st->cover_count; i++) {
+        if (st->cover[i].agreed == w->group)
+            return true;
+    }
     return w->tenant >= 0 && st->tenant == w->tenant;
 }
 
@@ -191,10 +250,11 @@ static void wish_finish(struct wish *w, const struct gateway *g, uint32_t holder
     w->content = hash_bytes(members_hash, &w->limits, sizeof(w->limits));
 }
 
-static void wish_agreed(struct services *s, struct gateway *g, struct stream *st, struct wishes *ws)
+static void wish_agreed(struct services *s, struct gateway *g, struct stream *st,
+                        struct agreed *agreed, struct wishes *ws)
 {
-    const struct agreement *a = &st->agreed->e.agreement;
-    if (!limits_any(&a->limits))
+    const struct agreement *a = &agreed->e.agreement;
+    if (!limits_any(&a->limits) && a->per_gib.iops + a->per_gib.bytes_s == 0)
         return;
     struct wish *w = wish_new(ws);
     if (w == NULL)
@@ -203,11 +263,14 @@ static void wish_agreed(struct services *s, struct gateway *g, struct stream *st
     if (a->per == AGREEMENT_PER_STREAM) {
         wish_id(w->id, "agreement", a->name, st->e.key);
         w->one = st;
+        limits_adapt(&w->limits, &a->per_gib, st->e.size);
         wish_finish(w, g, 0);
     } else {
+        uint32_t holders = group_holders(s, agreed);
         wish_id(w->id, "agreement", a->name, "");
-        w->group = st->agreed;
-        wish_finish(w, g, group_holders(s, st->agreed));
+        w->group = agreed;
+        limits_adapt(&w->limits, &a->per_gib, agreed->covered_bytes);
+        wish_finish(w, g, holders);
     }
 }
 
@@ -255,9 +318,11 @@ static void wishes_collect(struct services *s, struct gateway *g, struct wishes 
     uint64_t walk = ++s->walk;
     list_for_each(it, &g->streams) {
         struct stream *st = container_of(it, struct stream, in_gateway);
-        if (st->agreed != NULL && (st->agreed->e.agreement.per == AGREEMENT_PER_STREAM ||
-                                   first_time(&st->agreed->walk, walk)))
-            wish_agreed(s, g, st, ws);
+        for (size_t i = 0; i < st->cover_count; i++) {
+            struct agreed *a = st->cover[i].agreed;
+            if (a->e.agreement.per == AGREEMENT_PER_STREAM || first_time(&a->walk, walk))
+                wish_agreed(s, g, st, a, ws);
+        }
         if (st->tenant >= 0 && first_time(&s->tenancies[st->tenant].mark, walk))
             wish_tenant(s, g, st, ws);
         if (st->brake.rate > 0)

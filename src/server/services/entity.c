@@ -437,6 +437,8 @@ struct stream *entity_stream_map(struct services *s, struct gateway *g,
         memcpy(st->e.volume, volume, NAME_SIZE);
     }
     stream_map_index(s, st, r->index);
+    if (st->e.size != r->size)
+        s->generation++; /* limits may grow with it */
     st->e.size = r->size;
     bool moved = fresh || strcmp(st->e.target_name, target) != 0 ||
                  strcmp(st->tenant_reported, tenant) != 0;

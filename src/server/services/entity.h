@@ -114,7 +114,7 @@ struct entity_stream {
     uint32_t burst_ppm;
     struct meter now;                      /* cumulative, as last reported */
     struct entity_window window;
-    const struct agreement *agreement;     /* the most specific that selects it, or NULL */
+    const struct agreement *agreement;     /* whose promise and weight it has, or NULL */
     const struct objective *objective;     /* the one that applies at this demand, or NULL */
     uint64_t judged_latency_us; /* at the objective's percentile, less what own limits held */
     enum verdict verdict;
@@ -130,9 +130,11 @@ uint64_t entity_stream_inflight(const struct entity_stream *st);
 struct entity_agreement {
     struct list link;
     struct agreement agreement;
-    size_t streams;                        /* it selects now */
+    bool asleep;                           /* outside its schedule: as if it were not there */
+    size_t streams;                        /* it covers now */
+    int64_t since_wall_us;                 /* this version is in force since */
     enum verdict verdict;
-    uint64_t windows, windows_met;         /* judged windows since start (compliance_window each) */
+    uint64_t windows, windows_met;         /* judged under this version; compliance_window each */
     uint64_t iops, demand_iops;            /* of all its streams together */
     uint64_t latency_us;                   /* worst judged latency among its streams */
     bool violated;                         /* as reported by events, with hysteresis */

@@ -27,42 +27,15 @@ const char *decision_name(enum decision d)
     return decision_names[d];
 }
 
-#define US_PER_MIN INT64_C(60000000)
-#define MIN_PER_DAY INT64_C(1440)
-
 bool policy_frozen(const struct policy *p, int64_t wall_us)
 {
-    int64_t minutes = wall_us / US_PER_MIN;
-    if (wall_us % US_PER_MIN < 0)
-        minutes--;
-    int64_t day = minutes / MIN_PER_DAY;
-    if (minutes % MIN_PER_DAY < 0)
-        day--;
-    int64_t minute = minutes - day * MIN_PER_DAY;
-    /* 1970-01-01 was a Thursday: weekday 3 when Monday is 0. */
-    int64_t weekday = ((day + 3) % 7 + 7) % 7, yesterday = (weekday + 6) % 7;
-
-    for (size_t i = 0; i < p->freeze_count; i++) {
-        int64_t from = p->freeze[i].from_min, to = p->freeze[i].to_min;
-        bool today = (p->freeze[i].day_mask >> weekday) & 1;
-        bool since_yesterday = (p->freeze[i].day_mask >> yesterday) & 1;
-        if (from < to) {
-            if (today && minute >= from && minute < to)
-                return true;
-        } else {
-            if (today && minute >= from)
-                return true;
-            if (since_yesterday && minute < to)
-                return true;
-        }
-    }
-    return false;
+    return week_open(p->freeze, p->freeze_count, wall_us);
 }
 
 /* What all matching policies say together; the pointer names the first that says so most strictly.
  */
 struct rules {
-    const struct policy *protect, *freeze, *observe, *floor, *max_cut;
+    const struct policy *protect, *freeze, *observe, *enforce, *floor, *max_cut;
     double floor_iops;
     uint32_t max_cut_ppm;
 };
@@ -87,6 +60,8 @@ static void rules_collect(struct rules *r, const struct policy *policies, size_t
             r->protect = q;
         if (q->observe && r->observe == NULL)
             r->observe = q;
+        if (q->enforce && r->enforce == NULL)
+            r->enforce = q;
         if (r->freeze == NULL && policy_frozen(q, wall_us))
             r->freeze = q;
         double floor = floor_of(q, p);
@@ -156,7 +131,9 @@ void policy_check(const struct policy *policies, size_t count, bool enforcing, b
         ruling_forbid(ret, DECISION_PROTECTED, r.protect);
     else if (r.freeze != NULL)
         ruling_forbid(ret, DECISION_FROZEN, r.freeze);
-    else if (observe || r.observe != NULL)
-        ruling_forbid(ret, DECISION_OBSERVE, observe ? NULL : r.observe);
+    else if (r.observe != NULL)
+        ruling_forbid(ret, DECISION_OBSERVE, r.observe);
+    else if (observe && r.enforce == NULL)
+        ruling_forbid(ret, DECISION_OBSERVE, NULL);
     weir_assert(ret->to_iops <= p->from_iops);
 }

@@ -47,16 +47,16 @@ struct ruling {
 };
 
 /* All policies hold at once; the strictest wins. Order of severity: enforcement off, protected,
- * frozen, observe, then floor and largest cut, which change the rate rather than forbid. A cut that
- * the floor leaves nothing of is not allowed. Pure. */
+ * frozen, observe (by a policy; or @observe, the server's mode, unless a policy says enforce), then
+ * floor and largest cut, which change the rate rather than forbid. A cut that the floor leaves
+ * nothing of is not allowed. Pure. */
 void policy_check(const struct policy *policies, size_t count, bool enforcing, bool observe,
                   const struct proposal *p, int64_t wall_us, struct ruling *ret);
 
 /* The rate below which @p's stream must not be throttled. Pure. */
 double policy_floor(const struct policy *policies, size_t count, const struct proposal *p);
 
-/* Whether @wall_us lies in one of the freeze windows (UTC; bit 0 of day_mask is Monday; a window
- * whose end is before its start runs past midnight and belongs to the day it starts). */
+/* Whether @wall_us lies in one of the freeze windows. */
 bool policy_frozen(const struct policy *p, int64_t wall_us);
 
 #endif

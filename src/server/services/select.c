@@ -3,15 +3,14 @@
  *
  * Problem: several agreements may select one stream, and documents and streams come in any order.
  *
- * Model: an agreement's rank is the set of fields its selector names, read as a number: volume 8,
- * host 4, tenant 2, target 1. So a stream (host and volume) comes before a volume, that before a
- * host, a tenant, a target, and the agreement for all; of two that name the same fields neither
- * wins, and the newcomer is refused when some stream could fall under both (agreement_match.h). A
+ * Model: precedence.h says which of them cover a stream and which one makes its promise. Of two
+ * that name the same fields neither wins, and the newcomer is refused when some stream could fall
+ * under both; likewise one that reserves more than a wider one lets through (agreement_match.h). A
  * stream's tenant is what its gateway was configured to say, else the first tenant document that
- * counts it a member.
+ * counts it a member. An agreement outside its schedule is as if it were not there.
  *
- * Invariants: (1) a stream is linked to the highest ranking agreement that selects it, and to no
- * other; the result does not depend on the order of arrival; (2) an agreement is replaced in place,
+ * Invariants: (1) a stream is linked to exactly the agreements that precedence_of says; the result
+ * does not depend on the order of arrival; (2) an agreement is replaced in place,
  * so pointers to it stay valid while its name exists; (3) whatever changes what controls are made
  * of raises s->generation. */
 #include <errno.h>
@@ -40,54 +39,89 @@ bool selector_match_stream(const struct selector *sel, const struct stream *st)
     return selector_match(sel, st->e.tenant, st->e.host, st->e.volume, st->e.target_name);
 }
 
-uint32_t selector_rank(const struct selector *sel)
-{
-    return (sel->volume[0] ? 8u : 0u) | (sel->host[0] ? 4u : 0u) | (sel->tenant[0] ? 2u : 0u) |
-           (sel->target[0] ? 1u : 0u);
-}
-
 /* --- one stream
  * --------------------------------------------------------------------------------------- */
 
-static void stream_link(struct services *s, struct stream *st, struct agreed *a)
+static void promise_link(struct services *s, struct stream *st, struct agreed *a)
 {
     if (st->agreed == a)
         return;
-    if (st->agreed != NULL) {
+    if (st->agreed != NULL)
         list_remove(&st->in_agreed);
-        st->agreed->e.streams--;
-    }
     st->agreed = a;
     st->e.agreement = a != NULL ? &a->e.agreement : NULL;
     st->e.objective = NULL;
     st->e.judged_latency_us = 0;
     st->e.verdict = VERDICT_NONE;
     analyzer_unit_clear(&st->unit);
-    if (a != NULL) {
+    if (a != NULL)
         list_push_back(&a->streams, &st->in_agreed);
-        a->e.streams++;
-    }
     s->generation++;
 }
 
-static bool ranks_above(const struct agreed *a, const struct agreed *b)
+static bool covers_same(const struct stream *st, const struct precedence_row *rows, size_t n)
 {
-    uint32_t ra = selector_rank(&a->e.agreement.applies_to);
-    uint32_t rb = selector_rank(&b->e.agreement.applies_to);
-    /* Equal rank was refused when it was put; what came in all the same is settled by name. */
-    return ra != rb ? ra > rb : strcmp(a->e.agreement.name, b->e.agreement.name) < 0;
+    if (st->cover_count != n)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        if (&st->cover[i].agreed->e != rows[i].agreement)
+            return false;
+    }
+    return true;
+}
+
+static void covers_drop(struct stream *st)
+{
+    for (size_t i = 0; i < st->cover_count; i++) {
+        list_remove(&st->cover[i].in_agreed);
+        st->cover[i].agreed->e.streams--;
+    }
+    st->cover_count = 0;
+}
+
+static void covers_link(struct services *s, struct stream *st, const struct precedence_row *rows,
+                        size_t n)
+{
+    if (covers_same(st, rows, n))
+        return;
+    covers_drop(st);
+    for (size_t i = 0; i < n; i++) {
+        struct cover *c = &st->cover[i];
+        c->stream = st;
+        c->agreed = (struct agreed *)(uintptr_t)rows[i].agreement;
+        list_push_back(&c->agreed->covered, &c->in_agreed);
+        c->agreed->e.streams++;
+    }
+    st->cover_count = (uint32_t)n;
+    s->generation++;
+}
+
+static void say_left_out(struct services *s, struct stream *st, const struct agreement *a)
+{
+    char subject[SUBJECT_SIZE];
+    if (st->left_out_said)
+        return;
+    st->left_out_said = true;
+    note_stream_subject(st, subject, sizeof(subject));
+    note_event(s, EVENT_ERROR, "agreement-left-out", subject,
+               "agreement %s does not hold for %s: %u more specific ones cover it, as many as may",
+               a->name, st->e.key, PRECEDENCE_MAX_COVER);
 }
 
 static void stream_find_agreement(struct services *s, struct stream *st)
 {
-    struct agreed *best = NULL;
-    list_for_each(it, &s->e.agreements) {
-        struct agreed *a = container_of(it, struct agreed, e.link);
-        if (selector_match_stream(&a->e.agreement.applies_to, st) &&
-            (best == NULL || ranks_above(a, best)))
-            best = a;
+    struct precedence_row rows[PRECEDENCE_MAX_COVER + 1];
+    size_t n, covering;
+    covering = precedence_of(&s->e.agreements, &st->e, rows, PRECEDENCE_MAX_COVER + 1, &n);
+    covers_link(s, st, rows, covering);
+    struct agreed *promise = NULL;
+    for (size_t i = 0; i < covering; i++) {
+        if (rows[i].says == PRECEDENCE_PROMISE)
+            promise = st->cover[i].agreed;
     }
-    stream_link(s, st, best);
+    promise_link(s, st, promise);
+    if (n > covering && rows[covering].says == PRECEDENCE_TOO_MANY)
+        say_left_out(s, st, &rows[covering].agreement->agreement);
 }
 
 static bool tenant_counts(const struct tenant *t, const struct stream *st)
@@ -127,7 +161,8 @@ void select_stream(struct services *s, struct stream *st)
 
 void select_stream_drop(struct services *s, struct stream *st)
 {
-    stream_link(s, st, NULL);
+    promise_link(s, st, NULL);
+    covers_drop(st);
     st->tenant = -1;
 }
 
@@ -149,14 +184,8 @@ static int agreement_check(struct services *s, const struct agreement *a, char *
 {
     list_for_each(it, &s->e.agreements) {
         struct agreed *other = container_of(it, struct agreed, e.link);
-        if (!agreement_conflicts(a, &other->e.agreement))
-            continue;
-        words(
-            ret_words, size,
-            "agreements %s and %s name the same fields and can select the same stream: neither is "
-            "more specific; make one of them so, or their patterns disjoint",
-            a->name, other->e.agreement.name);
-        return WEIR_E_CONFLICT;
+        if (agreement_clashes(a, &other->e.agreement, ret_words, size))
+            return WEIR_E_CONFLICT;
     }
     return 0;
 }
@@ -169,23 +198,73 @@ static struct agreed *agreement_new(struct services *s)
     if (a == NULL)
         return NULL;
     list_init(&a->streams);
+    list_init(&a->covered);
     analyzer_unit_clear(&a->unit);
     list_push_back(&s->e.agreements, &a->e.link);
     s->e.agreement_count++;
     return a;
 }
 
+static bool covered_by(const struct stream *st, const struct agreed *a)
+{
+    for (size_t i = 0; i < st->cover_count; i++) {
+        if (st->cover[i].agreed == a)
+            return true;
+    }
+    return false;
+}
+
+/* Find anew for every stream that @a covers or might. A verdict given by older numbers of it is
+ * void. */
+static void agreement_settle(struct services *s, struct agreed *a)
+{
+    list_for_each_safe(it, &s->e.streams) {
+        struct stream *st = container_of(it, struct stream, e.link);
+        if (st->agreed == a) {
+            st->e.objective = NULL;
+            st->e.verdict = VERDICT_NONE;
+            analyzer_unit_clear(&st->unit);
+        }
+        if (covered_by(st, a) || selector_match_stream(&a->e.agreement.applies_to, st))
+            stream_find_agreement(s, st);
+    }
+    s->generation++;
+}
+
+static bool agreement_asleep(const struct services *s, const struct agreement *a)
+{
+    return a->schedule_count > 0 && !week_open(a->schedule, a->schedule_count, s->wall_us);
+}
+
+/* Compliance is counted by version: what the old one came to is written down. */
+static void say_changed(struct services *s, const struct agreed *old, const struct agreement *new)
+{
+    char subject[SUBJECT_SIZE];
+    const struct agreement *a = &old->e.agreement;
+    if (a->version == new->version)
+        return;
+    words(subject, sizeof(subject), "agreement/%s", a->name);
+    note_event(s, EVENT_INFO, "agreement-changed", subject,
+               "agreement %s: version %llu holds from now on; %llu of %llu windows were met under "
+               "version %llu",
+               a->name, (unsigned long long)new->version, (unsigned long long)old->e.windows_met,
+               (unsigned long long)old->e.windows, (unsigned long long)a->version);
+}
+
 int select_agreement_put(struct services *s, const struct agreement *a, char *ret_words,
                          size_t size)
 {
     weir_assert(a->objective_count <= AGREEMENT_MAX_OBJECTIVES);
+    weir_assert(a->schedule_count <= AGREEMENT_MAX_WINDOWS);
     if (size > 0)
         ret_words[0] = '\0';
     int err = agreement_check(s, a, ret_words, size);
     if (err < 0)
         return err;
     struct agreed *into = agreement_find(s, a->name);
-    if (into == NULL) {
+    if (into != NULL) {
+        say_changed(s, into, a);
+    } else {
         into = agreement_new(s);
         if (into == NULL) {
             words(ret_words, size, "no room for agreement %s: %u are the bound", a->name,
@@ -194,21 +273,12 @@ int select_agreement_put(struct services *s, const struct agreement *a, char *re
         }
     }
     into->e.agreement = *a;
+    into->e.asleep = agreement_asleep(s, a);
+    into->e.since_wall_us = s->wall_us;
     into->e.verdict = VERDICT_NONE;
+    into->e.windows = into->e.windows_met = 0;
     analyzer_unit_clear(&into->unit);
-    list_for_each_safe(it, &s->e.streams) {
-        struct stream *st = container_of(it, struct stream, e.link);
-        if (st->agreed == into) {
-            st->e.objective = NULL;
-            st->e.verdict = VERDICT_NONE;
-            analyzer_unit_clear(&st->unit);
-            stream_find_agreement(s, st);
-        } else if (selector_match_stream(&a->applies_to, st) &&
-                   (st->agreed == NULL || ranks_above(into, st->agreed))) {
-            stream_link(s, st, into);
-        }
-    }
-    s->generation++;
+    agreement_settle(s, into);
     return 0;
 }
 
@@ -219,14 +289,32 @@ int select_agreement_remove(struct services *s, const char *name)
         return WEIR_E_NOT_FOUND;
     list_remove(&a->e.link);
     s->e.agreement_count--;
-    while (!list_empty(&a->streams)) {
-        struct stream *st = container_of(a->streams.next, struct stream, in_agreed);
-        stream_find_agreement(s, st);
-        weir_assert(st->agreed != a);
-    }
+    agreement_settle(s, a);
+    weir_assert(list_empty(&a->streams) && list_empty(&a->covered));
     free(a);
     s->generation++;
     return 0;
+}
+
+void select_schedules(struct services *s)
+{
+    int64_t minute = s->wall_us / 60000000;
+    if (minute == s->schedules_min)
+        return;
+    s->schedules_min = minute;
+    list_for_each(it, &s->e.agreements) {
+        struct agreed *a = container_of(it, struct agreed, e.link);
+        bool asleep = agreement_asleep(s, &a->e.agreement);
+        if (asleep == a->e.asleep)
+            continue;
+        char subject[SUBJECT_SIZE];
+        words(subject, sizeof(subject), "agreement/%s", a->e.agreement.name);
+        note_event(s, EVENT_INFO, asleep ? "agreement-asleep" : "agreement-awake", subject,
+                   "agreement %s (version %llu) %s by its schedule", a->e.agreement.name,
+                   (unsigned long long)a->e.agreement.version, asleep ? "ends" : "begins");
+        a->e.asleep = asleep;
+        agreement_settle(s, a);
+    }
 }
 
 /* --- tenants and policies: sorted by name, so that "the first" does not depend on the order of
@@ -336,7 +424,7 @@ void select_free(struct services *s)
 {
     while (!list_empty(&s->e.agreements)) {
         struct agreed *a = container_of(list_pop_front(&s->e.agreements), struct agreed, e.link);
-        weir_assert(list_empty(&a->streams));
+        weir_assert(list_empty(&a->streams) && list_empty(&a->covered));
         free(a);
     }
     free(s->tenants);

@@ -197,6 +197,7 @@ static void lost_due(struct services *s, struct gateway *g)
 void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us)
 {
     at(s, now_ns, wall_us);
+    select_schedules(s);
     /* Each entry moves at least half a period away, so this ends. */
     while (s->heap_count > 0 && s->heap[1]->due_ns <= s->now_ns) {
         struct gateway *g = s->heap[1];

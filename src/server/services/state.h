@@ -7,6 +7,7 @@
  * TARGETS_PER_GATEWAY each; documents SERVICES_MAX_*. Everything is freed by services_free. */
 #ifndef WEIR_SERVER_SERVICES_STATE_H
 #define WEIR_SERVER_SERVICES_STATE_H
+#include "server/services/precedence.h"
 #include "server/services/services.h"
 
 #define TARGETS_PER_GATEWAY 256u
@@ -89,11 +90,13 @@ struct target {
 };
 
 struct agreed {                         /* an agreement in force */
-    struct entity_agreement e;
-    struct list streams;
+    struct entity_agreement e;          /* first: lists of entities link it */
+    struct list streams;                /* that have its promise */
+    struct list covered;                /* struct cover: all that its limits hold for */
     struct unit unit;                   /* when its numbers hold for the group */
     uint64_t judged_ns;
     uint64_t mark, walk;                /* last walks that met it */
+    uint64_t covered_bytes;             /* size of the volumes it covers, at holders_generation */
     uint32_t holders;                   /* gateways with connected members, at holders_generation */
     uint64_t holders_generation;
 };
@@ -104,11 +107,21 @@ struct tenancy { /* walk state that belongs to a tenant document, same index */
     uint64_t holders_generation;
 };
 
+/* One agreement that covers one stream. */
+struct cover {
+    struct list in_agreed;
+    struct agreed *agreed;
+    struct stream *stream;
+};
+
 struct stream {
     struct entity_stream e;             /* first: lists of entities link it */
     struct gateway *gateway;
     struct target *target;
-    struct agreed *agreed;
+    struct agreed *agreed;              /* whose promise it has */
+    struct cover cover[PRECEDENCE_MAX_COVER];
+    uint32_t cover_count;
+    bool left_out_said;
     int32_t tenant;                     /* index of the tenant document, -1: none */
     struct list in_gateway, in_target, in_agreed, in_index, in_key;
     bool mapped;                        /* e.index is valid in this boot */
@@ -178,6 +191,7 @@ struct services {
     uint64_t action_id;                 /* last given */
     uint64_t generation;                /* of everything that agreed controls are made of */
     uint64_t mark, walk;                /* numbers of walks */
+    int64_t schedules_min;              /* wall minute at which they were last looked at */
     bool streams_full_said, gateways_full_said;
     struct hist scratch;                /* for merging groups */
     struct sample_record sample;        /* for making one */
@@ -236,11 +250,11 @@ void select_stream_drop(struct services *s, struct stream *st);
 bool selector_match(const struct selector *sel, const char *tenant, const char *host,
                     const char *volume, const char *target);
 bool selector_match_stream(const struct selector *sel, const struct stream *st);
-/* Specificity; higher wins. */
-uint32_t selector_rank(const struct selector *sel);
 int select_agreement_put(struct services *s, const struct agreement *a, char *ret_words,
                          size_t size);
 int select_agreement_remove(struct services *s, const char *name);
+/* Schedules open and close: at each minute. */
+void select_schedules(struct services *s);
 int select_tenant_put(struct services *s, const struct tenant *t);
 int select_tenant_remove(struct services *s, const char *name);
 int select_policy_put(struct services *s, const struct policy *p);

@@ -165,6 +165,41 @@ static void what_the_server_gives_out_is_taken_back(void **state)
     text_fini(&errors);
 }
 
+#define FULL                                                                                       \
+    "{'kind':'Agreement','name':'x','appliesTo':{'target':'array1'},'default':true,"               \
+    "'per':'stream','reservation':{'iopsRead':5,'iopsWrite':6,'bandwidthRead':'1MiB/s',"           \
+    "'bandwidthWrite':'2MiB/s'},'limit':{'iopsRead':10,'bandwidthWrite':'9MiB/s',"                 \
+    "'burst':{'iopsRead':20,'bandwidthWrite':'10MiB/s','for':'3s'}},"                              \
+    "'limitPerGiB':{'iops':3,'leastIops':100,'bandwidth':'1MiB/s','leastBandwidth':'2MiB/s'},"     \
+    "'schedule':[{'days':['mon','sun'],'from':'22:00','to':'06:00'}]}"
+
+static void every_part_of_an_agreement_goes_in_and_comes_out_the_same(void **state)
+{
+    (void)state;
+    struct agreement a = agreement(FULL), b;
+    assert_true(a.fallback);
+    assert_int_equal(a.reservation_read_iops, 5);
+    assert_int_equal(a.reservation_write_iops, 6);
+    assert_int_equal(a.reservation_read_bytes_s, 1 << 20);
+    assert_int_equal(a.reservation_write_bytes_s, 2 << 20);
+    assert_int_equal(a.limits.rate[GATE_IOPS_READ].burst_rate, 20);
+    assert_int_equal(a.limits.rate[GATE_IOPS_READ].burst_ns, 3 * NS_PER_S);
+    assert_int_equal(a.limits.rate[GATE_BYTES_WRITE].burst_rate, 10 << 20);
+    assert_int_equal(a.limits.rate[GATE_IOPS_TOTAL].burst_ns, 0);
+    assert_int_equal(a.per_gib.iops, 3);
+    assert_int_equal(a.per_gib.least_bytes_s, 2 << 20);
+    assert_int_equal(a.schedule_count, 1);
+    assert_int_equal(a.schedule[0].day_mask, 0x41);
+    assert_int_equal(a.schedule[0].from_min, 22 * 60);
+    struct text errors;
+    text_init(&errors, 1 << 16);
+    json_t *doc = model_agreement_render(&a);
+    assert_int_equal(model_agreement_parse(doc, &b, &errors), 0);
+    assert_memory_equal(&a, &b, sizeof(a));
+    json_decref(doc);
+    text_fini(&errors);
+}
+
 #define A(rest) "{'kind':'Agreement','name':'x','appliesTo':{}," rest "}"
 #define T(rest) "{'kind':'Tenant','name':'x'," rest "}"
 #define P(rest) "{'kind':'Policy','name':'x','appliesTo':{}," rest "}"
@@ -221,7 +256,18 @@ static const struct {
     {A("'limit':{'iops':10,'burst':{'iops':20}}"),
      "limit.burst.for: found nothing, expected how long"},
     {A("'limit':{'iops':10,'burst':{'for':'1s'}}"),
-     "limit.burst: found neither iops nor bandwidth"},
+     "limit.burst: found only its length"},
+    {A("'limit':{'bandwidthRead':10,'burst':{'iopsRead':10,'for':'1s'}}"),
+     "limit.burst.iopsRead: found a burst without a limit"},
+    {A("'limitPerGiB':{'iops':0}"), "limitPerGiB.iops: found 0"},
+    {A("'limitPerGiB':{'leastIops':5}"), "limitPerGiB.leastIops: found a least without a rate"},
+    {A("'limitPerGiB':{'iops':3,'leastIops':100},'limit':{'iops':50}"),
+     "limitPerGiB.leastIops: found 100, expected not more than the limit, 50"},
+    {A("'default':'yes'"), "default: found \"yes\", expected true"},
+    {A("'schedule':[{'from':'08:00'}]"), "schedule[0].to: found nothing"},
+    {A("'schedule':{'from':'08:00','to':'18:00'}"), "schedule: found an object, expected a list"},
+    {A("'reservation':{'iopsRead':20},'limit':{'iops':10}"),
+     "reservation.iopsRead: found 20, expected not more than limit.iopsRead, 10"},
     {A("'reservation':{'iops':20},'limit':{'iops':10}"),
      "reservation.iops: found 20, expected not more than limit.iops, 10"},
     {A("'reservation':{'bandwidth':'2MiB/s'},'limit':{'bandwidth':'1MiB/s'}"),
@@ -237,7 +283,7 @@ static const struct {
      "compliance: found a window longer than the whole period"},
     {A("'compliance':{'window':10}"),
      "compliance.window: found 10, expected a duration such as 10s"},
-    {A("'version':3"), "unknown key \"version\"; known here: appliesTo, per"},
+    {A("'version':3"), "unknown key \"version\"; known here: appliesTo, default, per"},
     {A("'spec':{}"), "unknown key \"appliesTo\"\nspec.appliesTo: found nothing"},
     {"{'kind':'Agreement','name':'x'}", "appliesTo: found nothing, expected who is meant"},
     {"{'kind':'Agreement','name':'x','appliesTo':{'volume':''}}",
@@ -262,6 +308,8 @@ static const struct {
     {T("'members':'all'"), "members: found \"all\", expected a list of at most 64"},
     {T("'limit':{'bandwidthRead':'0'}"), "limit.bandwidthRead: found \"0\""},
     {P("'observe':'yes'"), "observe: found \"yes\", expected true or false"},
+    {P("'observe':true,'enforce':true"), "found observe and enforce, expected at most one"},
+    {P("'collisions':'both'"), "collisions: found \"both\", expected priority or share"},
     {P("'maxCut':0"), "maxCut: found 0, expected the largest cut"},
     {P("'floor':{'iops':0}"), "floor.iops: found 0"},
     {P("'freeze':[{'from':'8:00','to':'25:00'}]"),
@@ -467,6 +515,7 @@ int main(void)
         cmocka_unit_test(an_agreement_in_peoples_units_is_understood),
         cmocka_unit_test(what_is_left_out_has_its_default),
         cmocka_unit_test(what_the_server_gives_out_is_taken_back),
+        cmocka_unit_test(every_part_of_an_agreement_goes_in_and_comes_out_the_same),
         cmocka_unit_test(what_is_wrong_is_told_with_place_found_and_expected),
         cmocka_unit_test(all_errors_are_told_at_once),
         cmocka_unit_test(a_flood_of_errors_is_cut_short),

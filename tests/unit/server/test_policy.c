@@ -95,6 +95,28 @@ static void observe_stops_what_it_would_have_sent_and_keeps_the_rate(void **stat
     assert_int_equal(r.decision, DECISION_ENFORCEMENT_OFF);
 }
 
+static void enforce_lifts_the_servers_observe_mode_but_no_policys(void **state)
+{
+    (void)state;
+    struct policy p[2] = {{.name = "go", .enforce = true}, {.name = "look", .observe = true}};
+    snprintf(p[0].applies_to.target, NAME_SIZE, "array1");
+    struct proposal here = {.tenant = "", .host = "h", .volume = "v", .target = "array1",
+                            .from_iops = 1000, .to_iops = 800};
+    struct proposal there = here;
+    there.target = "array2";
+    struct ruling r;
+    policy_check(p, 1, true, true, &here, 0, &r);
+    assert_true(r.allowed);
+    policy_check(p, 1, true, true, &there, 0, &r);
+    assert_false(r.allowed);
+    assert_int_equal(r.decision, DECISION_OBSERVE);
+    policy_check(p, 2, true, true, &here, 0, &r);
+    assert_false(r.allowed);
+    assert_string_equal(r.policy->name, "look");
+    policy_check(p, 1, false, true, &here, 0, &r);
+    assert_int_equal(r.decision, DECISION_ENFORCEMENT_OFF);
+}
+
 static void a_freeze_window_stops_new_cuts_on_its_days_and_hours_only(void **state)
 {
     (void)state;
@@ -189,6 +211,7 @@ int main(void)
         cmocka_unit_test(nobody_is_cut_below_the_built_in_floor_or_its_own_reservation),
         cmocka_unit_test(a_protected_stream_is_never_cut_and_the_rule_is_named),
         cmocka_unit_test(observe_stops_what_it_would_have_sent_and_keeps_the_rate),
+        cmocka_unit_test(enforce_lifts_the_servers_observe_mode_but_no_policys),
         cmocka_unit_test(a_freeze_window_stops_new_cuts_on_its_days_and_hours_only),
         cmocka_unit_test(a_freeze_past_midnight_belongs_to_the_day_it_starts),
         cmocka_unit_test(a_time_before_1970_is_no_trap),
