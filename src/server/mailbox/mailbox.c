@@ -2,39 +2,45 @@
 /* The problem. The server's threads must talk without any of them ever waiting for another, in
  * bounded memory, and with answers that find their way back.
  *
- * The model. One ring per mailbox: many producers, one consumer, the bounded queue of D. Vyukov
- * ("Bounded MPMC queue", 1024cores.net) with the consumer's side reduced to one thread. Each cell
- * has a sequence number: equal to its position when free for the producer of that position,
- * position + 1 when full.
- *
- * Tickets live in a table that only the owner of the mailbox touches: it asks, it takes the reply,
- * it expires. The responder sees a ticket only as a number in the message that it hands back.
+ * The model. Three rings (ring.c) per mailbox: replies, urgent, the rest. Tickets live in a table
+ * that only the owner of the mailbox changes: it asks, it takes the reply, it expires. The
+ * responder sees a ticket as a number in the message that it hands back, and may look (`live`)
+ * whether it is still waited for.
  *
  *      FREE --ask--> WAITING --reply taken--> FREE
  *                       |  \--cancel------> DEAD --late reply taken--> FREE
  *                       \---expired-------> DEAD
  *
  * Invariants.
- *  1. Requests in a ring number at most capacity - tickets (`requests` is raised before a cell is
- *     claimed and lowered when it is taken), replies at most `tickets`: a ticket that has expired
- * keeps its place until its late reply came. So a reply always finds a free cell.
- *  2. A cell's message is written before its sequence is stored (release) and read after that store
- * was seen (acquire); it is free again when the consumer has stored position + capacity (release)
- * and a producer has seen that (acquire). No other field orders the message's bytes.
+ *  1. The ring of replies has at least as many cells as there are tickets, each ticket that is not
+ *     FREE has at most one reply in it, and a ticket that expired or was cancelled is not free
+ *     before its late reply was taken. So a reply always finds a free cell. A responder that never
+ *     answers costs its asker that ticket for ever: each request that wants a reply is answered.
+ *  2. A reply is believed when its number is that of a ticket that waits. Numbers carry a
+ *     generation of 48 bits, so one that was used before is not taken for a newer.
  *  3. Nobody sleeps on a ring that is not empty. The consumer stores asleep = 1, then looks at the
- *     sequence of the next cell; a producer stores the sequence, then exchanges asleep with 0. All
- * four are sequentially consistent, so at least one of the two sees the other: either the consumer
- * finds the message, or the producer finds 1 and writes the eventfd.
- *  4. A producer that is stopped between claiming a cell and filling it delays what was posted
- * behind it in that ring until it runs on; it will then wake the consumer itself (3). It holds up
- * nobody else's ring.
+ *     next cell of each ring; a producer stores the cell's turn, then looks at asleep. All four are
+ *     sequentially consistent, so in their single order either the consumer's look comes after the
+ *     producer's store, and it finds the message, or the producer's look comes after the
+ *     consumer's store, and it finds 1. Weaker orders would allow both to miss (each store may lie
+ *     in its processor's buffer while the other's old value is read).
+ *  4. Of the producers that find 1, the one whose exchange gets the 1 writes the eventfd; the
+ *     others need not: wakes are coalesced. The eventfd's own counter keeps a write that comes
+ *     before the read in mailbox_drained from being lost: asleep is stored after that read, so the
+ *     1 that was exchanged for that write belongs to an earlier sleep, and the look at the rings
+ *     follows.
+ *  5. `once`: the producer exchanges it with true before it posts; the consumer stores false after
+ *     it has copied the message and before anybody acts on it. So what the producer knew when it
+ *     found true was known before that message is handled. Release and acquire on the flag order
+ *     this.
+ *  6. `live` of a ticket is its number while it waits and 0 else: a single relaxed word, advice
+ *     only.
  *
  * What may fail. A full ring (WEIR_E_FULL, nothing taken); no memory or descriptors when it is
  * made. */
 #include "server/mailbox/mailbox.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -43,20 +49,17 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "server/mailbox/gauge.h"
+#include "server/mailbox/ring.h"
 
-#define CACHE_LINE 64
 #define SET_MAX 256u
-
-struct cell {
-    _Atomic uint64_t seq;
-    struct msg msg;
-};
 
 enum ticket_state { TICKET_FREE, TICKET_WAITING, TICKET_DEAD };
 
 struct ticket {
     enum ticket_state state;
-    uint64_t generation; /* 48 bits travel */
+    _Atomic uint64_t live; /* see invariant 6 */
+    uint64_t generation;   /* 48 bits travel */
     uint64_t deadline_ns;
     uint64_t tag;
     uint16_t kind;
@@ -64,28 +67,24 @@ struct ticket {
 };
 
 struct mailbox {
-    /* Producers. */
-    _Alignas(CACHE_LINE) _Atomic uint64_t tail;
-    _Atomic uint64_t requests; /* requests claimed and not yet taken */
-    _Alignas(CACHE_LINE) _Atomic int asleep;
-    /* Consumer; atomic only so that mailbox_stats may read. */
-    _Alignas(CACHE_LINE) _Atomic uint64_t head;
-    struct cell *cells;
-    uint64_t mask;
-    uint64_t request_max;
-    struct mailbox_set *set;
+    struct ring normal, urgent, replies;
+    _Alignas(RING_CACHE_LINE) _Atomic int asleep;
+    /* Producers write these, seldom. */
+    _Atomic uint64_t refused, coalesced, wakes;
+    /* Fixed. */
+    _Alignas(RING_CACHE_LINE) struct mailbox_set *set;
     uint16_t id;
     int fd;
     char name[32];
-    /* Tickets: the owner's alone. */
+    /* The owner's alone. */
     struct ticket *tickets;
-    uint32_t ticket_count, ticket_free, expire_cursor;
-    /* Gauges: written by the owner (or, refused and posted, by producers), read by anyone. */
-    _Atomic uint64_t tickets_out, posted, refused, taken, replies, expired;
-    _Atomic uint64_t depth_max, busy_ns_max, busy_kind_max, busy_since_ns, busy_ns_total;
-    _Atomic uint64_t latency_ns_max;
+    uint32_t ticket_count, ticket_free, expire_cursor, urgent_run;
     uint16_t busy_kind;
     uint64_t taken_posted_ns; /* of the message taken last */
+    /* Gauges of the owner. */
+    _Atomic uint64_t tickets_out, expired;
+    _Atomic uint64_t busy_ns_max, busy_kind_max, busy_since_ns, busy_ns_total, latency_ns_max;
+    struct wait_hist waits;
 };
 
 struct mailbox_set {
@@ -97,28 +96,6 @@ struct mailbox_set {
 #define TICKET_INDEX_BITS 16u
 #define GENERATION_MASK ((UINT64_C(1) << 48) - 1)
 
-static uint64_t gauge_read(const _Atomic uint64_t *g)
-{
-    return atomic_load_explicit(g, memory_order_relaxed);
-}
-
-static void gauge_write(_Atomic uint64_t *g, uint64_t v)
-{
-    atomic_store_explicit(g, v, memory_order_relaxed);
-}
-
-static void gauge_add(_Atomic uint64_t *g, uint64_t v)
-{
-    atomic_fetch_add_explicit(g, v, memory_order_relaxed);
-}
-
-/* Only one thread writes each of these, so read and write need not be one step. */
-static void gauge_max(_Atomic uint64_t *g, uint64_t v)
-{
-    if (v > gauge_read(g))
-        gauge_write(g, v);
-}
-
 struct mailbox_set *mailbox_set_new(size_t max_mailboxes)
 {
     weir_assert(max_mailboxes > 0);
@@ -129,16 +106,23 @@ struct mailbox_set *mailbox_set_new(size_t max_mailboxes)
     return set;
 }
 
+static void mailbox_release(struct mailbox *m)
+{
+    if (m->fd >= 0)
+        close(m->fd);
+    ring_fini(&m->normal);
+    ring_fini(&m->urgent);
+    ring_fini(&m->replies);
+    free(m->tickets);
+    free(m);
+}
+
 static void mailbox_free(struct mailbox *m)
 {
     struct msg left;
     while (mailbox_take(m, &left))
         msg_release(&left);
-    if (m->fd >= 0)
-        close(m->fd);
-    free(m->cells);
-    free(m->tickets);
-    free(m);
+    mailbox_release(m);
 }
 
 void mailbox_set_free(struct mailbox_set *set)
@@ -150,21 +134,26 @@ void mailbox_set_free(struct mailbox_set *set)
     free(set);
 }
 
+static size_t power_of_two(size_t at_least)
+{
+    size_t n = 2;
+    while (n < at_least)
+        n *= 2;
+    return n;
+}
+
 static struct mailbox *mailbox_alloc(size_t capacity, size_t tickets)
 {
-    struct mailbox *m = aligned_alloc(CACHE_LINE, sizeof(*m));
+    struct mailbox *m = aligned_alloc(RING_CACHE_LINE, sizeof(*m));
     if (m == NULL)
         return NULL;
     memset(m, 0, sizeof(*m));
-    m->cells = calloc(capacity, sizeof(*m->cells));
     m->tickets = calloc(tickets + 1, sizeof(*m->tickets));
     m->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (m->cells == NULL || m->tickets == NULL || m->fd < 0) {
-        if (m->fd >= 0)
-            close(m->fd);
-        free(m->cells);
-        free(m->tickets);
-        free(m);
+    if (m->tickets == NULL || m->fd < 0 || ring_init(&m->normal, capacity) < 0 ||
+        ring_init(&m->urgent, power_of_two(capacity / 8)) < 0 ||
+        ring_init(&m->replies, power_of_two(tickets)) < 0) {
+        mailbox_release(m);
         return NULL;
     }
     return m;
@@ -174,18 +163,11 @@ struct mailbox *mailbox_new(struct mailbox_set *set, const char *name, size_t ca
                             size_t tickets)
 {
     weir_assert(set->count < set->max);
-    weir_assert(capacity >= 2);
-    weir_assert((capacity & (capacity - 1)) == 0);
-    weir_assert(tickets <= capacity / 2);
     weir_assert(tickets < (1u << TICKET_INDEX_BITS));
     struct mailbox *m = mailbox_alloc(capacity, tickets);
     if (m == NULL)
         return NULL;
     strncpy(m->name, name, sizeof(m->name) - 1);
-    m->mask = capacity - 1;
-    m->request_max = capacity - tickets;
-    for (size_t i = 0; i < capacity; i++)
-        atomic_init(&m->cells[i].seq, i);
     m->ticket_count = (uint32_t)tickets;
     m->ticket_free = tickets > 0 ? 0 : NO_TICKET;
     for (uint32_t i = 0; i < m->ticket_count; i++)
@@ -207,63 +189,78 @@ int mailbox_fd(const struct mailbox *m)
     return m->fd;
 }
 
-/* Put @m into the ring and wake its consumer (invariants 2 and 3). False when there is no free
- * cell. */
-static bool ring_put(struct mailbox *to, const struct msg *m)
+/* --- step one ------------------------------------------------------------------------------ */
+
+/* After a message was put: invariants 3 and 4. */
+static void wake(struct mailbox *to)
 {
-    uint64_t at = atomic_load_explicit(&to->tail, memory_order_relaxed);
-    struct cell *cell;
-    for (;;) {
-        cell = &to->cells[at & to->mask];
-        uint64_t seq = atomic_load_explicit(&cell->seq, memory_order_acquire);
-        if (seq == at) {
-            if (atomic_compare_exchange_weak_explicit(&to->tail, &at, at + 1, memory_order_relaxed,
-                                                      memory_order_relaxed))
-                break;
-        } else if (seq < at) {
-            return false;
-        } else {
-            at = atomic_load_explicit(&to->tail, memory_order_relaxed);
-        }
-    }
-    cell->msg = *m;
-    atomic_store(&cell->seq, at + 1);
-    gauge_add(&to->posted, 1);
-    if (atomic_exchange(&to->asleep, 0) == 1) {
-        uint64_t one = 1;
-        ssize_t n = write(to->fd, &one, sizeof(one));
-        weir_assert(n == sizeof(one) || errno == EAGAIN);
-    }
-    return true;
+    if (atomic_load(&to->asleep) == 0 || atomic_exchange(&to->asleep, 0) == 0)
+        return;
+    uint64_t one = 1;
+    gauge_add(&to->wakes, 1);
+    ssize_t n = write(to->fd, &one, sizeof(one));
+    weir_assert(n == sizeof(one) || errno == EAGAIN);
 }
 
-static int request_put(struct mailbox *from, struct mailbox *to, struct msg *m)
+static int request_put(const struct mailbox *from, struct mailbox *to, struct ring *lane,
+                       struct msg *m, uint64_t spare)
 {
     m->from = from->id;
     m->is_reply = false;
     m->posted_ns = clock_mono_ns();
-    uint64_t before = atomic_fetch_add_explicit(&to->requests, 1, memory_order_relaxed);
-    if (before >= to->request_max || !ring_put(to, m)) {
-        atomic_fetch_sub_explicit(&to->requests, 1, memory_order_relaxed);
+    if (!ring_put(lane, m, spare)) {
         gauge_add(&to->refused, 1);
         return WEIR_E_FULL;
     }
     m->body = NULL;
     m->body_free = NULL;
+    wake(to);
     return 0;
 }
 
 int mailbox_post(struct mailbox *from, struct mailbox *to, struct msg *m)
 {
     m->ticket = 0; /* status passes: an acknowledgement carries the gateway's */
-    return request_put(from, to, m);
+    m->once = NULL;
+    return request_put(from, to, &to->normal, m, 0);
 }
+
+int mailbox_post_bulk(struct mailbox *from, struct mailbox *to, struct msg *m)
+{
+    m->ticket = 0;
+    m->once = NULL;
+    return request_put(from, to, &to->normal, m, (to->normal.mask + 1) / 4);
+}
+
+int mailbox_post_urgent(struct mailbox *from, struct mailbox *to, struct msg *m)
+{
+    m->ticket = 0;
+    m->once = NULL;
+    return request_put(from, to, &to->urgent, m, 0);
+}
+
+int mailbox_post_once(struct mailbox *from, struct mailbox *to, struct msg *m, atomic_bool *once)
+{
+    m->ticket = 0;
+    m->once = once;
+    if (atomic_exchange_explicit(once, true, memory_order_acq_rel)) {
+        gauge_add(&to->coalesced, 1);
+        return WEIR_E_EXISTS;
+    }
+    int r = request_put(from, to, &to->urgent, m, 0);
+    if (r < 0)
+        atomic_store_explicit(once, false, memory_order_release);
+    return r;
+}
+
+/* --- tickets -------------------------------------------------------------------------------- */
 
 static void ticket_release(struct mailbox *m, uint32_t i)
 {
     struct ticket *t = &m->tickets[i];
     weir_assert(t->state != TICKET_FREE);
     t->state = TICKET_FREE;
+    gauge_write(&t->live, 0);
     t->generation = (t->generation + 1) & GENERATION_MASK;
     t->next_free = m->ticket_free;
     m->ticket_free = i;
@@ -276,15 +273,25 @@ static uint64_t ticket_number(const struct mailbox *m, uint32_t i)
     return ((m->tickets[i].generation + 1) << TICKET_INDEX_BITS) | i;
 }
 
-/* The live or dead ticket that @number names, or NULL. */
-static struct ticket *ticket_find(struct mailbox *m, uint64_t number, uint32_t *ret_index)
+static uint32_t ticket_index(uint64_t number)
 {
-    uint32_t i = (uint32_t)(number & ((1u << TICKET_INDEX_BITS) - 1));
+    return (uint32_t)(number & ((1u << TICKET_INDEX_BITS) - 1));
+}
+
+/* The live or dead ticket that @number names, or NULL. */
+static struct ticket *ticket_find(struct mailbox *m, uint64_t number)
+{
+    uint32_t i = ticket_index(number);
     if (number == 0 || i >= m->ticket_count || m->tickets[i].state == TICKET_FREE ||
         ticket_number(m, i) != number)
         return NULL;
-    *ret_index = i;
     return &m->tickets[i];
+}
+
+static void ticket_die(struct ticket *t)
+{
+    t->state = TICKET_DEAD;
+    gauge_write(&t->live, 0);
 }
 
 int mailbox_ask(struct mailbox *from, struct mailbox *to, struct msg *m, uint64_t timeout_ns,
@@ -295,21 +302,24 @@ int mailbox_ask(struct mailbox *from, struct mailbox *to, struct msg *m, uint64_
         gauge_add(&to->refused, 1);
         return WEIR_E_FULL;
     }
-    m->ticket = ticket_number(from, i);
-    m->status = 0;
-    uint64_t number = m->ticket;
-    uint64_t tag = m->tag;
-    uint16_t kind = m->kind;
-    int r = request_put(from, to, m);
-    if (r < 0)
-        return r;
     struct ticket *t = &from->tickets[i];
+    uint64_t number = ticket_number(from, i), tag = m->tag;
+    uint16_t kind = m->kind;
+    m->ticket = number;
+    m->status = 0;
+    m->once = NULL;
+    gauge_write(&t->live, number);
+    int r = request_put(from, to, &to->normal, m, 0);
+    if (r < 0) {
+        gauge_write(&t->live, 0);
+        return r;
+    }
     from->ticket_free = t->next_free;
     t->state = TICKET_WAITING;
     t->deadline_ns = now_ns + timeout_ns;
     t->tag = tag;
     t->kind = kind;
-    gauge_write(&from->tickets_out, gauge_read(&from->tickets_out) + 1);
+    gauge_add_own(&from->tickets_out, 1);
     *ret_ticket = number;
     return 0;
 }
@@ -331,88 +341,46 @@ void mailbox_reply(struct mailbox *self, const struct msg *request, int status, 
         .status = status,
         .ticket = request->ticket,
         .tag = request->tag,
-        .arg = {request->arg[0], request->arg[1]},
+        .arg = {request->arg[0], request->arg[1], request->arg[2]},
         .posted_ns = clock_mono_ns(),
         .body = body,
         .body_free = body_free,
     };
+    struct mailbox *to = self->set->box[request->from];
     /* Invariant 1: there is room. A miss means that one request was answered twice. */
-    bool put = ring_put(self->set->box[request->from], &m);
+    bool put = ring_put(&to->replies, &m, 0);
     weir_assert(put);
+    wake(to);
+}
+
+bool mailbox_wanted(const struct mailbox *self, const struct msg *request)
+{
+    if (request->ticket == 0)
+        return true;
+    weir_assert(request->from < self->set->count);
+    const struct mailbox *asker = self->set->box[request->from];
+    uint32_t i = ticket_index(request->ticket);
+    weir_assert(i < asker->ticket_count);
+    return gauge_read(&asker->tickets[i].live) == request->ticket;
 }
 
 void mailbox_cancel(struct mailbox *m, uint64_t ticket)
 {
-    uint32_t i;
-    struct ticket *t = ticket_find(m, ticket, &i);
+    struct ticket *t = ticket_find(m, ticket);
     if (t != NULL)
-        t->state = TICKET_DEAD;
-}
-
-void msg_release(struct msg *m)
-{
-    if (m->body != NULL && m->body_free != NULL)
-        m->body_free(m->body);
-    m->body = NULL;
-    m->body_free = NULL;
-}
-
-static bool ring_take(struct mailbox *m, struct msg *ret)
-{
-    uint64_t at = atomic_load_explicit(&m->head, memory_order_relaxed);
-    struct cell *cell = &m->cells[at & m->mask];
-    if (atomic_load_explicit(&cell->seq, memory_order_acquire) != at + 1)
-        return false;
-    *ret = cell->msg;
-    m->taken_posted_ns = ret->posted_ns;
-    gauge_max(&m->depth_max, atomic_load_explicit(&m->tail, memory_order_relaxed) - at);
-    atomic_store_explicit(&cell->seq, at + m->mask + 1, memory_order_release);
-    atomic_store_explicit(&m->head, at + 1, memory_order_relaxed);
-    return true;
-}
-
-bool mailbox_take(struct mailbox *m, struct msg *ret)
-{
-    while (ring_take(m, ret)) {
-        gauge_add(&m->taken, 1);
-        if (!ret->is_reply) {
-            atomic_fetch_sub_explicit(&m->requests, 1, memory_order_relaxed);
-            return true;
-        }
-        gauge_add(&m->replies, 1);
-        uint32_t i;
-        const struct ticket *t = ticket_find(m, ret->ticket, &i);
-        weir_assert(t != NULL); /* else: answered twice */
-        bool wanted = t->state == TICKET_WAITING;
-        ticket_release(m, i);
-        if (wanted)
-            return true;
-        msg_release(ret);
-    }
-    return false;
-}
-
-bool mailbox_drained(struct mailbox *m)
-{
-    uint64_t n;
-    ssize_t got = read(m->fd, &n, sizeof(n));
-    weir_assert(got == sizeof(n) || errno == EAGAIN || errno == EINTR);
-    atomic_store(&m->asleep, 1);
-    uint64_t at = atomic_load_explicit(&m->head, memory_order_relaxed);
-    if (atomic_load(&m->cells[at & m->mask].seq) != at + 1)
-        return false;
-    atomic_store(&m->asleep, 0);
-    return true;
+        ticket_die(t);
 }
 
 bool mailbox_take_expired(struct mailbox *m, uint64_t now_ns, struct msg *ret)
 {
+    if (gauge_read(&m->tickets_out) == 0)
+        return false;
     for (; m->expire_cursor < m->ticket_count; m->expire_cursor++) {
         struct ticket *t = &m->tickets[m->expire_cursor];
         if (t->state != TICKET_WAITING || t->deadline_ns > now_ns)
             continue;
-        t->state = TICKET_DEAD;
-        gauge_add(&m->expired, 1);
+        ticket_die(t);
+        gauge_add_own(&m->expired, 1);
         *ret = (struct msg){
             .kind = t->kind,
             .from = m->id,
@@ -427,12 +395,77 @@ bool mailbox_take_expired(struct mailbox *m, uint64_t now_ns, struct msg *ret)
     return false;
 }
 
+/* --- the owner's side --------------------------------------------------------------------- */
+
+void msg_release(struct msg *m)
+{
+    if (m->body != NULL && m->body_free != NULL)
+        m->body_free(m->body);
+    m->body = NULL;
+    m->body_free = NULL;
+}
+
+/* The next reply that somebody still waits for. */
+static bool take_reply(struct mailbox *m, struct msg *ret)
+{
+    while (ring_take(&m->replies, ret)) {
+        const struct ticket *t = ticket_find(m, ret->ticket);
+        weir_assert(t != NULL); /* else: answered twice */
+        bool wanted = t->state == TICKET_WAITING;
+        ticket_release(m, ticket_index(ret->ticket));
+        if (wanted)
+            return true;
+        msg_release(ret);
+    }
+    return false;
+}
+
+static bool take_urgent(struct mailbox *m, struct msg *ret)
+{
+    if (!ring_take(&m->urgent, ret))
+        return false;
+    if (ret->once != NULL)
+        atomic_store_explicit(ret->once, false, memory_order_release);
+    m->urgent_run++;
+    return true;
+}
+
+bool mailbox_take(struct mailbox *m, struct msg *ret)
+{
+    bool got = take_reply(m, ret) ||
+               (m->urgent_run < MAILBOX_URGENT_RUN && take_urgent(m, ret));
+    if (!got) {
+        got = ring_take(&m->normal, ret);
+        m->urgent_run = 0;
+    }
+    got = got || take_urgent(m, ret);
+    if (got)
+        m->taken_posted_ns = ret->posted_ns;
+    return got;
+}
+
+bool mailbox_drained(struct mailbox *m)
+{
+    uint64_t n;
+    ssize_t got = read(m->fd, &n, sizeof(n));
+    weir_assert(got == sizeof(n) || errno == EAGAIN || errno == EINTR);
+    atomic_store(&m->asleep, 1);
+    if (!ring_ready(&m->replies) && !ring_ready(&m->urgent) && !ring_ready(&m->normal))
+        return false;
+    atomic_store(&m->asleep, 0);
+    return true;
+}
+
 void mailbox_busy(struct mailbox *m, uint16_t kind, uint64_t now_ns)
 {
+    mailbox_idle(m, now_ns);
     m->busy_kind = kind;
     gauge_write(&m->busy_since_ns, now_ns);
-    if (m->taken_posted_ns != 0 && now_ns > m->taken_posted_ns)
-        gauge_max(&m->latency_ns_max, now_ns - m->taken_posted_ns);
+    if (m->taken_posted_ns == 0)
+        return; /* work that did not come by mail */
+    uint64_t waited = now_ns > m->taken_posted_ns ? now_ns - m->taken_posted_ns : 0;
+    gauge_max(&m->latency_ns_max, waited);
+    wait_hist_add(&m->waits, waited);
     m->taken_posted_ns = 0;
 }
 
@@ -442,13 +475,15 @@ void mailbox_idle(struct mailbox *m, uint64_t now_ns)
     if (since == 0)
         return;
     uint64_t took = now_ns > since ? now_ns - since : 0;
-    gauge_write(&m->busy_ns_total, gauge_read(&m->busy_ns_total) + took);
+    gauge_add_own(&m->busy_ns_total, took);
     if (took > gauge_read(&m->busy_ns_max)) {
         gauge_write(&m->busy_ns_max, took);
         gauge_write(&m->busy_kind_max, m->busy_kind);
     }
     gauge_write(&m->busy_since_ns, 0);
 }
+
+/* --- the thread map ----------------------------------------------------------------------- */
 
 size_t mailbox_set_count(const struct mailbox_set *set)
 {
@@ -461,26 +496,38 @@ struct mailbox *mailbox_set_at(const struct mailbox_set *set, size_t i)
     return set->box[i];
 }
 
+uint64_t mailbox_busy_since(const struct mailbox *m)
+{
+    return gauge_read(&m->busy_since_ns);
+}
+
 void mailbox_stats(const struct mailbox_set *set, size_t i, struct mailbox_stats *ret)
 {
     const struct mailbox *m = mailbox_set_at(set, i);
-    uint64_t head = atomic_load_explicit(&m->head, memory_order_relaxed);
-    uint64_t tail = atomic_load_explicit(&m->tail, memory_order_relaxed);
+    uint64_t urgent = ring_put_count(&m->urgent);
     *ret = (struct mailbox_stats){
         .id = m->id,
-        .capacity = (size_t)m->mask + 1,
-        .depth = tail > head ? (size_t)(tail - head) : 0,
-        .depth_max = (size_t)gauge_read(&m->depth_max),
-        .posted = gauge_read(&m->posted),
+        .capacity = (size_t)m->normal.mask + 1,
+        .depth = ring_depth(&m->normal),
+        .depth_max = (size_t)gauge_read(&m->normal.depth_max),
+        .urgent_depth = ring_depth(&m->urgent),
+        .urgent_depth_max = (size_t)gauge_read(&m->urgent.depth_max),
+        .posted = ring_put_count(&m->normal) + urgent + ring_put_count(&m->replies),
         .refused = gauge_read(&m->refused),
-        .taken = gauge_read(&m->taken),
-        .replies = gauge_read(&m->replies),
+        .taken = ring_taken_count(&m->normal) + ring_taken_count(&m->urgent) +
+                 ring_taken_count(&m->replies),
+        .replies = ring_taken_count(&m->replies),
         .expired = gauge_read(&m->expired),
+        .urgent = urgent,
+        .coalesced = gauge_read(&m->coalesced),
+        .wakes = gauge_read(&m->wakes),
         .tickets_out = gauge_read(&m->tickets_out),
         .busy_ns_max = gauge_read(&m->busy_ns_max),
         .busy_kind_max = (uint16_t)gauge_read(&m->busy_kind_max),
         .busy_since_ns = gauge_read(&m->busy_since_ns),
         .latency_ns_max = gauge_read(&m->latency_ns_max),
+        .wait_p50_ns = wait_hist_quantile(&m->waits, 500000),
+        .wait_p99_ns = wait_hist_quantile(&m->waits, 990000),
         .busy_ns_total = gauge_read(&m->busy_ns_total),
     };
     memcpy(ret->name, m->name, sizeof(ret->name));

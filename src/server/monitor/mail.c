@@ -12,18 +12,18 @@
 void mail_turn(struct mail *m)
 {
     struct msg msg;
+    bool more = true;
     for (unsigned i = 0; i < MAIL_ROUND; i++) {
-        if (!mailbox_take(m->box, &msg)) {
-            if (mailbox_drained(m->box))
-                reactor_defer(m->reactor, &m->work);
-            return;
-        }
-        mailbox_busy(m->box, msg.kind, clock_mono_ns());
+        more = mailbox_take(m->box, &msg);
+        if (!more)
+            break;
+        mailbox_busy(m->box, msg.kind, clock_mono_ns()); /* ends what was before */
         m->handle(m->ctx, &msg);
         msg_release(&msg);
-        mailbox_idle(m->box, clock_mono_ns());
     }
-    reactor_defer(m->reactor, &m->work);
+    mailbox_idle(m->box, clock_mono_ns());
+    if (more || mailbox_drained(m->box))
+        reactor_defer(m->reactor, &m->work);
 }
 
 static void mail_run(struct reactor_work *w)

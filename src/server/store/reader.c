@@ -82,6 +82,10 @@ static void answer(struct reader *r, struct msg *m)
     const struct store_query *q = m->body;
     json_t *reply = NULL;
     weir_assert(q != NULL);
+    if (!mailbox_wanted(r->self, m)) { /* the asker gave up: spare the database */
+        mailbox_reply(r->self, m, WEIR_E_TIMEOUT, NULL, NULL);
+        return;
+    }
     int rc = make_sure(r);
     if (rc == 0)
         rc = r->backend->ops->query(r->backend, q, &reply);

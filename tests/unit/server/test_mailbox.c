@@ -85,9 +85,12 @@ static void a_reply_finds_room_even_when_requests_fill_the_ring(void **state)
     q = (struct msg){.kind = 3};
     assert_int_equal(mailbox_ask(a, b, &q, NS_PER_S, 0, &t3), WEIR_E_FULL); /* tickets are out */
     struct msg flood = {.kind = 9};
-    assert_int_equal(mailbox_post(b, a, &flood), 0);
-    assert_int_equal(mailbox_post(b, a, &flood), 0);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(mailbox_post(b, a, &flood), 0);
     assert_int_equal(mailbox_post(b, a, &flood), WEIR_E_FULL);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(mailbox_post_urgent(b, a, &flood), 0);
+    assert_int_equal(mailbox_post_urgent(b, a, &flood), WEIR_E_FULL);
     struct msg got;
     while (mailbox_take(b, &got))
         mailbox_reply(b, &got, 0, malloc(1), free);
@@ -149,6 +152,137 @@ static void the_thread_map_names_the_longest_message(void **state)
     assert_int_equal(st.busy_kind_max, 3);
     assert_int_equal(st.busy_ns_total, 400);
     assert_int_equal(st.busy_since_ns, 0);
+    mailbox_set_free(set);
+}
+
+static void urgent_messages_go_first_but_do_not_starve_the_rest(void **state)
+{
+    (void)state;
+    struct mailbox_set *set = mailbox_set_new(2);
+    struct mailbox *a = mailbox_new(set, "a", 4, 0);
+    struct mailbox *b = mailbox_new(set, "b", 1024, 0);
+    for (uint64_t i = 0; i < 3; i++) {
+        struct msg m = {.kind = 1, .arg = {i}};
+        assert_int_equal(mailbox_post(a, b, &m), 0);
+    }
+    for (uint64_t i = 0; i < 2 * MAILBOX_URGENT_RUN; i++) {
+        struct msg m = {.kind = 2, .arg = {i}};
+        assert_int_equal(mailbox_post_urgent(a, b, &m), 0);
+    }
+    uint64_t urgent = 0, others = 0, run = 0;
+    struct msg got;
+    while (mailbox_take(b, &got)) {
+        if (got.kind == 2) {
+            assert_int_equal(got.arg[0], urgent++);
+            run++;
+            assert_true(run <= MAILBOX_URGENT_RUN || others == 3);
+        } else {
+            assert_int_equal(run, others < 2 ? MAILBOX_URGENT_RUN : 0);
+            assert_int_equal(got.arg[0], others++);
+            run = 0;
+        }
+    }
+    assert_int_equal(urgent, 2 * MAILBOX_URGENT_RUN);
+    assert_int_equal(others, 3);
+    mailbox_set_free(set);
+}
+
+static void what_can_be_said_again_leaves_room_for_what_cannot(void **state)
+{
+    (void)state;
+    struct mailbox_set *set = mailbox_set_new(2);
+    struct mailbox *a = mailbox_new(set, "a", 4, 0);
+    struct mailbox *b = mailbox_new(set, "b", 16, 0);
+    struct msg m = {.kind = 1}, got;
+    for (int round = 0; round < 5; round++) { /* at every place in the lap */
+        int bulk = 0, posted = 0;
+        while (mailbox_post_bulk(a, b, &m) == 0)
+            bulk++;
+        assert_int_equal(bulk, 12);
+        while (mailbox_post(a, b, &m) == 0)
+            posted++;
+        assert_int_equal(posted, 4);
+        for (int i = 0; i < 16; i++)
+            assert_true(mailbox_take(b, &got));
+        assert_int_equal(mailbox_post(a, b, &m), 0); /* shift by one */
+        assert_true(mailbox_take(b, &got));
+        assert_false(mailbox_take(b, &got));
+    }
+    mailbox_set_free(set);
+}
+
+static void one_that_waits_already_is_not_posted_again(void **state)
+{
+    (void)state;
+    struct mailbox_set *set = mailbox_set_new(2);
+    struct mailbox *a = mailbox_new(set, "a", 4, 0);
+    struct mailbox *b = mailbox_new(set, "b", 4, 0);
+    atomic_bool once = false, other = false;
+    struct msg m = {.kind = 1}, got;
+    assert_int_equal(mailbox_post_once(a, b, &m, &once), 0);
+    assert_int_equal(mailbox_post_once(a, b, &m, &once), WEIR_E_EXISTS);
+    assert_int_equal(mailbox_post_once(a, b, &m, &other), 0);
+    assert_true(mailbox_take(b, &got)); /* taken: what comes now is news */
+    assert_int_equal(mailbox_post_once(a, b, &m, &once), 0);
+    atomic_bool refused = false;
+    assert_int_equal(mailbox_post_once(a, b, &m, &refused), WEIR_E_FULL);
+    assert_false(refused);
+    struct mailbox_stats st;
+    mailbox_stats(set, 1, &st);
+    assert_int_equal(st.coalesced, 1);
+    assert_int_equal(st.urgent, 3);
+    mailbox_set_free(set);
+}
+
+static void a_responder_sees_that_nobody_waits_any_more(void **state)
+{
+    (void)state;
+    struct mailbox_set *set = mailbox_set_new(2);
+    struct mailbox *a = mailbox_new(set, "a", 4, 2);
+    struct mailbox *b = mailbox_new(set, "b", 4, 0);
+    struct msg q = {.kind = 5}, first, second, got;
+    uint64_t t1, t2;
+    assert_int_equal(mailbox_ask(a, b, &q, 10, 100, &t1), 0);
+    q = (struct msg){.kind = 5};
+    assert_int_equal(mailbox_ask(a, b, &q, 10, 100, &t2), 0);
+    assert_true(mailbox_take(b, &first));
+    assert_true(mailbox_take(b, &second));
+    assert_true(mailbox_wanted(b, &first) && mailbox_wanted(b, &second));
+    mailbox_cancel(a, t1);
+    assert_false(mailbox_wanted(b, &first));
+    assert_true(mailbox_take_expired(a, 200, &got));
+    assert_int_equal(got.ticket, t2);
+    assert_false(mailbox_wanted(b, &second));
+    mailbox_reply(b, &first, 0, NULL, NULL);
+    mailbox_reply(b, &second, 0, NULL, NULL);
+    assert_false(mailbox_take(a, &got));
+    q = (struct msg){.kind = 5};
+    assert_int_equal(mailbox_ask(a, b, &q, 10, 100, &t1), 0);
+    assert_true(mailbox_take(b, &second));
+    assert_true(mailbox_wanted(b, &second));
+    assert_false(mailbox_wanted(b, &first)); /* the same place, an earlier use */
+    mailbox_set_free(set);
+}
+
+static void waits_are_told_as_quantiles(void **state)
+{
+    (void)state;
+    struct mailbox_set *set = mailbox_set_new(2);
+    struct mailbox *a = mailbox_new(set, "a", 4, 0);
+    struct mailbox *b = mailbox_new(set, "b", 256, 0);
+    struct msg m = {.kind = 1}, got;
+    for (int i = 0; i < 200; i++)
+        assert_int_equal(mailbox_post(a, b, &m), 0);
+    for (int i = 0; i < 200; i++) {
+        assert_true(mailbox_take(b, &got));
+        mailbox_busy(b, 1, got.posted_ns + (i < 190 ? 1000 : 5000000));
+    }
+    mailbox_idle(b, got.posted_ns + 5000001);
+    struct mailbox_stats st;
+    mailbox_stats(set, 1, &st);
+    assert_true(st.wait_p50_ns > 1000 && st.wait_p50_ns <= 1250);
+    assert_true(st.wait_p99_ns > 5000000 && st.wait_p99_ns <= 6250000);
+    assert_int_equal(st.latency_ns_max, 5000000);
     mailbox_set_free(set);
 }
 
@@ -269,6 +403,11 @@ int main(void)
         cmocka_unit_test(a_reply_finds_room_even_when_requests_fill_the_ring),
         cmocka_unit_test(an_expired_ticket_comes_back_once_and_its_late_reply_is_dropped),
         cmocka_unit_test(the_thread_map_names_the_longest_message),
+        cmocka_unit_test(urgent_messages_go_first_but_do_not_starve_the_rest),
+        cmocka_unit_test(what_can_be_said_again_leaves_room_for_what_cannot),
+        cmocka_unit_test(one_that_waits_already_is_not_posted_again),
+        cmocka_unit_test(a_responder_sees_that_nobody_waits_any_more),
+        cmocka_unit_test(waits_are_told_as_quantiles),
         cmocka_unit_test(many_producers_keep_their_order_and_lose_nothing),
         cmocka_unit_test(each_of_many_questions_gets_its_own_answer),
     };
