@@ -33,7 +33,7 @@ static int set_up(void **state)
 static int set_up_quick(void **state)
 {
     struct stage *s = malloc(sizeof(*s));
-    stage_open(s, 100);
+    stage_open(s, 400);
     *state = s;
     return 0;
 }
