@@ -175,7 +175,23 @@ static bool valid_stream(const Weir__Control__StreamStats *s)
     if (i != NULL && (!valid_string(i->host) || !valid_string(i->volume) ||
                       !valid_string(i->tenant) || !valid_string(i->target)))
         return false;
-    return valid_ops(s) && valid_hists(s) && valid_string(s->held_by) && s->burst_ppm <= 1000001;
+    return valid_ops(s) && valid_hists(s) && valid_string(s->held_by) && valid_string(s->share) &&
+           s->burst_ppm <= 1000001;
+}
+
+static bool valid_model(uint64_t read_base, uint64_t read_page, uint64_t write_base,
+                        uint64_t write_page)
+{
+    return read_base <= FRAME_COST_NS_MAX && read_page <= FRAME_COST_NS_MAX &&
+           write_base <= FRAME_COST_NS_MAX && write_page <= FRAME_COST_NS_MAX;
+}
+
+static bool valid_target(const Weir__Control__TargetStats *t)
+{
+    return valid_string(t->name) && valid_string(t->uri) && valid_string(t->last_error) &&
+           t->window_milli <= FRAME_SLOTS_MILLI_MAX &&
+           t->parallelism_milli <= FRAME_SLOTS_MILLI_MAX &&
+           valid_model(t->read_base_ns, t->read_page_ns, t->write_base_ns, t->write_page_ns);
 }
 
 static bool valid_statistics(const Weir__Control__Statistics *s)
@@ -189,8 +205,7 @@ static bool valid_statistics(const Weir__Control__Statistics *s)
             return false;
     }
     for (size_t i = 0; i < s->n_targets; i++) {
-        const Weir__Control__TargetStats *t = s->targets[i];
-        if (!valid_string(t->name) || !valid_string(t->uri) || !valid_string(t->last_error))
+        if (!valid_target(s->targets[i]))
             return false;
     }
     return true;
@@ -214,6 +229,21 @@ static bool valid_rates(const Weir__Control__Control *c)
     return true;
 }
 
+static bool valid_share(const Weir__Control__Share *s)
+{
+    return s->weight >= 1 && s->weight <= FRAME_WEIGHT_MAX && s->reserve_iops <= FRAME_RATE_MAX &&
+           s->reserve_bytes_s <= FRAME_RATE_MAX && s->while_iops <= FRAME_RATE_MAX &&
+           s->latency_us <= FRAME_TIME_US_MAX && s->credit_us <= FRAME_TIME_US_MAX &&
+           s->percentile_ppm < 1000000;
+}
+
+static bool valid_plan(const Weir__Control__TargetPlan *p)
+{
+    return valid_string(p->target) && p->target[0] != '\0' &&
+           p->slots_milli <= FRAME_SLOTS_MILLI_MAX && p->wait_us <= FRAME_TIME_US_MAX &&
+           valid_model(p->read_base_ns, p->read_page_ns, p->write_base_ns, p->write_page_ns);
+}
+
 static bool valid_set_controls(const Weir__Control__SetControls *s)
 {
     if (s->epoch == 0 || s->lease_ms > FRAME_LEASE_MS_MAX || s->n_controls > FRAME_CONTROLS_MAX)
@@ -222,7 +252,8 @@ static bool valid_set_controls(const Weir__Control__SetControls *s)
         const Weir__Control__Control *c = s->controls[i];
         if (!valid_string(c->id) || c->id[0] == '\0' || !valid_string(c->reason) || !valid_rates(c))
             return false;
-        if (c->n_members > FRAME_MEMBERS_MAX)
+        if (c->n_members > FRAME_MEMBERS_MAX || (c->share != NULL && !valid_share(c->share)) ||
+            (c->plan != NULL && !valid_plan(c->plan)))
             return false;
         for (size_t m = 0; m < c->n_members; m++) {
             if (!valid_string(c->members[m]))

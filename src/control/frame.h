@@ -31,6 +31,10 @@
 #define FRAME_RATE_MAX                                                                             \
     (UINT64_C(1) << 50)              /* per second: far beyond any device, far below overflow */
 #define FRAME_BURST_MS_MAX 86400000u /* a day */
+#define FRAME_WEIGHT_MAX 100000u     /* as SCHED_WEIGHT_MAX of qos/sched.h */
+#define FRAME_TIME_US_MAX UINT64_C(3600000000) /* of objectives, credits and bounds: an hour */
+#define FRAME_COST_NS_MAX UINT64_C(1000000000) /* of one page or I/O: a second */
+#define FRAME_SLOTS_MILLI_MAX UINT64_C(1000000000)
 
 /* Room for any frame that Weir itself makes: a packed bucket of 3 bytes becomes 12, an operation of
  * 10 bytes becomes 96; sixteen times the largest frame covers both. */

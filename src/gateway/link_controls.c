@@ -54,6 +54,7 @@
 #define PATH_SIZE 576u
 
 _Static_assert(FRAME_RATE_KINDS == GATE_KIND_COUNT, "the wire knows the same limits");
+_Static_assert(FRAME_WEIGHT_MAX == SCHED_WEIGHT_MAX, "the wire knows the same weights");
 
 struct link_controls {
     struct link *link;
@@ -139,6 +140,35 @@ uint64_t link_controls_lease_left(const struct link_controls *c, uint64_t now_ns
 /* ---- from the wire's form
  * ------------------------------------------------------------------------------ */
 
+static struct sched_terms share_from_wire(const Weir__Control__Share *in)
+{
+    return (struct sched_terms){
+        .reserve_iops = in->reserve_iops,
+        .reserve_bytes_s = in->reserve_bytes_s,
+        .weight = in->weight,
+        .priority = in->priority,
+        .latency_us = in->latency_us,
+        .percentile_ppm = in->percentile_ppm,
+        .while_iops = in->while_iops,
+        .credit_us = in->credit_us,
+        .elsewhere_cost_ns = in->elsewhere_cost_ns,
+        .elsewhere_ios = in->elsewhere_ios,
+        .elsewhere_bytes = in->elsewhere_bytes,
+    };
+}
+
+static int plan_from_wire(struct control *out, const Weir__Control__TargetPlan *in)
+{
+    out->plan = (struct window_plan){
+        .slots_milli = in->slots_milli,
+        .wait_us = in->wait_us,
+        .cost = {.base_ns = {in->read_base_ns, in->write_base_ns},
+                 .page_ns = {in->read_page_ns, in->write_page_ns}},
+        .observe = in->observe,
+    };
+    return text_copy(out->target, sizeof(out->target), in->target);
+}
+
 static int control_from_wire(struct control *out, const Weir__Control__Control *in)
 {
     *out = (struct control){
@@ -147,6 +177,10 @@ static int control_from_wire(struct control *out, const Weir__Control__Control *
         .member_count = in->n_members,
     };
     if (text_copy(out->id, sizeof(out->id), in->id) < 0)
+        return WEIR_E_INVALID;
+    if (in->share != NULL)
+        out->share = share_from_wire(in->share);
+    if (in->plan != NULL && plan_from_wire(out, in->plan) < 0)
         return WEIR_E_INVALID;
     /* Cut between characters, not inside of one: it is shown as JSON. */
     text_escape(out->reason, sizeof(out->reason), in->reason, strlen(in->reason));
@@ -205,15 +239,6 @@ static int place_order(const void *a, const void *b)
     return c != 0 ? c : x->at < y->at ? -1 : 1;
 }
 
-static bool control_is_removal(const struct control *c)
-{
-    for (size_t k = 0; k < GATE_KIND_COUNT; k++) {
-        if (c->limits.rate[k].rate != 0)
-            return false;
-    }
-    return true;
-}
-
 /* Invariant 2; and in a full set a removal removes nothing that is left. Keeps the order. */
 static int set_tidy(struct set *s)
 {
@@ -230,7 +255,7 @@ static int set_tidy(struct set *s)
             drop[by_id[i].at] = strcmp(by_id[i].control->id, by_id[i + 1].control->id) == 0;
         size_t kept = 0;
         for (size_t i = 0; i < s->count; i++) {
-            if (drop[i] || (s->full && control_is_removal(&s->control[i])))
+            if (drop[i] || (s->full && !stream_control_says(&s->control[i])))
                 continue;
             if (kept != i)
                 s->control[kept] = s->control[i];
@@ -272,6 +297,19 @@ struct saving {
     bool failed;
 };
 
+static void save_share(const struct sched_terms *t, Weir__Control__Share *s)
+{
+    weir__control__share__init(s);
+    s->reserve_iops = t->reserve_iops;
+    s->reserve_bytes_s = t->reserve_bytes_s;
+    s->weight = t->weight;
+    s->priority = t->priority;
+    s->latency_us = t->latency_us;
+    s->percentile_ppm = t->percentile_ppm;
+    s->while_iops = t->while_iops;
+    s->credit_us = t->credit_us; /* what was served elsewhere means nothing to another life */
+}
+
 static void save_control(void *arg, const struct control *c, const struct gate_rule *first_rule)
 {
     struct saving *s = arg;
@@ -299,6 +337,11 @@ static void save_control(void *arg, const struct control *c, const struct gate_r
     control.n_members = c->member_count;
     control.members = (char **)(uintptr_t)c->members;
     control.rates = rate_ptr;
+    Weir__Control__Share share;
+    if (c->share.weight > 0) {
+        save_share(&c->share, &share);
+        control.share = &share;
+    }
     set.epoch = 1; /* the file's epoch means nothing: a session's first full set is always taken */
     set.n_controls = 1;
     set.controls = &one;

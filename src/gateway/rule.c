@@ -158,6 +158,11 @@ static bool limits_in_force(const struct gate_limits *l)
     return false;
 }
 
+bool stream_control_says(const struct control *c)
+{
+    return limits_in_force(&c->limits) || c->share.weight > 0 || c->target[0] != '\0';
+}
+
 static bool limits_valid(const struct gate_limits *l)
 {
     for (size_t k = 0; k < GATE_KIND_COUNT; k++) {
@@ -396,7 +401,7 @@ static int book_stage_control(struct rule_book *b, const struct control *c)
     int r = control_check(b, c);
     if (r != 0)
         return r;
-    if (limits_in_force(&c->limits))
+    if (stream_control_says(c))
         return book_stage(b, group_new(c));
     struct rule_group *old = book_find(b, c->id);
     if (old == NULL)

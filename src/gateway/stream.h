@@ -17,6 +17,8 @@
 #include "gateway/config.h"
 #include "qos/gate.h"
 #include "qos/meter.h"
+#include "qos/sched.h"
+#include "qos/window.h"
 
 /* So many [limit X] and so many controls may cover one stream; together GATE_MAX_COVER. */
 #define STREAM_FILE_LIMITS_MAX 8u
@@ -65,8 +67,14 @@ struct control {
     const char *const *members; /* stream keys that pay into it, borrowed; of a file: patterns */
     size_t member_count;
     struct gate_limits limits;
+    struct sched_terms share;  /* weight 0: none */
+    char target[NAME_SIZE];    /* "" : no plan; else of this target of the configuration */
+    struct window_plan plan;
     char reason[256];          /* shown to people */
 };
+
+/* Whether it says anything at all: a limit, a share or a plan; one that does not is a removal. */
+bool stream_control_says(const struct control *c);
 
 struct stream_table;
 
@@ -89,8 +97,8 @@ struct stream *stream_find(struct stream_table *t, const char *key);
 struct gate *stream_gate(struct stream_table *t);
 struct target_stats *stream_target_stats(struct stream_table *t, uint32_t target_index);
 
-/* Replace all controls of origin AGREED and PLANNED (@full), or add, change and (limits with
- * nothing in force) remove the named ones. All or nothing: 0, WEIR_E_FULL or WEIR_E_INVALID. */
+/* Replace all controls of origin AGREED and PLANNED (@full), or add, change and (those that say
+ * nothing) remove the named ones. All or nothing: 0, WEIR_E_FULL or WEIR_E_INVALID. */
 int stream_controls_apply(struct stream_table *t, const struct control *controls, size_t count,
                           bool full, uint64_t now_ns);
 /* Drop every RULE_PLANNED control: its lease has ended. Returns how many. */

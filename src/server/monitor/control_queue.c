@@ -105,6 +105,37 @@ static size_t rates_of(const struct control_item *item, Weir__Control__Rate *rat
     return n;
 }
 
+static void share_of(const struct control_item *item, Weir__Control__Share *s)
+{
+    const struct sched_terms *t = &item->share;
+    weir__control__share__init(s);
+    s->reserve_iops = t->reserve_iops;
+    s->reserve_bytes_s = t->reserve_bytes_s;
+    s->weight = t->weight < FRAME_WEIGHT_MAX ? t->weight : FRAME_WEIGHT_MAX;
+    s->priority = t->priority;
+    s->latency_us = t->latency_us;
+    s->percentile_ppm = t->percentile_ppm;
+    s->while_iops = t->while_iops;
+    s->credit_us = t->credit_us;
+    s->elsewhere_cost_ns = t->elsewhere_cost_ns;
+    s->elsewhere_ios = t->elsewhere_ios;
+    s->elsewhere_bytes = t->elsewhere_bytes;
+}
+
+static void plan_of(const struct control_item *item, Weir__Control__TargetPlan *p)
+{
+    const struct window_plan *from = &item->plan;
+    weir__control__target_plan__init(p);
+    p->target = (char *)(uintptr_t)item->target;
+    p->slots_milli = from->slots_milli;
+    p->wait_us = from->wait_us;
+    p->read_base_ns = from->cost.base_ns[IO_DIR_READ];
+    p->read_page_ns = from->cost.page_ns[IO_DIR_READ];
+    p->write_base_ns = from->cost.base_ns[IO_DIR_WRITE];
+    p->write_page_ns = from->cost.page_ns[IO_DIR_WRITE];
+    p->observe = from->observe;
+}
+
 /* One control as field 4 of SetControls. */
 static int control_pack(const struct control_item *item, char **members,
                         struct queued_control **ret)
@@ -116,6 +147,16 @@ static int control_pack(const struct control_item *item, char **members,
     c.reason = (char *)(uintptr_t)item->reason;
     c.rates = rate_ptr;
     c.n_rates = rates_of(item, rate, rate_ptr);
+    Weir__Control__Share share;
+    Weir__Control__TargetPlan plan;
+    if (!item->remove && item->share.weight > 0) {
+        share_of(item, &share);
+        c.share = &share;
+    }
+    if (!item->remove && item->target[0] != '\0') {
+        plan_of(item, &plan);
+        c.plan = &plan;
+    }
     c.members = members;
     c.n_members = item->remove ? 0 : item->member_count;
     for (size_t i = 0; i < c.n_members; i++)

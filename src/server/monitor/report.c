@@ -129,6 +129,14 @@ static struct report_bucket *stream_from_wire(struct report_stream *out,
     out->has_burst = in->burst_ppm > 0;
     out->burst_ppm = in->burst_ppm > 0 ? (uint32_t)(in->burst_ppm - 1) : 0;
     report_words(out->held_by, sizeof(out->held_by), in->held_by);
+    out->cost_arrived_ns = in->cost_arrived_ns;
+    out->cost_served_ns = in->cost_served_ns;
+    out->reserved_ios = in->reserved_ios;
+    out->queued_ns = in->queued_ns;
+    out->late = in->late;
+    out->queued_now = in->queued_now;
+    out->oldest_queued_ns = in->oldest_queued_ns;
+    report_words(out->share, sizeof(out->share), in->share);
     if (in->info != NULL)
         info_from_wire(out, in->info);
     ops_from_wire(out, in);
@@ -145,6 +153,19 @@ static void target_from_wire(struct report_target *out, const Weir__Control__Tar
     report_name(in->name, out->name);
     report_words(out->uri, sizeof(out->uri), in->uri);
     report_words(out->last_error, sizeof(out->last_error), in->last_error);
+    out->window_milli = in->window_milli;
+    out->parallelism_milli = in->parallelism_milli;
+    out->wait_p99_us = in->wait_p99_us;
+    out->busy_ns = in->busy_ns;
+    out->full_ns = in->full_ns;
+    out->cost_served_ns = in->cost_served_ns;
+    out->served_ios = in->served_ios;
+    out->served_bytes = in->served_bytes;
+    out->queued_now = in->queued_now;
+    out->cost = (struct cost_model){
+        .base_ns = {in->read_base_ns, in->write_base_ns},
+        .page_ns = {in->read_page_ns, in->write_page_ns},
+    };
 }
 
 struct report *report_new(const Weir__Control__Statistics *s, uint64_t session)

@@ -8,6 +8,8 @@
 
 #include "base/name.h"
 #include "qos/gate.h"
+#include "qos/sched.h"
+#include "qos/window.h"
 
 struct poll_request {
     uint64_t seq, acked;
@@ -15,12 +17,15 @@ struct poll_request {
 
 struct control_item {
     char id[2 * NAME_SIZE]; /* "agreement/NAME", "agreement/NAME/STREAM", "tenant/NAME",
-                               "throttle/STREAM" */
+                               "throttle/STREAM", "share/...", "target/NAME" */
     bool planned;
     bool remove;
     char (*member)[STREAM_KEY_SIZE];
     size_t member_count;
     struct gate_limits limits;
+    struct sched_terms share;                   /* weight 0: none */
+    char target[NAME_SIZE];                     /* "" : no plan; else of this target */
+    struct window_plan plan;
     char reason[256];
 };
 

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/name.h"
+#include "qos/cost.h"
 #include "qos/meter.h"
 
 #define GATEWAY_ID_SIZE 16u
@@ -54,12 +55,24 @@ struct report_stream {
     char held_by[2 * NAME_SIZE];
     bool has_burst;
     uint32_t burst_ppm;
+    /* Of the target's scheduler (qos/sched.h); the first four and `late` are cumulative. */
+    uint64_t cost_arrived_ns, cost_served_ns, reserved_ios, queued_ns, late;
+    uint32_t queued_now;
+    uint64_t oldest_queued_ns;
+    char share[2 * NAME_SIZE];        /* id of the control whose share it has; "" : none */
 };
 
 struct report_target {
     char name[NAME_SIZE], uri[512];
     uint64_t connections, connects, connect_failures, inflight, errors;
     char last_error[128];
+    /* Of the window (qos/window.h); from busy_ns to served_bytes cumulative. */
+    uint64_t window_milli;            /* 0: no window in force */
+    uint64_t parallelism_milli;       /* 0: no estimate yet */
+    uint64_t wait_p99_us;
+    uint64_t busy_ns, full_ns, cost_served_ns, served_ios, served_bytes;
+    uint32_t queued_now;
+    struct cost_model cost;
 };
 
 /* One whole Statistics answer, or one frame of it (more). Freed with report_free (one block). */

@@ -252,7 +252,7 @@ static void statistics_that_break_a_rule_are_refused(void **state)
 static void controls_that_break_a_rule_are_refused(void **state)
 {
     (void)state;
-    for (int rule = 0; rule < 11; rule++) {
+    for (int rule = 0; rule < 17; rule++) {
         const Weir__Control__Frame *f = NULL;
         Weir__Control__Frame frame = WEIR__CONTROL__FRAME__INIT;
         Weir__Control__SetControls s = WEIR__CONTROL__SET_CONTROLS__INIT;
@@ -268,6 +268,12 @@ static void controls_that_break_a_rule_are_refused(void **state)
         c.rates = rp;
         r[0].kind = 2, r[0].rate = 100, r[0].burst_rate = 200, r[0].burst_ms = 1000;
         r[1].kind = 5, r[1].rate = FRAME_RATE_MAX;
+        Weir__Control__Share share = WEIR__CONTROL__SHARE__INIT;
+        Weir__Control__TargetPlan plan = WEIR__CONTROL__TARGET_PLAN__INIT;
+        share.weight = 1;
+        plan.target = (char *)(uintptr_t)"disk";
+        c.share = &share;
+        c.plan = &plan;
         frame.body_case = WEIR__CONTROL__FRAME__BODY_SET_CONTROLS;
         frame.set_controls = &s;
         switch (rule) {
@@ -302,6 +308,24 @@ static void controls_that_break_a_rule_are_refused(void **state)
             r[0].burst_ms = FRAME_BURST_MS_MAX + 1;
             break;
         case 10:
+            break;
+        case 11:
+            share.weight = 0;
+            break;
+        case 12:
+            share.percentile_ppm = 1000000;
+            break;
+        case 13:
+            share.latency_us = FRAME_TIME_US_MAX + 1;
+            break;
+        case 14:
+            plan.target = (char *)(uintptr_t)"";
+            break;
+        case 15:
+            plan.slots_milli = FRAME_SLOTS_MILLI_MAX + 1;
+            break;
+        case 16:
+            plan.write_page_ns = FRAME_COST_NS_MAX + 1;
             break;
         }
         assert_int_equal(there_and_back(&frame, &f), rule == 10 ? 0 : WEIR_E_PROTO);
