@@ -287,6 +287,8 @@ static size_t take_messages(struct gw *g, const uint8_t *bytes, size_t n)
         done += (size_t)whole;
         if (f != NULL)
             got_frame(g, f);
+        else if (g->state == GW_PROVING)
+            say_hello(g); /* ZMTP's READY: libzmq takes no message before it has sent it */
         if (g->fd < 0)
             return 0;
     }
@@ -324,8 +326,10 @@ static void connected(struct gw *g)
     }
     size_t n = gw_wire_greeting(p->o.wire, greeting);
     g->state = n > 0 ? GW_GREETING : GW_PROVING;
-    if (n == 0 || gw_push(g, greeting, n))
+    if (n == 0)
         say_hello(g);
+    else
+        (void)gw_push(g, greeting, n);
 }
 
 static bool greeted(struct gw *g)
@@ -342,7 +346,9 @@ static bool greeted(struct gw *g)
     r = recv(g->fd, other, n, MSG_DONTWAIT);
     weir_assert(r == (ssize_t)n);
     g->state = GW_PROVING;
-    return true;
+    if (g->play->o.wire == GW_WIRE_SP)
+        say_hello(g);
+    return g->fd >= 0;
 }
 
 static void gw_ready(struct reactor_source *s, uint32_t events)
