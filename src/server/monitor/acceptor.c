@@ -56,7 +56,7 @@ struct owned_session *acceptor_session_new(struct acceptor *a, const struct hand
     struct session *s = &o->session;
     uint32_t slot = a->free_slot[--a->free_slots];
     s->id = ++a->serial << SESSION_SLOT_BITS | slot;
-    s->fd = h->fd;
+    s->wire = h->wire;
     s->pair = (uint16_t)monitor_route_pair(m, h->auth.gateway_id);
     s->process = (uint16_t)monitor_route_services(m, h->auth.gateway_id);
     s->hello.session = s->id;
@@ -141,7 +141,7 @@ static void session_shut(struct acceptor *a, uint64_t id, enum session_half half
     o->shut |= bit;
     if (o->shut != (1u << SESSION_INBOUND | 1u << SESSION_OUTBOUND))
         return;
-    close(o->session.fd);
+    wire_close(&o->session.wire);
     acceptor_session_forget(a, o);
     monitor_count_down(a->m, sessions_now);
 }

@@ -43,7 +43,7 @@ struct handshake {
     enum handshake_state state;
     struct list link; /* acceptor.free or acceptor.busy */
     uint32_t number;  /* grows with each use: replies to an earlier use are told apart */
-    int fd;
+    struct wire wire;
     struct reactor_source source;
     struct reactor_timer timer;
     uint8_t in[SESSION_EARLY_MAX];
@@ -115,7 +115,7 @@ void key_loader_reply(struct acceptor *a, const struct msg *m);
 
 /* acceptor.c */
 /* The handshake stands: @fd, what was read behind it and what Hello said become a session; takes
- * the handshake's fd. 0 or WEIR_E_FULL, -ENOMEM. The id is known before Welcome is sent. */
+ * the handshake's wire. 0 or WEIR_E_FULL, -ENOMEM. The id is known before Welcome is sent. */
 struct owned_session *acceptor_session_new(struct acceptor *a, const struct handshake *h);
 void acceptor_session_start(struct acceptor *a, struct owned_session *s);
 void acceptor_session_forget(struct acceptor *a, struct owned_session *s);

@@ -21,7 +21,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/assert.h"
 #include "base/clock.h"
@@ -74,8 +73,7 @@ static void release(struct handshake *h)
 void handshake_abandon(struct handshake *h)
 {
     reactor_remove(h->acceptor->reactor, &h->source);
-    close(h->fd);
-    h->fd = -1;
+    wire_close(&h->wire);
     release(h);
 }
 
@@ -86,7 +84,7 @@ static bool send_frame(struct handshake *h, const Weir__Control__Frame *f)
     text_clear(out);
     if (frame_append(out, f) < 0)
         return false;
-    return send(h->fd, out->data, out->len, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)out->len;
+    return wire_send(&h->wire, out->data, out->len) == (ssize_t)out->len;
 }
 
 static void count_refusal(struct handshake *h, int code)
@@ -122,7 +120,7 @@ static void refuse(struct handshake *h, int code, const char *words)
         handshake_abandon(h);
         return;
     }
-    shutdown(h->fd, SHUT_WR);
+    shutdown(h->wire.fd, SHUT_WR);
     set_state(h, HANDSHAKE_REFUSED);
     reactor_timer_set(a->reactor, &h->timer, reactor_now(a->reactor) + HANDSHAKE_LINGER_NS);
 }
@@ -222,7 +220,7 @@ static void stand(struct handshake *h)
         return;
     }
     reactor_remove(a->reactor, &h->source);
-    h->fd = -1; /* the session's now */
+    h->wire = (struct wire){.fd = -1}; /* the session's now */
     release(h);
     acceptor_session_start(a, s);
 }
@@ -366,8 +364,8 @@ static void discard(struct handshake *h)
 {
     uint8_t scratch[4096];
     for (int i = 0; i < 64; i++) {
-        ssize_t n = recv(h->fd, scratch, sizeof(scratch), MSG_DONTWAIT);
-        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        ssize_t n = wire_read(&h->wire, scratch, sizeof(scratch));
+        if (n == -EAGAIN)
             return;
         if (n <= 0)
             break;
@@ -387,10 +385,8 @@ static void ready(struct reactor_source *s, uint32_t events)
     while (h->number == number && h->state != HANDSHAKE_REFUSED && h->state != HANDSHAKE_FREE) {
         if (h->in_size == sizeof(h->in))
             return; /* behind the proof; the session reads on */
-        ssize_t n = recv(h->fd, h->in + h->in_size, sizeof(h->in) - h->in_size, MSG_DONTWAIT);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno == EAGAIN)
+        ssize_t n = wire_read(&h->wire, h->in + h->in_size, sizeof(h->in) - h->in_size);
+        if (n == -EAGAIN)
             return;
         if (n <= 0) {
             monitor_count(h->acceptor->m, handshake_closed);
@@ -419,7 +415,7 @@ static void timer(struct reactor_timer *t, uint64_t now)
 void handshake_init(struct handshake *h, struct acceptor *a)
 {
     *h = (struct handshake){
-        .acceptor = a, .fd = -1, .source = {.ready = ready}, .timer = {.fire = timer}};
+        .acceptor = a, .wire = {.fd = -1}, .source = {.ready = ready}, .timer = {.fire = timer}};
     list_init(&h->link);
 }
 
@@ -430,7 +426,7 @@ void handshake_begin(struct handshake *h, int fd, const char *address)
     list_push_back(&a->busy, &h->link);
     set_state(h, HANDSHAKE_HELLO);
     h->number++;
-    h->fd = fd;
+    h->wire = (struct wire){.fd = fd};
     h->source.fd = fd;
     h->in_size = 0;
     h->name[0] = h->software[0] = h->new_key_id[0] = '\0';

@@ -357,12 +357,8 @@ static void take_bytes(struct half *h, const uint8_t *bytes, size_t n)
 static void read_some(struct half *h)
 {
     struct inbound *in = h->in;
-    ssize_t n;
-    do
-        n = recv(h->source.fd, in->scratch, READ_SIZE, MSG_DONTWAIT);
-    while (n < 0 && errno == EINTR);
-    int error = n < 0 ? errno : 0;
-    if (error == EAGAIN || error == EWOULDBLOCK)
+    ssize_t n = wire_read(&h->session->wire, in->scratch, READ_SIZE);
+    if (n == -EAGAIN)
         return;
     /* If outbound shut the socket, its reason was posted before: it is in the mailbox now. */
     if (n <= 0)
@@ -376,7 +372,7 @@ static void read_some(struct half *h)
     }
     if (n < 0) {
         monitor_count(in->m, ended_error);
-        end(h, weir_strerror(-error));
+        end(h, weir_strerror((int)n));
         return;
     }
     take_bytes(h, in->scratch, (size_t)n);
@@ -421,7 +417,7 @@ static void session_open(struct inbound *in, const struct session *s)
         .id = s->id,
         .session = s,
         .process = s->process,
-        .source = {.fd = s->fd, .ready = ready},
+        .source = {.fd = s->wire.fd, .ready = ready},
         .heard_ns = reactor_now(in->reactor),
         .up_owed = true,
     };
@@ -440,6 +436,11 @@ static void session_open(struct inbound *in, const struct session *s)
     }
     if (s->early_size > 0)
         take_bytes(h, s->early, s->early_size);
+    /* TLS may have read ahead of the acceptor: no edge tells of that. */
+    if (!h->closing && !list_linked(&h->again)) {
+        list_push_back(&in->again, &h->again);
+        reactor_defer(in->reactor, &in->read_more);
+    }
 }
 
 /* Outbound found a reason to end it. */

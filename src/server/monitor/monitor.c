@@ -167,7 +167,7 @@ void monitor_close(struct monitor *m)
     for (size_t i = 0; m->session != NULL && i < m->max_sessions; i++) {
         if (m->session[i] == NULL)
             continue;
-        close(m->session[i]->session.fd);
+        wire_close(&m->session[i]->session.wire);
         free(m->session[i]);
     }
     free(m->session);

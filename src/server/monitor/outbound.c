@@ -53,6 +53,7 @@ struct half {
     bool used;
     enum half_state state;
     uint64_t id;
+    const struct session *session; /* lent until SESSION_SHUT is said to the acceptor */
     struct reactor_source source;
     struct list all, dirty, owing;
     struct text unsent;
@@ -168,7 +169,7 @@ static void go_down(struct half *h, const char *why)
     reactor_remove(h->out->reactor, &h->source);
     h->inbound_owed = true;
     settle(h); /* first the reason, then what makes inbound look for it */
-    shutdown(h->source.fd, SHUT_RDWR);
+    wire_shut(&h->session->wire);
 }
 
 static void begin_end(struct half *h, const char *why)
@@ -254,14 +255,12 @@ static ssize_t push(struct half *h, const char *bytes, size_t n)
 {
     size_t sent = 0;
     while (sent < n) {
-        ssize_t r = send(h->source.fd, bytes + sent, n - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (r < 0 && errno == EINTR)
-            continue;
-        if (r < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        ssize_t r = wire_send(&h->session->wire, bytes + sent, n - sent);
+        if (r == -EAGAIN)
             break;
         if (r < 0) {
             monitor_count(h->out->m, ended_error);
-            go_down(h, weir_strerror(-errno));
+            go_down(h, weir_strerror((int)r));
             return -1;
         }
         sent += (size_t)r;
@@ -339,7 +338,8 @@ static void session_open(struct outbound *out, const struct session *s)
         .out = out,
         .used = true,
         .id = s->id,
-        .source = {.fd = s->fd, .ready = ready},
+        .session = s,
+        .source = {.fd = s->wire.fd, .ready = ready},
         .said_ns = reactor_now(out->reactor),
     };
     list_init(&h->all);
@@ -361,7 +361,7 @@ static void session_shut(struct outbound *out, uint64_t id)
     forget_waiting(h);
     text_fini(&h->unsent);
     reactor_remove(out->reactor, &h->source);
-    shutdown(h->source.fd, SHUT_RDWR);
+    wire_shut(&h->session->wire);
     h->inbound_owed = false;
     h->acceptor_owed = true;
     settle(h);

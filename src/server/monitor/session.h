@@ -3,13 +3,14 @@
  *
  * Body of MSG_SESSION_OPEN, lent to both halves until each has said MSG_SESSION_SHUT to the
  * acceptor (arg[0] session, arg[1] SESSION_INBOUND or SESSION_OUTBOUND). Nothing in it changes
- * meanwhile. */
+ * meanwhile, the inside of the wire aside: inbound alone reads from it, outbound alone sends. */
 #ifndef WEIR_SERVER_MONITOR_SESSION_H
 #define WEIR_SERVER_MONITOR_SESSION_H
 #include <stddef.h>
 #include <stdint.h>
 
 #include "server/services/report.h"
+#include "tls/wire.h"
 
 /* A handshake's messages are small; more than this is not one. */
 #define SESSION_EARLY_MAX 4096u
@@ -22,7 +23,7 @@ enum session_half { SESSION_INBOUND, SESSION_OUTBOUND };
 
 struct session {
     uint64_t id;
-    int fd;
+    struct wire wire;
     uint16_t pair, process;
     struct gateway_hello hello;
     size_t early_size; /* bytes that came behind the handshake, for inbound */

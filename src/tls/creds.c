@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Credentials.
+ *
+ * Ciphers: what GnuTLS calls NORMAL, TLS 1.3 and 1.2 alone (1.3 alone where both ends are ours).
+ * Key exchange always has forward secrecy: of the pre-shared-key kinds only those with
+ * Diffie-Hellman (RFC 8446, 2.2; RFC 5489) are offered. With keys alone configured no certificate
+ * is offered or taken at all.
+ *
+ * What may fail: a file that cannot be read or is something else, a key that does not fit its
+ * certificate. Each is told with the file's name and what was expected. */
+#include "tls/creds.h"
+
+#include <errno.h>
+#include <gnutls/crypto.h>
+#include <gnutls/x509.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/err.h"
+#include "base/text.h"
+#include "tls/creds_private.h"
+
+#define CHAIN_MAX 16u
+
+struct words {
+    char *out;
+    size_t size;
+};
+
+static int fail(const struct words *w, int code, const char *path, const char *found,
+                const char *expected)
+{
+    snprintf(w->out, w->size, "%s: %s; expected %s", path, found, expected);
+    return code;
+}
+
+static int read_file(const char *path, const char *expected, const struct words *w, char **ret,
+                     size_t *ret_n)
+{
+    int r = text_read_file(path, TLS_FILE_MAX, ret, ret_n);
+    return r < 0 ? fail(w, r, path, weir_strerror(r), expected) : 0;
+}
+
+static void wipe(char *data, size_t n)
+{
+    if (data != NULL)
+        sodium_memzero(data, n);
+    free(data);
+}
+
+/* The certificate's own facts: when it ends, the fingerprint of its key. */
+static int note_own(struct tls_creds *c, const char *path, const gnutls_datum_t *pem,
+                    const struct words *w)
+{
+    gnutls_x509_crt_t chain[CHAIN_MAX];
+    unsigned n = CHAIN_MAX;
+    int e = gnutls_x509_crt_list_import(chain, &n, pem, GNUTLS_X509_FMT_PEM, 0);
+    if (e < 0)
+        return fail(w, WEIR_E_PARSE, path, gnutls_strerror(e),
+                    "a certificate in PEM form, at most 16 in its chain");
+    size_t size = sizeof(c->fingerprint);
+    c->expire_s = (int64_t)gnutls_x509_crt_get_expiration_time(chain[0]);
+    e = gnutls_x509_crt_get_key_id(chain[0], GNUTLS_KEYID_USE_SHA256, c->fingerprint, &size);
+    for (unsigned i = 0; i < n; i++)
+        gnutls_x509_crt_deinit(chain[i]);
+    if (e < 0)
+        return fail(w, WEIR_E_PARSE, path, gnutls_strerror(e), "a certificate with a public key");
+    c->has_own = true;
+    return 0;
+}
+
+static int load_own(struct tls_creds *c, const struct tls_files *f, const struct words *w)
+{
+    char *certificate = NULL, *key = NULL;
+    size_t certificate_n = 0, key_n = 0;
+    const char *key_path = f->key[0] != '\0' ? f->key : f->certificate;
+    int r = read_file(f->certificate, "a certificate in PEM form", w, &certificate, &certificate_n);
+    if (r == 0)
+        r = read_file(key_path, "the certificate's private key in PEM form", w, &key, &key_n);
+    gnutls_datum_t cert_pem = {(unsigned char *)certificate, (unsigned)certificate_n};
+    gnutls_datum_t key_pem = {(unsigned char *)key, (unsigned)key_n};
+    if (r == 0)
+        r = note_own(c, f->certificate, &cert_pem, w);
+    if (r == 0) {
+        int e = gnutls_certificate_set_x509_key_mem2(c->certificate, &cert_pem, &key_pem,
+                                                     GNUTLS_X509_FMT_PEM, NULL, 0);
+        if (e < 0)
+            r = fail(w, WEIR_E_PARSE, key_path, gnutls_strerror(e),
+                     "the private key, in PEM form and without a password, of the certificate");
+    }
+    free(certificate);
+    wipe(key, key_n);
+    return r;
+}
+
+static int load_trust(struct tls_creds *c, const struct tls_files *f, const struct words *w)
+{
+    if (f->ca[0] == '\0') {
+        if (c->side == TLS_SERVER || c->peer == TLS_PEER_PINNED)
+            return 0;
+        int n = gnutls_certificate_set_x509_system_trust(c->certificate);
+        return n > 0 ? 0
+                     : fail(w, WEIR_E_NOT_FOUND, "the system's trusted certificates",
+                            "there are none", "some, or a file that names whom to trust");
+    }
+    char *pem = NULL;
+    size_t size = 0;
+    static const char expected[] = "trusted certificates in PEM form";
+    int r = read_file(f->ca, expected, w, &pem, &size);
+    if (r < 0)
+        return r;
+    gnutls_datum_t datum = {.data = (unsigned char *)pem, .size = (unsigned)size};
+    int n = gnutls_certificate_set_x509_trust_mem(c->certificate, &datum, GNUTLS_X509_FMT_PEM);
+    free(pem);
+    if (n <= 0)
+        return fail(w, WEIR_E_PARSE, f->ca, n < 0 ? gnutls_strerror(n) : "no certificate in it",
+                    expected);
+    return 0;
+}
+
+/* GnuTLS asks for the key of an identity. 0: here it is; 1: unknown, and GnuTLS goes on with a
+ * random one, so that a stranger cannot tell which identities there are. */
+static int psk_ask(gnutls_session_t session, const char *name, gnutls_datum_t *ret_key)
+{
+    const struct tls_creds *c = NULL;
+    gnutls_psk_server_credentials_t psk = NULL;
+    if (gnutls_credentials_get(session, GNUTLS_CRD_PSK, (void **)&psk) < 0)
+        return -1;
+    c = gnutls_session_get_ptr(session) == NULL
+            ? NULL
+            : *(const struct tls_creds *const *)gnutls_session_get_ptr(session);
+    weir_assert(c != NULL);
+    const struct psk_entry *e = psk_find(&c->psk, name, strlen(name));
+    if (e == NULL)
+        return 1;
+    ret_key->data = gnutls_malloc(e->key_size);
+    if (ret_key->data == NULL)
+        return -1;
+    memcpy(ret_key->data, e->key, e->key_size);
+    ret_key->size = (unsigned)e->key_size;
+    return 0;
+}
+
+static int psk_client(struct tls_creds *c, const struct tls_files *f, const struct psk_table *t,
+                      const struct words *w)
+{
+    const struct psk_entry *e = f->psk_identity[0] != '\0'
+                                    ? psk_find(t, f->psk_identity, strlen(f->psk_identity))
+                                    : &t->entry[0];
+    if (e == NULL)
+        return fail(w, WEIR_E_NOT_FOUND, f->psk, "the identity that is configured is not in it",
+                    "a line with it");
+    gnutls_datum_t key = {(unsigned char *)(uintptr_t)e->key, (unsigned)e->key_size};
+    if (gnutls_psk_allocate_client_credentials(&c->psk_client) < 0)
+        return -ENOMEM;
+    if (gnutls_psk_set_client_credentials(c->psk_client, e->name, &key, GNUTLS_PSK_KEY_RAW) < 0)
+        return -ENOMEM;
+    return 0;
+}
+
+static int load_psk(struct tls_creds *c, const struct tls_files *f, const struct words *w)
+{
+    char *data = NULL, found[64];
+    size_t n = 0, line = 0;
+    const char *expected = "";
+    struct psk_table t = {0};
+    int r = read_file(f->psk, "lines IDENTITY:HEXKEY", w, &data, &n);
+    if (r < 0)
+        return r;
+    r = psk_parse(data, n, &t, &line, &expected);
+    wipe(data, n);
+    if (r < 0) {
+        snprintf(found, sizeof(found), "line %zu", line);
+        return fail(w, r, f->psk, found, expected);
+    }
+    if (c->side == TLS_CLIENT) {
+        r = psk_client(c, f, &t, w);
+        psk_free(&t);
+        return r;
+    }
+    c->psk = t;
+    if (gnutls_psk_allocate_server_credentials(&c->psk_server) < 0)
+        return -ENOMEM;
+    gnutls_psk_set_server_credentials_function(c->psk_server, psk_ask);
+    return 0;
+}
+
+static int set_priority(struct tls_creds *c, const struct tls_files *f)
+{
+    char text[160];
+    snprintf(text, sizeof(text), "NORMAL:-VERS-ALL:+VERS-TLS1.3%s%s%s",
+             f->only_tls13 ? "" : ":+VERS-TLS1.2", c->x509 ? ":-RSA" : ":-KX-ALL",
+             f->psk[0] != '\0' ? ":+ECDHE-PSK:+DHE-PSK" : "");
+    return gnutls_priority_init(&c->priority, text, NULL) < 0 ? -ENOMEM : 0;
+}
+
+static int load(struct tls_creds *c, const struct tls_files *f, const struct words *w)
+{
+    bool keys_only = f->psk[0] != '\0' && f->certificate[0] == '\0' && f->ca[0] == '\0';
+    c->x509 = !keys_only;
+    int r = set_priority(c, f);
+    if (r == 0 && gnutls_certificate_allocate_credentials(&c->certificate) < 0)
+        r = -ENOMEM;
+    if (r == 0 && f->certificate[0] != '\0')
+        r = load_own(c, f, w);
+    if (r == 0 && c->x509)
+        r = load_trust(c, f, w);
+    if (r == 0 && f->psk[0] != '\0')
+        r = load_psk(c, f, w);
+    return r;
+}
+
+int tls_creds_new(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
+                  char *words, size_t size)
+{
+    const struct words w = {.out = words, .size = size};
+    struct tls_creds *c = calloc(1, sizeof(*c));
+    snprintf(words, size, "no memory for TLS credentials");
+    if (c == NULL)
+        return -ENOMEM;
+    c->references = 1;
+    c->side = side;
+    c->peer = files->peer;
+    c->shared = files->shared;
+    snprintf(c->verify_name, sizeof(c->verify_name), "%s", files->verify_name);
+    int r = load(c, files, &w);
+    if (r < 0) {
+        tls_creds_unref(c);
+        return r;
+    }
+    *ret = c;
+    return 0;
+}
+
+struct tls_creds *tls_creds_ref(struct tls_creds *c)
+{
+    weir_assert(c->references > 0);
+    c->references++;
+    return c;
+}
+
+void tls_creds_unref(struct tls_creds *c)
+{
+    if (c == NULL)
+        return;
+    weir_assert(c->references > 0);
+    if (--c->references > 0)
+        return;
+    if (c->certificate != NULL)
+        gnutls_certificate_free_credentials(c->certificate);
+    if (c->psk_server != NULL)
+        gnutls_psk_free_server_credentials(c->psk_server);
+    if (c->psk_client != NULL)
+        gnutls_psk_free_client_credentials(c->psk_client);
+    if (c->priority != NULL)
+        gnutls_priority_deinit(c->priority);
+    psk_free(&c->psk);
+    free(c);
+}
+
+int64_t tls_creds_expire_s(const struct tls_creds *c)
+{
+    return c->expire_s;
+}
+
+bool tls_creds_fingerprint(const struct tls_creds *c, uint8_t ret[TLS_FINGERPRINT_SIZE])
+{
+    if (c->has_own)
+        memcpy(ret, c->fingerprint, sizeof(c->fingerprint));
+    return c->has_own;
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What one side of a TLS session proves itself with and believes its peer by, read from files.
+ *
+ * Immutable once made and counted: sessions hold what they began with, and a reload puts a new one
+ * in its owner's place. The count is not atomic: take and give references in one thread. Reading is
+ * safe in any (GnuTLS manual, "Thread safety"). */
+#ifndef WEIR_TLS_CREDS_H
+#define WEIR_TLS_CREDS_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tls/psk.h"
+
+#define TLS_PATH_SIZE 512u
+#define TLS_NAME_SIZE 256u
+#define TLS_FINGERPRINT_SIZE 32u /* SHA-256 of a public key (SubjectPublicKeyInfo) */
+/* A certificate chain, a key, trusted certificates: no file of them is larger. */
+#define TLS_FILE_MAX (1024u * 1024u)
+
+enum tls_side { TLS_SERVER, TLS_CLIENT };
+
+enum tls_peer_check {
+    TLS_PEER_NONE,     /* server: ask for no certificate */
+    TLS_PEER_OPTIONAL, /* server: ask; what is shown must hold */
+    TLS_PEER_REQUIRED, /* must be shown, and hold */
+    TLS_PEER_PINNED,   /* must be shown; its key is judged by the owner after the handshake */
+};
+
+/* What to load; "" is: none. */
+struct tls_files {
+    char certificate[TLS_PATH_SIZE]; /* PEM, the chain, own first */
+    char key[TLS_PATH_SIZE];         /* PEM; may be the same file */
+    char ca[TLS_PATH_SIZE];          /* PEM, whom to trust; client: "" is the system's trust */
+    char psk[TLS_PATH_SIZE];         /* see psk.h */
+    char psk_identity[PSK_NAME_SIZE]; /* client: which of psk to use */
+    char verify_name[TLS_NAME_SIZE];  /* client: what the server's certificate must name */
+    enum tls_peer_check peer;
+    bool only_tls13;
+    bool shared; /* one thread reads while another writes: see session.c */
+};
+
+struct tls_creds;
+
+/* Read and check everything, and that key and certificate belong together. 0, or an error code
+ * with words in @words: which file, what is wrong with it, what was expected. */
+int tls_creds_new(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
+                  char *words, size_t size);
+struct tls_creds *tls_creds_ref(struct tls_creds *c);
+/* NULL is fine. */
+void tls_creds_unref(struct tls_creds *c);
+
+/* Seconds since 1970 at which the own certificate ends; 0: there is none. */
+int64_t tls_creds_expire_s(const struct tls_creds *c);
+/* Of the own certificate's public key. False: there is none. */
+bool tls_creds_fingerprint(const struct tls_creds *c, uint8_t ret[TLS_FINGERPRINT_SIZE]);
+
+#endif
