@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Addresses. NBD URIs: "The NBD URI format",
  * https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md; percent-encoding: RFC 3986
- * section 2.1. What the specification allows and Weir does not do (TLS, user names, unknown query
- * keys) is refused with words rather than passed over. */
+ * section 2.1. What the specification allows and Weir does not do (user names, unknown query keys,
+ * those of TLS among them: they stand in the configuration) is refused with words rather than
+ * passed over. */
 #include "base/addr.h"
 
 #include <arpa/inet.h>
@@ -209,18 +210,22 @@ static int parse_authority(const char *s, size_t n, struct addr *a, const char *
     return addr_parse(authority, NBD_PORT, a, ret_expected);
 }
 
+bool addr_uri_wants_tls(const char *uri)
+{
+    return strncmp(uri, "nbds", 4) == 0;
+}
+
 int addr_parse_nbd_uri(const char *uri, struct addr *ret, char *export_name, size_t size,
                        const char **ret_expected)
 {
-    static const char tcp[] = "nbd://", local[] = "nbd+unix://";
+    const char *tcp = addr_uri_wants_tls(uri) ? "nbds://" : "nbd://";
+    const char *local = addr_uri_wants_tls(uri) ? "nbds+unix://" : "nbd+unix://";
     struct addr a = {0};
     char name[EXPORT_MAX + 1];
     bool is_unix = strncmp(uri, local, strlen(local)) == 0;
     if (!is_unix && strncmp(uri, tcp, strlen(tcp)) != 0)
-        return refuse(ret_expected,
-                      strncmp(uri, "nbds", 4) == 0
-                          ? "nbd:// or nbd+unix://; TLS towards targets is not supported"
-                          : "nbd://host[:port][/export] or nbd+unix:///[export]?socket=/path");
+        return refuse(ret_expected, "nbd://host[:port][/export] or "
+                                    "nbd+unix:///[export]?socket=/path (nbds: with TLS)");
     if (strchr(uri, '#'))
         return refuse(ret_expected, "no \"#\" in an NBD URI; write %23 in an export name");
     const char *rest = uri + strlen(is_unix ? local : tcp);

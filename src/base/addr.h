@@ -22,10 +22,13 @@ struct addr {
 int addr_parse(const char *text, uint16_t default_port, struct addr *ret,
                const char **ret_expected);
 
-/* "nbd://host[:port][/export]" or "nbd+unix:///[export]?socket=/path" (NBD URI specification). The
- * export name is percent-decoded into @export_name (size bytes). */
+/* "nbd://host[:port][/export]" or "nbd+unix:///[export]?socket=/path", or nbds for nbd: with TLS
+ * (NBD URI specification). The export name is percent-decoded into @export_name (size bytes). */
 int addr_parse_nbd_uri(const char *uri, struct addr *ret, char *export_name, size_t size,
                        const char **ret_expected);
+
+/* Whether @uri is of a scheme that asks for TLS. */
+bool addr_uri_wants_tls(const char *uri);
 
 bool addr_is_unix(const struct addr *a);
 /* Loopback IPv4/IPv6 or a Unix socket. */

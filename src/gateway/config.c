@@ -22,6 +22,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "gateway/config_key.h"
+#include "gateway/config_tls.h"
 
 static const struct section_type {
     const char *kind;
@@ -161,7 +162,8 @@ static char *object_new(struct gateway_config *c, enum config_section kind)
 {
     switch (kind) {
     case SECTION_LISTENER:
-        c->listeners[c->listener_count] = (struct listener_config){.unix_mode = 0660};
+        c->listeners[c->listener_count] = (struct listener_config){
+            .unix_mode = 0660, .tls_files.peer = CONFIG_PEER_UNSET};
         return c->listeners[c->listener_count++].name;
     case SECTION_TARGET:
         c->targets[c->target_count] = (struct target_config){.index = (uint32_t)c->target_count};
@@ -346,6 +348,16 @@ static const char *object_fault(enum config_section kind, const void *object)
     return NULL;
 }
 
+/* What is wrong with the TLS of a listener or a target, its files looked at, in @words. */
+static bool tls_is_sound(enum config_section kind, void *object, char *words, size_t size)
+{
+    if (kind == SECTION_LISTENER)
+        return config_tls_listener(object, words, size) == 0;
+    if (kind == SECTION_TARGET)
+        return config_tls_target(object, words, size) == 0;
+    return true;
+}
+
 /* Step three: what sections lack. Drop-ins complete each other, so each object is looked at once.
  * */
 static void check_sections(struct loader *l)
@@ -358,15 +370,17 @@ static void check_sections(struct loader *l)
         if (kind < 0 || !section_types[kind].named)
             continue;
         size_t size, count;
-        const char *base = objects_of(l->c, (enum config_section)kind, &size, &count);
+        char *base = objects_of(l->c, (enum config_section)kind, &size, &count), words[1200];
         /* Objects were made in the order of these sections. */
-        const char *object = base + next[kind] * size;
+        char *object = base + next[kind] * size;
         if (next[kind] == count || strcmp(object, s->name) != 0)
             continue;
         next[kind]++;
         const char *fault = object_fault((enum config_section)kind, object);
         if (fault)
             complain_at(l, s, fault);
+        else if (!tls_is_sound((enum config_section)kind, object, words, sizeof(words)))
+            complain_at(l, s, words);
     }
 }
 

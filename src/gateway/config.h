@@ -11,14 +11,23 @@
 #include "base/name.h"
 #include "base/text.h"
 #include "qos/gate.h"
+#include "tls/creds.h"
 
 #define CONFIG_MAX_LISTENERS 64u
 #define CONFIG_MAX_TARGETS 64u
 #define CONFIG_MAX_VOLUMES 4096u
 #define CONFIG_MAX_LIMITS 4096u
 #define CONFIG_MAX_SERVERS 8u
+/* tls-client-certificate was not given: required if there is a tls-client-ca, else none. */
+#define CONFIG_PEER_UNSET TLS_PEER_PINNED
 
 struct target_config;
+
+enum tls_mode {
+    TLS_MODE_OFF,
+    TLS_MODE_ALLOW,   /* a host may begin it, or not (NBD protocol: SELECTIVETLS) */
+    TLS_MODE_REQUIRE, /* a host without it gets nothing (FORCEDTLS) */
+};
 
 struct volume_config {
     char name[NAME_SIZE];           /* what hosts ask for, and its name all over Weir */
@@ -37,6 +46,8 @@ struct target_config {
     struct volume_config **volumes; /* those on this target; none: any export name passes */
     size_t volume_count;
     uint32_t index;                 /* position in gateway_config.targets */
+    bool tls_on;                    /* nbds://, or tls = require */
+    struct tls_files tls_files;
 };
 
 struct listener_config {
@@ -44,6 +55,8 @@ struct listener_config {
     struct addr addr;
     unsigned unix_mode;             /* default 0660 */
     struct target_config *target;
+    enum tls_mode tls;
+    struct tls_files tls_files;     /* peer: CONFIG_PEER_UNSET until checked */
 };
 
 /* [limit X]: a limit from the gateway's own file, in force with or without a server. */

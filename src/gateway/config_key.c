@@ -39,8 +39,24 @@ static const struct config_key keys[] = {
     {SECTION_LISTENER, "address", VALUE_ADDRESS, AT(listener_config, addr), 0, 0},
     {SECTION_LISTENER, "target", VALUE_TARGET, AT(listener_config, target), 0, 0},
     {SECTION_LISTENER, "unix-mode", VALUE_MODE, AT(listener_config, unix_mode), 0, 0},
+    {SECTION_LISTENER, "tls", VALUE_TLS_MODE, AT(listener_config, tls), 0, 0},
+    {SECTION_LISTENER, "tls-certificate", VALUE_PATH, AT(listener_config, tls_files.certificate), 0,
+     0},
+    {SECTION_LISTENER, "tls-key", VALUE_PATH, AT(listener_config, tls_files.key), 0, 0},
+    {SECTION_LISTENER, "tls-client-ca", VALUE_PATH, AT(listener_config, tls_files.ca), 0, 0},
+    {SECTION_LISTENER, "tls-client-certificate", VALUE_PEER, AT(listener_config, tls_files.peer), 0,
+     0},
+    {SECTION_LISTENER, "tls-psk-file", VALUE_PATH, AT(listener_config, tls_files.psk), 0, 0},
     {SECTION_TARGET, "uri", VALUE_URI, AT(target_config, uri), 0, 0},
     {SECTION_TARGET, "tenant", VALUE_NAME, AT(target_config, tenant), 0, 0},
+    {SECTION_TARGET, "tls", VALUE_TLS_ON, AT(target_config, tls_on), 0, 0},
+    {SECTION_TARGET, "tls-ca", VALUE_PATH, AT(target_config, tls_files.ca), 0, 0},
+    {SECTION_TARGET, "tls-verify-name", VALUE_TEXT, AT(target_config, tls_files.verify_name), 0, 0},
+    {SECTION_TARGET, "tls-certificate", VALUE_PATH, AT(target_config, tls_files.certificate), 0, 0},
+    {SECTION_TARGET, "tls-key", VALUE_PATH, AT(target_config, tls_files.key), 0, 0},
+    {SECTION_TARGET, "tls-psk-file", VALUE_PATH, AT(target_config, tls_files.psk), 0, 0},
+    {SECTION_TARGET, "tls-psk-identity", VALUE_TEXT, AT(target_config, tls_files.psk_identity), 0,
+     0},
     {SECTION_VOLUME, "target", VALUE_TARGET, AT(volume_config, target), 0, 0},
     {SECTION_VOLUME, "export", VALUE_TEXT, AT(volume_config, export_name), 0, 0},
     {SECTION_VOLUME, "tenant", VALUE_NAME, AT(volume_config, tenant), 0, 0},
@@ -174,7 +190,51 @@ static int read_uri(struct target_config *t, const char *value, const char **exp
     int r = addr_parse_nbd_uri(value, &t->addr, t->export_name, sizeof(t->export_name), expected);
     if (r == 0)
         snprintf(t->uri, sizeof(t->uri), "%s", value);
+    if (r == 0 && addr_uri_wants_tls(value))
+        t->tls_on = true;
     return r;
+}
+
+/* One of the words, which are @values' names in order. */
+static int read_word(const char *value, const char *const words[], size_t count, size_t *ret)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (words[i] && strcmp(value, words[i]) == 0) {
+            *ret = i;
+            return 0;
+        }
+    }
+    return WEIR_E_INVALID;
+}
+
+static int read_tls(enum config_value type, const char *value, void *field, const char **expected)
+{
+    static const char *const modes[] = {
+        [TLS_MODE_OFF] = "off", [TLS_MODE_ALLOW] = "allow", [TLS_MODE_REQUIRE] = "require"};
+    static const char *const checks[] = {[TLS_PEER_NONE] = "none",
+                                         [TLS_PEER_OPTIONAL] = "optional",
+                                         [TLS_PEER_REQUIRED] = "required"};
+    size_t i = 0;
+    int r;
+    if (type == VALUE_PEER) {
+        *expected = "none, optional or required";
+        r = read_word(value, checks, 3, &i);
+        if (r == 0)
+            *(enum tls_peer_check *)field = (enum tls_peer_check)i;
+        return r;
+    }
+    r = read_word(value, modes, 3, &i);
+    if (type == VALUE_TLS_MODE) {
+        *expected = "off, allow (a host may begin TLS) or require";
+        if (r == 0)
+            *(enum tls_mode *)field = (enum tls_mode)i;
+        return r;
+    }
+    *expected = "off or require (TLS that a target may leave out protects nobody)";
+    if (r < 0 || i == TLS_MODE_ALLOW)
+        return WEIR_E_INVALID;
+    *(bool *)field = i == TLS_MODE_REQUIRE;
+    return 0;
 }
 
 static int read_burst_for(const struct config_key *k, const char *value, struct gate_limits *limits,
@@ -264,6 +324,11 @@ int config_key_read(struct gateway_config *c, void *object, const struct config_
     case VALUE_IOPS:
     case VALUE_BANDWIDTH:
         r = read_rate(k->type, value, field, &expected);
+        break;
+    case VALUE_TLS_MODE:
+    case VALUE_TLS_ON:
+    case VALUE_PEER:
+        r = read_tls(k->type, value, field, &expected);
         break;
     case VALUE_BURST_FOR:
         return read_burst_for(k, value, field, words, size);

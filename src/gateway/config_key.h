@@ -35,6 +35,9 @@ enum config_value {
     VALUE_IOPS,      /* uint64_t, 0: unlimited */
     VALUE_BANDWIDTH, /* the same */
     VALUE_BURST_FOR, /* both burst_ns of a limit */
+    VALUE_TLS_MODE,  /* enum tls_mode: off, allow, require */
+    VALUE_TLS_ON,    /* bool: off, require */
+    VALUE_PEER,      /* enum tls_peer_check: none, optional, required */
 };
 
 struct config_key {

@@ -171,7 +171,8 @@ static void log_lines(char *lines)
         log_error("%s", l);
 }
 
-/* SIGHUP: read the file again. Limits, max-hold and log-level change, all or none; listeners,
+/* SIGHUP: read the file again. Limits, max-hold, log-level and what the certificate and key files
+ * of listeners and targets hold change, all or none; listeners,
  * targets, volumes and servers carry connections, and change with a restart only. */
 static void gateway_reload(struct gateway *g)
 {
@@ -189,7 +190,14 @@ static void gateway_reload(struct gateway *g)
         return;
     }
     text_fini(&errors);
-    int ret = stream_limits_reload(g->streams, fresh->limits, fresh->limit_count,
+    char words[1024];
+    int ret = relay_tls_load(g->relay, fresh, words, sizeof(words));
+    if (ret < 0) {
+        log_error("SIGHUP: %s; everything stays as it was", words);
+        options_config_free(fresh);
+        return;
+    }
+    ret = stream_limits_reload(g->streams, fresh->limits, fresh->limit_count,
                                    reactor_now_fresh(g->reactor));
     if (ret < 0) {
         log_error("SIGHUP: limits: %s; everything stays as it was", weir_strerror(ret));
@@ -199,8 +207,8 @@ static void gateway_reload(struct gateway *g)
         gate_set_max_hold(stream_gate(g->streams), fresh->max_hold_ns);
         log_init("weir-gateway", (enum log_level)fresh->log_level);
         relay_kick(g->relay);
-        log_info("SIGHUP: %zu limits, max-hold and log-level of %s are in force; anything else "
-                 "changed there takes a restart",
+        log_info("SIGHUP: %zu limits, max-hold, log-level, certificates and keys of %s are in "
+                 "force; anything else changed there takes a restart",
                  fresh->limit_count, g->options.config);
     }
     options_config_free(fresh);

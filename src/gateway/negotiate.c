@@ -7,7 +7,10 @@
  * messages of one side and writes whole messages to the other:
  *
  *     GREETING --target's greeting--> CLIENT_FLAGS --host's flags--> OPTION
+ *                                                               \--> ASKING (a target with TLS)
+ *     ASKING ---ACK of STARTTLS--> TARGET_TLS --secured--> OPTION
  *
+ *     OPTION --STARTTLS----------> HOST_TLS ---secured--> OPTION, or GREETING of a new connection
  *     OPTION --answered here----------------------------------------> OPTION
  *     OPTION --forwarded--> ANSWER --final reply, but ACK of GO-----> OPTION
  *                           ANSWER --ACK of GO----------------------> DONE
@@ -20,13 +23,19 @@
  *  2. What the target answers is passed on byte for byte, its errors and their words included,
  *     but for names of volumes. An option is forwarded byte for byte but for the export's name.
  *  3. Only options of our own table reach the target: an acknowledged unknown one could change
- *     the framing of all that follows. STARTTLS never does: the gateway could not read what
- *     comes after.
+ *     the framing of all that follows. A host's STARTTLS never does: the gateway could not read
+ *     what comes after. It asks for its own TLS before anything of a host is passed on.
  *  4. Every reply is checked before it is passed on: it names the option under way, its type may
  *     come before that option's end, and its payload has the lengths of that type. So a confused
  *     target is named here and not by a host that blames the gateway.
  *  5. In ANSWER and EXPORT_REPLY alone may the target speak.
- *  6. Where volumes are configured no other name passes, in any option that carries one, and no
+ *  6. What was said before TLS counts for nothing after it, since anybody may have said it (NBD
+ *     protocol, NBD_OPT_STARTTLS: "the server MUST discard"; CVE-2021-3716): a byte that came in
+ *     the clear behind STARTTLS or its acknowledgement ends the connection, the agreed framing
+ *     falls back to simple replies, and a target that heard an option of that time is connected to
+ *     anew.
+ *  7. Where TLS is required, a host without it learns nothing and reaches nothing.
+ *  8. Where volumes are configured no other name passes, in any option that carries one, and no
  *     name of the target's comes back in LIST or INFO.
  *
  * LIST with volumes: once the target has acknowledged, every offered volume has been listed exactly
@@ -59,7 +68,10 @@ _Static_assert(NBD_STRING_MAX + NBD_OPTION_SIZE < OPTION_PAYLOAD_MAX, "a name fi
 #define PHASE_TABLE(X)                                                                             \
     X(GREETING)                                                                                    \
     X(CLIENT_FLAGS)                                                                                \
+    X(ASKING)                                                                                      \
+    X(TARGET_TLS)                                                                                  \
     X(OPTION)                                                                                      \
+    X(HOST_TLS)                                                                                    \
     X(ANSWER)                                                                                      \
     X(EXPORT_REPLY)                                                                                \
     X(DONE)                                                                                        \
@@ -84,6 +96,10 @@ struct pending {
 struct negotiation {
     const struct target_config *target;
     enum phase phase;
+    enum tls_mode host_tls;
+    bool secured;     /* the host speaks through TLS */
+    bool told;        /* the target has heard an option of the host */
+    bool again;       /* the greeting is of a second connection to the target */
     uint16_t offered; /* handshake flags that the host was offered */
     uint32_t client_flags;
     uint32_t options; /* that the host has sent */
@@ -104,13 +120,20 @@ struct wires {
 static bool phase_may_follow(enum phase from, enum phase to)
 {
     switch (from) {
-    case PHASE_GREETING:
-        return to == PHASE_CLIENT_FLAGS || to == PHASE_FAILED;
+    case PHASE_GREETING: /* the last two: of a second connection */
+        return to == PHASE_CLIENT_FLAGS || to == PHASE_FAILED || to == PHASE_ASKING ||
+               to == PHASE_OPTION;
     case PHASE_CLIENT_FLAGS:
+        return to == PHASE_OPTION || to == PHASE_ASKING || to == PHASE_FAILED;
+    case PHASE_ASKING:
+        return to == PHASE_TARGET_TLS || to == PHASE_FAILED;
+    case PHASE_TARGET_TLS:
         return to == PHASE_OPTION || to == PHASE_FAILED;
     case PHASE_OPTION:
-        return to == PHASE_ANSWER || to == PHASE_EXPORT_REPLY || to == PHASE_ENDED ||
-               to == PHASE_FAILED;
+        return to == PHASE_ANSWER || to == PHASE_EXPORT_REPLY || to == PHASE_HOST_TLS ||
+               to == PHASE_ENDED || to == PHASE_FAILED;
+    case PHASE_HOST_TLS:
+        return to == PHASE_OPTION || to == PHASE_GREETING || to == PHASE_FAILED;
     case PHASE_ANSWER:
         return to == PHASE_OPTION || to == PHASE_DONE || to == PHASE_FAILED;
     case PHASE_EXPORT_REPLY:
@@ -172,6 +195,17 @@ static bool bytes_equal(struct nbd_bytes a, struct nbd_bytes b)
 
 /* --- before the options -------------------------------------------------------------------- */
 
+static bool tell_flags(struct negotiation *n, const struct wires *w)
+{
+    uint8_t flags[NBD_CLIENT_FLAGS_SIZE];
+
+    text_append(w->to_target, flags, nbd_client_flags_build(flags, n->client_flags));
+    if (n->target->tls_on)
+        nbd_option_write(w->to_target, NBD_OPT_STARTTLS, NULL, 0);
+    phase_set(n, n->target->tls_on ? PHASE_ASKING : PHASE_OPTION);
+    return true;
+}
+
 static bool step_greeting(struct negotiation *n, const struct wires *w)
 {
     uint8_t greeting[NBD_GREETING_SIZE];
@@ -185,6 +219,11 @@ static bool step_greeting(struct negotiation *n, const struct wires *w)
     if (size == 0)
         return false;
     text_consume(w->from_target, (size_t)size);
+    if (n->again) {
+        if ((flags & n->offered) != n->offered)
+            return fail_target(n, "target offers less to a second connection than to the first");
+        return tell_flags(n, w);
+    }
     /* A flag that the document does not know yet may change what follows. */
     n->offered = flags & NBD_HANDSHAKE_FLAGS_KNOWN;
     text_append(w->to_host, greeting, nbd_greeting_build(greeting, n->offered));
@@ -194,7 +233,6 @@ static bool step_greeting(struct negotiation *n, const struct wires *w)
 
 static bool step_client_flags(struct negotiation *n, const struct wires *w)
 {
-    uint8_t flags[NBD_CLIENT_FLAGS_SIZE];
     int size = nbd_client_flags_parse(bytes_of(w->from_host), w->from_host->len, n->offered,
                                       &n->client_flags);
 
@@ -203,8 +241,29 @@ static bool step_client_flags(struct negotiation *n, const struct wires *w)
     if (size == 0)
         return false;
     text_consume(w->from_host, (size_t)size);
-    text_append(w->to_target, flags, nbd_client_flags_build(flags, n->client_flags));
-    phase_set(n, PHASE_OPTION);
+    return tell_flags(n, w);
+}
+
+/* The target's answer to our own STARTTLS. */
+static bool step_asking(struct negotiation *n, const struct wires *w)
+{
+    struct nbd_option_reply r;
+    int size = nbd_option_reply_parse(bytes_of(w->from_target), w->from_target->len, &r);
+
+    if (size < 0)
+        return fail_target(n, "target sent a bad option reply magic");
+    if (size == 0)
+        return false;
+    if (r.option != NBD_OPT_STARTTLS)
+        return fail_target(n, "target answered another option than it was asked");
+    if (r.type != NBD_REP_ACK)
+        return fail_target(n, "target does not offer TLS");
+    if (r.length > 0)
+        return fail_target(n, "target sent an acknowledgement with data");
+    text_consume(w->from_target, (size_t)size);
+    if (w->from_target->len > 0)
+        return fail_target(n, "target sent bytes in the clear where TLS begins");
+    phase_set(n, PHASE_TARGET_TLS);
     return true;
 }
 
@@ -288,6 +347,7 @@ static bool take_named(struct negotiation *n, const struct wires *w, struct nbd_
     if (n->pending.option == NBD_OPT_GO)
         result_begin(n, name);
     nbd_option_write_named(w->to_target, n->pending.option, theirs, rest);
+    n->told = true;
     phase_set(n, PHASE_ANSWER);
     return true;
 }
@@ -295,6 +355,7 @@ static bool take_named(struct negotiation *n, const struct wires *w, struct nbd_
 static bool take_plain(struct negotiation *n, const struct wires *w, struct nbd_bytes payload)
 {
     nbd_option_write(w->to_target, n->pending.option, payload.data, payload.len);
+    n->told = true;
     phase_set(n, PHASE_ANSWER);
     return true;
 }
@@ -315,8 +376,32 @@ static bool take_list(struct negotiation *n, const struct wires *w, struct nbd_b
     return take_plain(n, w, payload);
 }
 
+static bool take_starttls(struct negotiation *n, const struct wires *w, struct nbd_bytes payload)
+{
+    if (n->host_tls == TLS_MODE_OFF)
+        return answer_here(n, w, NBD_REP_ERR_UNSUP, "TLS is not offered here");
+    if (payload.len > 0)
+        return answer_here(n, w, NBD_REP_ERR_INVALID, "STARTTLS has no data");
+    if (n->secured)
+        return answer_here(n, w, NBD_REP_ERR_INVALID, "TLS was begun before");
+    answer_here(n, w, NBD_REP_ACK, "");
+    phase_set(n, PHASE_HOST_TLS);
+    return true;
+}
+
+/* What a host may ask without TLS where it is required: to begin it, or to go. */
+static bool take_insecure(struct negotiation *n, const struct wires *w)
+{
+    if (n->pending.option == NBD_OPT_EXPORT_NAME)
+        return end(n, "host asked for an export without TLS, which is required");
+    return answer_here(n, w, NBD_REP_ERR_TLS_REQD, "TLS is required here: begin with STARTTLS");
+}
+
 static bool take_option(struct negotiation *n, const struct wires *w, struct nbd_bytes payload)
 {
+    if (n->host_tls == TLS_MODE_REQUIRE && !n->secured && n->pending.option != NBD_OPT_STARTTLS &&
+        n->pending.option != NBD_OPT_ABORT)
+        return take_insecure(n, w);
     if (!nbd_opt_known(n->pending.option))
         return answer_here(n, w, NBD_REP_ERR_UNSUP, "option not known here");
     switch ((enum nbd_opt)n->pending.option) {
@@ -327,7 +412,7 @@ static bool take_option(struct negotiation *n, const struct wires *w, struct nbd
     case NBD_OPT_LIST:
         return take_list(n, w, payload);
     case NBD_OPT_STARTTLS:
-        return answer_here(n, w, NBD_REP_ERR_UNSUP, "TLS is not offered here");
+        return take_starttls(n, w, payload);
     case NBD_OPT_INFO:
     case NBD_OPT_GO:
     case NBD_OPT_LIST_META_CONTEXT:
@@ -361,6 +446,8 @@ static bool step_option(struct negotiation *n, const struct wires *w)
     payload = (struct nbd_bytes){.data = bytes_of(w->from_host) + size, .len = o.length};
     take_option(n, w, payload);
     text_consume(w->from_host, (size_t)size + o.length);
+    if (n->phase == PHASE_HOST_TLS && w->from_host->len > 0)
+        return fail_host(n, "host sent bytes in the clear where TLS begins");
     return true;
 }
 
@@ -562,12 +649,36 @@ void negotiate_free(struct negotiation *n)
     free(n);
 }
 
+void negotiate_offer_tls(struct negotiation *n, enum tls_mode host)
+{
+    weir_assert(n->phase == PHASE_GREETING);
+    n->host_tls = host;
+}
+
+bool negotiate_secured(struct negotiation *n)
+{
+    if (n->phase == PHASE_TARGET_TLS) {
+        phase_set(n, PHASE_OPTION);
+        return false;
+    }
+    weir_assert(n->phase == PHASE_HOST_TLS);
+    n->secured = true;
+    n->result = (struct negotiate_result){.mode = NBD_MODE_SIMPLE};
+    n->pending = (struct pending){0};
+    n->again = n->told;
+    n->told = false;
+    phase_set(n, n->again ? PHASE_GREETING : PHASE_OPTION);
+    return n->again;
+}
+
 /* One message, or none when bytes are missing: then false. */
 static bool step_once(struct negotiation *n, const struct wires *w)
 {
     switch (n->phase) {
     case PHASE_GREETING:
         return step_greeting(n, w);
+    case PHASE_ASKING:
+        return step_asking(n, w);
     case PHASE_CLIENT_FLAGS:
     case PHASE_OPTION:
         if (w->from_target->len > 0)
@@ -577,6 +688,8 @@ static bool step_once(struct negotiation *n, const struct wires *w)
         return step_answer(n, w);
     case PHASE_EXPORT_REPLY:
         return step_export_reply(n, w);
+    case PHASE_TARGET_TLS:
+    case PHASE_HOST_TLS:
     case PHASE_DONE:
     case PHASE_ENDED:
     case PHASE_FAILED:
@@ -601,10 +714,15 @@ enum negotiate_state negotiate_step(struct negotiation *n, struct text *from_hos
     switch (n->phase) {
     case PHASE_GREETING:
     case PHASE_CLIENT_FLAGS:
+    case PHASE_ASKING:
     case PHASE_OPTION:
     case PHASE_ANSWER:
     case PHASE_EXPORT_REPLY:
         return NEGOTIATE_RUNNING;
+    case PHASE_HOST_TLS:
+        return NEGOTIATE_HOST_TLS;
+    case PHASE_TARGET_TLS:
+        return NEGOTIATE_TARGET_TLS;
     case PHASE_DONE:
         return NEGOTIATE_DONE;
     case PHASE_ENDED:

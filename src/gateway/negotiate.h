@@ -3,7 +3,8 @@
  *
  * Bytes of both peers go in, bytes for both come out; no socket, no clock. Each known option is
  * forwarded and its answer relayed, one option at a time; unknown ones are answered ERR_UNSUP here;
- * STARTTLS is answered here and never forwarded. Export names are checked against the volumes that
+ * STARTTLS is answered here and never forwarded: each side has a TLS of its own, which the caller
+ * does when he is told to, or none. Export names are checked against the volumes that
  * the listener offers and renamed to the target's; LIST shows only what is offered. Bounds: an
  * option carries at most 64 KiB, a host may send 1,024 options (`qemu-nbd --list` asks three an
  * export), a target's single option reply carries 64 KiB, its whole answer to one option 16,384
@@ -19,10 +20,12 @@
 #include "proto/nbd/reply.h"
 
 enum negotiate_state {
-    NEGOTIATE_RUNNING, /* give more bytes */
-    NEGOTIATE_DONE,    /* transmission begins; bytes left over belong to it */
-    NEGOTIATE_ENDED,   /* the host sent ABORT or the option was fatal: flush outputs, then close */
-    NEGOTIATE_FAILED,  /* a peer broke the protocol: close; see reason */
+    NEGOTIATE_RUNNING,    /* give more bytes */
+    NEGOTIATE_HOST_TLS,   /* send what is for the host, then do TLS with it: negotiate_secured */
+    NEGOTIATE_TARGET_TLS, /* the same with the target */
+    NEGOTIATE_DONE,       /* transmission begins; bytes left over belong to it */
+    NEGOTIATE_ENDED,      /* the host sent ABORT, or the option was fatal: flush, then close */
+    NEGOTIATE_FAILED,     /* a peer broke the protocol: close; see reason */
 };
 
 /* What transmission needs to know. Valid once DONE. */
@@ -40,6 +43,15 @@ struct negotiation;
 /* @target's volumes are borrowed. NULL: no memory. */
 struct negotiation *negotiate_new(const struct target_config *target);
 void negotiate_free(struct negotiation *n);
+
+/* What hosts may have by STARTTLS (enum tls_mode of config.h); before the first step. Off is the
+ * default. Whether the target is asked for TLS is said in its target_config. */
+void negotiate_offer_tls(struct negotiation *n, enum tls_mode host);
+
+/* The TLS that HOST_TLS or TARGET_TLS asked for stands: all the bytes that step is given of that
+ * peer from now on came through it. True: the target has heard what the host said before TLS
+ * and what must be forgotten: close it, connect to it anew, drop what was for it and of it. */
+bool negotiate_secured(struct negotiation *n);
 
 /* Consume what can be of @from_host and @from_target (text_consume), append to @to_host and
  * @to_target. Call again whenever bytes have arrived. Outputs are bounded by the bounds above. */

@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "gateway/config_tls.h"
 
 #define DEFAULT_SERVER_PORT 7400u
 #define DEFAULT_NBD_PORT 10809u
@@ -24,7 +25,7 @@ static void usage(FILE *out)
           "  --listen ADDR      where hosts connect: 127.0.0.1:10810, [::1]:10810 or\n"
           "                     unix:/run/x.sock (repeatable; port 0 takes a free one)\n"
           "  --target URI       where the storage is: nbd://HOST[:PORT][/EXPORT] or\n"
-          "                     nbd+unix:///[EXPORT]?socket=PATH\n"
+          "                     nbd+unix:///[EXPORT]?socket=PATH; nbds:// is with TLS\n"
           "  --config FILE      listeners, targets, volumes and limits from a file\n"
           "  --check-config [FILE]  read everything, say what is wrong, start nothing\n"
           "  --server ADDR      the SLA server's control address, HOST[:7400] or unix:PATH\n"
@@ -191,6 +192,10 @@ static void config_from_options(struct gateway_config *c, const struct options *
     if (addr_parse_nbd_uri(o->target, &t->addr, t->export_name, sizeof(t->export_name),
                            &expected) < 0)
         wrong(errors, "--target", o->target, expected);
+    char words[1200];
+    t->tls_on = addr_uri_wants_tls(o->target);
+    if (errors->len == 0 && config_tls_target(t, words, sizeof(words)) < 0)
+        wrong(errors, "--target", o->target, words);
     for (size_t i = 0; i < o->listen_count; i++) {
         struct listener_config *l = &c->listeners[c->listener_count++];
         l->target = t;

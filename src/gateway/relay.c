@@ -284,6 +284,15 @@ int relay_new(struct reactor *r, const struct gateway_config *config, struct str
     list_init(&relay->warm);
     relay->gate_timer.fire = relay_gate_fire;
     reactor_work_init(&relay->kick, relay_kick_run);
+    reactor_work_init(&relay->handshake_round, relay_handshake_round);
+    char words[1024];
+    int loaded = relay_tls_load(relay, config, words, sizeof(words));
+    if (loaded < 0) {
+        log_error("TLS: %s", words);
+        *ret_where = "";
+        relay_free(relay);
+        return loaded;
+    }
     for (size_t i = 0; i < config->listener_count; i++) {
         int err = relay_listen(relay, &config->listeners[i]);
         if (err < 0) {
@@ -317,6 +326,8 @@ void relay_free(struct relay *r)
         munmap(container_of(l, struct relay_conn, link), sizeof(struct relay_conn));
     reactor_timer_clear(r->reactor, &r->gate_timer);
     reactor_work_cancel(&r->kick);
+    reactor_work_cancel(&r->handshake_round);
+    relay_tls_free(r);
     free(r);
 }
 

@@ -18,10 +18,12 @@
     X(HOST_VANISHED, "host-vanished", "host closed without DISC")    \
     X(HOST_RESET, "host-reset", "host connection failed")            \
     X(HOST_PROTOCOL, "host-protocol", "host broke the protocol")     \
+    X(HOST_TLS, "host-tls", "TLS with the host failed, or its certificate or key does not hold") \
     X(HOST_TIMEOUT, "host-timeout", "negotiation took too long")     \
     X(TARGET_UNREACHABLE, "target-unreachable", "connect to the target failed") \
     X(TARGET_CLOSED, "target-closed", "target closed the connection") \
     X(TARGET_RESET, "target-reset", "target connection failed")      \
+    X(TARGET_TLS, "target-tls", "TLS with the target failed, or its certificate does not hold") \
     X(TARGET_PROTOCOL, "target-protocol", "target broke the protocol") \
     X(CONNECTION_LIMIT, "connection-limit", "max-connections reached") \
     X(HOST_CONNECTION_LIMIT, "host-connection-limit", "max-connections-per-host reached") \
@@ -55,6 +57,10 @@ void relay_free(struct relay *r);
 const struct relay_counts *relay_counts(const struct relay *r);
 /* The address listener @i really got (port 0 resolved). */
 int relay_listener_text(const struct relay *r, size_t i, char *out, size_t size);
+/* Read the certificates and keys again that @from, which was checked, names for our listeners and
+ * targets; connections that begin from now on use them. All or none: 0, or an error code with
+ * words. */
+int relay_tls_load(struct relay *r, const struct gateway_config *from, char *words, size_t size);
 /* Rules changed: look at what is held again in this round. */
 void relay_kick(struct relay *r);
 

@@ -91,6 +91,8 @@ static void relay_side_close(struct relay_conn *c, struct relay_side *s)
 {
     if (!s->open)
         return;
+    tls_session_free(s->tls);
+    s->tls = NULL;
     reactor_remove(c->relay->reactor, &s->source);
     close(s->source.fd);
     s->open = false;
@@ -101,6 +103,8 @@ size_t relay_side_read(struct relay_side *s, void *to, size_t room)
     weir_assert(room > 0);
     if (!s->readable || s->eof)
         return 0;
+    if (s->tls)
+        return relay_side_read_tls(s, to, room);
     ssize_t n;
     do
         n = recv(s->source.fd, to, room, 0);
@@ -125,6 +129,8 @@ size_t relay_side_send(struct relay_side *s, const struct iovec *iov, int count)
 {
     if (!s->writable || s->dead)
         return 0;
+    if (s->tls)
+        return relay_side_send_tls(s, iov, count);
     struct msghdr msg = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)count};
     ssize_t n;
     do
@@ -152,10 +158,12 @@ static bool relay_close_is_failure(enum relay_close why)
         return false;
     case RELAY_CLOSE_HOST_RESET:
     case RELAY_CLOSE_HOST_PROTOCOL:
+    case RELAY_CLOSE_HOST_TLS:
     case RELAY_CLOSE_HOST_TIMEOUT:
     case RELAY_CLOSE_TARGET_UNREACHABLE:
     case RELAY_CLOSE_TARGET_CLOSED:
     case RELAY_CLOSE_TARGET_RESET:
+    case RELAY_CLOSE_TARGET_TLS:
     case RELAY_CLOSE_TARGET_PROTOCOL:
     case RELAY_CLOSE_CONNECTION_LIMIT:
     case RELAY_CLOSE_HOST_CONNECTION_LIMIT:
@@ -181,7 +189,7 @@ void relay_conn_close(struct relay_conn *c, enum relay_close why, const char *de
     struct relay *r = c->relay;
     log_write(relay_close_is_failure(why) ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG,
               "connection %llu of host %s to target %s, volume %s: closed while %s: %s%s%s",
-              (unsigned long long)c->id, c->host_name, c->listener->target->name,
+              (unsigned long long)c->id, relay_conn_host(c), c->listener->target->name,
               c->stream ? c->stream->volume : "-", relay_state_names[c->state],
               relay_close_label(why), detail ? ": " : "", detail ? detail : "");
     if (c->stream) {
@@ -349,7 +357,7 @@ static void relay_conn_transmit(struct relay_conn *c)
     }
     c->mode = result->mode;
     c->extended = c->mode == NBD_MODE_EXTENDED;
-    c->stream = stream_connect(r->streams, target, c->host_name, volume, tenant, result->size,
+    c->stream = stream_connect(r->streams, target, relay_conn_host(c), volume, tenant, result->size,
                                reactor_now(r->reactor));
     relay_input_init(&c->input);
     relay_out_init(&c->out, &c->input, c->hold, c->header, c->runs);
@@ -393,7 +401,7 @@ static bool relay_talk_send(struct relay_side *s, struct text *from)
 static bool relay_talk_step(struct relay_conn *c)
 {
     struct relay_talk *t = &c->talk;
-    if (t->done || t->ended)
+    if (t->done || t->ended || t->securing)
         return true;
     enum negotiate_state state = negotiate_step(t->negotiation, &t->from_host, &t->to_target,
                                                 &t->from_target, &t->to_host);
@@ -403,6 +411,12 @@ static bool relay_talk_step(struct relay_conn *c)
     }
     switch (state) {
     case NEGOTIATE_RUNNING:
+        return true;
+    case NEGOTIATE_HOST_TLS:
+        t->securing = &c->host;
+        return true;
+    case NEGOTIATE_TARGET_TLS:
+        t->securing = &c->target;
         return true;
     case NEGOTIATE_DONE:
         t->done = true;
@@ -427,7 +441,9 @@ static void relay_talk_settle(struct relay_conn *c)
     struct relay_talk *t = &c->talk;
     bool host_told = t->to_host.len == 0 || c->host.dead;
     bool target_told = t->to_target.len == 0 || c->target.dead;
-    if (t->ended) {
+    if (t->securing && !c->host.dead && !c->target.dead) {
+        /* The handshake finds out by itself how it ends; the timer, when it does not. */
+    } else if (t->ended) {
         if (host_told && target_told)
             relay_conn_close(c, RELAY_CLOSE_HOST_DISCONNECTED, negotiate_reason(t->negotiation));
     } else if (t->done && t->to_host.len == 0 && t->to_target.len == 0) {
@@ -441,6 +457,54 @@ static void relay_talk_settle(struct relay_conn *c)
     }
 }
 
+static void relay_conn_unreachable(struct relay_conn *c, int error)
+{
+    c->stats->connect_failures++;
+    c->stats->last_error = error;
+    relay_conn_close(c, RELAY_CLOSE_TARGET_UNREACHABLE, weir_strerror(error));
+}
+
+/* Connect to the target. False: @c is gone. */
+static bool relay_conn_dial(struct relay_conn *c)
+{
+    int fd = addr_connect(&c->listener->target->addr);
+    if (fd < 0) {
+        relay_conn_unreachable(c, fd);
+        return false;
+    }
+    if (relay_side_open(c, &c->target, fd) < 0) {
+        relay_conn_close(c, RELAY_CLOSE_NO_MEMORY, "the reactor is full");
+        return false;
+    }
+    return true;
+}
+
+/* The target has heard what must be forgotten: begin again with a connection that has not. */
+static bool relay_conn_redial(struct relay_conn *c)
+{
+    relay_side_close(c, &c->target);
+    c->target = (struct relay_side){0};
+    text_clear(&c->talk.to_target);
+    text_clear(&c->talk.from_target);
+    return relay_conn_dial(c);
+}
+
+/* Go on with the TLS handshake that is under way, once its acknowledgement is out, which goes in
+ * the clear. False: @c is gone. */
+static bool relay_talk_secure(struct relay_conn *c, bool *ret_progress)
+{
+    struct relay_talk *t = &c->talk;
+    const struct text *told = t->securing == &c->host ? &t->to_host : &t->to_target;
+    if (told->len > 0)
+        return true;
+    int r = relay_side_secure(c, t->securing);
+    if (r <= 0)
+        return r == 0;
+    t->securing = NULL;
+    *ret_progress = true;
+    return !negotiate_secured(t->negotiation) || relay_conn_redial(c);
+}
+
 static void relay_conn_negotiate(struct relay_conn *c)
 {
     struct relay_talk *t = &c->talk;
@@ -448,7 +512,10 @@ static void relay_conn_negotiate(struct relay_conn *c)
     /* Each turn reads or sends something, and both are bounded until transmission. */
     for (int turn = 0; turn < RELAY_TURN && progress; turn++) {
         progress = false;
-        if (!t->done && !t->ended) {
+        if (t->securing) {
+            if (!relay_talk_secure(c, &progress))
+                return;
+        } else if (!t->done && !t->ended) {
             progress |= relay_talk_read(&c->host, &t->from_host, &t->to_host, c->input.data);
             progress |= relay_talk_read(&c->target, &t->from_target, &t->to_host, c->reply);
         }
@@ -464,13 +531,6 @@ static void relay_conn_negotiate(struct relay_conn *c)
 }
 
 /* --- the beginning --- */
-
-static void relay_conn_unreachable(struct relay_conn *c, int error)
-{
-    c->stats->connect_failures++;
-    c->stats->last_error = error;
-    relay_conn_close(c, RELAY_CLOSE_TARGET_UNREACHABLE, weir_strerror(error));
-}
 
 static void relay_conn_connected(struct relay_conn *c)
 {
@@ -495,6 +555,7 @@ static void relay_conn_connected(struct relay_conn *c)
         relay_conn_close(c, RELAY_CLOSE_NO_MEMORY, NULL);
         return;
     }
+    negotiate_offer_tls(t->negotiation, c->listener->tls);
     relay_conn_set_state(c, RELAY_NEGOTIATING);
     relay_conn_negotiate(c);
 }
@@ -542,15 +603,8 @@ void relay_conn_start(struct relay *r, struct relay_conn *c, const struct listen
         relay_conn_close(c, RELAY_CLOSE_NO_MEMORY, "the reactor is full");
         return;
     }
-    int target_fd = addr_connect(&target->addr);
-    if (target_fd < 0) {
-        relay_conn_unreachable(c, target_fd);
+    if (!relay_conn_dial(c))
         return;
-    }
-    if (relay_side_open(c, &c->target, target_fd) < 0) {
-        relay_conn_close(c, RELAY_CLOSE_NO_MEMORY, "the reactor is full");
-        return;
-    }
     reactor_timer_set(r->reactor, &c->timer,
                       reactor_now(r->reactor) + r->config->handshake_timeout_ns);
 }

@@ -5,7 +5,8 @@
  * relay_conn.c   the life of a connection: states, connect, negotiation, close
  * relay_host.c   transmission, host to target: requests
  * relay_target.c transmission, target to host: replies
- * relay_out.c    the bytes to the target */
+ * relay_out.c    the bytes to the target
+ * relay_tls.c    both sides' TLS, where they have it */
 #ifndef WEIR_GATEWAY_RELAY_CONN_H
 #define WEIR_GATEWAY_RELAY_CONN_H
 #include <stdbool.h>
@@ -22,6 +23,7 @@
 #include "gateway/relay_out.h"
 #include "gateway/stream.h"
 #include "proto/nbd/request.h"
+#include "tls/session.h"
 
 /* Requests of one connection that the target has not answered; beyond it the host is not read. */
 #define RELAY_SLOTS 1024u
@@ -36,6 +38,8 @@
 #define RELAY_DRAIN_NS (UINT64_C(30) * 1000 * 1000 * 1000)
 /* Replies to a host that has gone are taken off the target's hands up to so many bytes. */
 #define RELAY_SINK_BYTES (64u * 1024u * 1024u)
+/* Steps of TLS handshakes in one round, so that I/O gets its turn between them. */
+#define RELAY_HANDSHAKES_ROUND 4u
 /* Reads of one side in one turn, so that a fast connection lets the others have theirs. */
 #define RELAY_TURN 4
 /* Connections ended are kept warm up to here; beyond it their memory goes back. */
@@ -100,6 +104,7 @@ struct relay_side {
     bool eof;      /* nothing more comes */
     bool dead;     /* nothing more can be sent */
     int error;     /* -errno of a failed read */
+    struct tls_session *tls; /* NULL: in the clear */
 };
 
 /* Everything of a negotiation; gone when transmission begins. */
@@ -107,6 +112,7 @@ struct relay_talk {
     struct negotiation *negotiation;
     struct text from_host, to_host, from_target, to_target;
     bool done, ended; /* flush what is left, then transmit or close */
+    struct relay_side *securing; /* the side whose TLS handshake is under way, or NULL */
 };
 
 struct relay_conn {
@@ -120,6 +126,7 @@ struct relay_conn {
     const struct listener_config *listener;
     char host_name[NAME_SIZE]; /* escaped */
     uint64_t host_hash;
+    char identity[NAME_SIZE];  /* escaped: what the host's certificate or key says; "": nothing */
     bool counted;              /* in target_stats.connections */
     struct relay_talk talk;
 
@@ -178,6 +185,10 @@ struct relay {
     struct reactor_timer gate_timer;
     struct reactor_work kick;
     struct relay_counts counts;
+    struct tls_creds *listener_tls[CONFIG_MAX_LISTENERS], *target_tls[CONFIG_MAX_TARGETS];
+    struct reactor_work handshake_round;
+    unsigned handshake_steps;        /* in this round */
+    uint8_t record[TLS_RECORD_MAX];  /* scratch: what goes out in one record */
     uint8_t reply[RELAY_REPLY_SIZE]; /* see relay_target.c */
 };
 
@@ -205,6 +216,22 @@ void relay_conn_drain(struct relay_conn *c, enum relay_close why);
 size_t relay_side_read(struct relay_side *s, void *to, size_t room);
 /* Send pieces, keeping the side's flags. Returns the bytes, 0 when nothing went. */
 size_t relay_side_send(struct relay_side *s, const struct iovec *iov, int count);
+
+/* The host as streams know it: who it proved to be, else its address. */
+static inline const char *relay_conn_host(const struct relay_conn *c)
+{
+    return c->identity[0] != '\0' ? c->identity : c->host_name;
+}
+
+/* --- relay_tls.c --- */
+
+/* As relay_side_read and relay_side_send, of a side that has TLS. */
+size_t relay_side_read_tls(struct relay_side *s, void *to, size_t room);
+size_t relay_side_send_tls(struct relay_side *s, const struct iovec *iov, int count);
+/* Begin or go on with the handshake. 1: it stands; 0: later; -1: @c is gone. */
+int relay_side_secure(struct relay_conn *c, struct relay_side *s);
+void relay_handshake_round(struct reactor_work *w);
+void relay_tls_free(struct relay *r);
 
 /* --- relay_host.c, relay_target.c: each returns false when the connection was closed --- */
 

@@ -1,10 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any host against an honest target. The first byte sets the stage, the second how the host's bytes
- * are cut. However wild the host: the target is never blamed, hears only options of the document
- * and never STARTTLS, and with volumes no export but theirs. */
+/* Any host against an honest target. The first byte sets the stage (bits 2 and 3: whether TLS is
+ * off, allowed or required), the second how the host's bytes are cut. TLS itself is not played: its
+ * bytes would go elsewhere. However wild the host: the target is never blamed, hears only options
+ * of the document and never STARTTLS, and with volumes no export but theirs. */
 #include "negotiate_stage.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* The honest target's side of one connection, and what the host has done about TLS. */
+struct side {
+    enum tls_mode mode;
+    bool secured, greeted;
+    uint32_t flags;
+};
 
 static void check_name(const struct stage *s, struct nbd_bytes name)
 {
@@ -55,18 +63,18 @@ static void answer(struct stage *s, const struct nbd_option *o, bool no_zeroes)
 }
 
 /* Take what the target hears, one message at most is there beside the flags. */
-static void be_target(struct stage *s, bool *greeted, uint32_t *flags)
+static void be_target(struct stage *s, struct side *side)
 {
     struct nbd_option o;
     int size;
 
-    if (!*greeted) {
-        size =
-            nbd_client_flags_parse((const uint8_t *)s->to_target.data, s->to_target.len, 3, flags);
+    if (!side->greeted) {
+        size = nbd_client_flags_parse((const uint8_t *)s->to_target.data, s->to_target.len, 3,
+                                      &side->flags);
         weir_assert(size >= 0);
         if (size == 0)
             return;
-        *greeted = true;
+        side->greeted = true;
         text_consume(&s->to_target, (size_t)size);
     }
     size = nbd_option_parse((const uint8_t *)s->to_target.data, s->to_target.len, &o);
@@ -74,22 +82,44 @@ static void be_target(struct stage *s, bool *greeted, uint32_t *flags)
     if (size == 0)
         return;
     weir_assert(s->to_target.len == (size_t)size + o.length);
+    /* Where TLS is required, a host without it reaches nothing. */
+    weir_assert(side->mode != TLS_MODE_REQUIRE || side->secured || o.type == NBD_OPT_ABORT);
     check_option(s, &o, (const uint8_t *)s->to_target.data + size);
-    answer(s, &o, (*flags & NBD_FLAG_NO_ZEROES) != 0);
+    answer(s, &o, (side->flags & NBD_FLAG_NO_ZEROES) != 0);
     text_clear(&s->to_target);
+}
+
+/* The host's TLS stands: nothing of it in the clear may be left, and a target that heard it is new.
+ */
+static void secure(struct stage *s, struct side *side)
+{
+    uint8_t greeting[NBD_GREETING_SIZE];
+
+    weir_assert(side->mode != TLS_MODE_OFF);
+    weir_assert(!side->secured);
+    weir_assert(s->from_host.len == 0);
+    side->secured = true;
+    if (negotiate_secured(s->n)) {
+        side->greeted = false;
+        text_clear(&s->to_target);
+        text_clear(&s->from_target);
+        text_append(&s->from_target, greeting, nbd_greeting_build(greeting, 3));
+    }
+    stage_step(s);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct stage *s;
     uint8_t greeting[NBD_GREETING_SIZE];
-    uint32_t flags = 0;
-    bool greeted = false;
+    struct side side = {0};
     size_t piece;
 
     if (size < 2)
         return 0;
     s = stage_new(data[0]);
+    side.mode = (enum tls_mode)((data[0] >> 2 & 3) % 3);
+    negotiate_offer_tls(s->n, side.mode);
     piece = data[1] == 0 ? size : data[1];
     data += 2;
     size -= 2;
@@ -102,7 +132,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size -= n;
         stage_step(s);
         while (s->to_target.len > 0) {
-            be_target(s, &greeted, &flags);
+            be_target(s, &side);
+            stage_step(s);
+        }
+        if (s->state == NEGOTIATE_HOST_TLS)
+            secure(s, &side);
+        while (s->to_target.len > 0) {
+            be_target(s, &side);
             stage_step(s);
         }
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any target against an honest host. The first byte sets the stage and the host's list of options,
- * the second how the target's bytes are cut. However wild the target: the host is never blamed, and
- * hears only well-formed messages that answer what it asked. */
+/* Any target against an honest host. The first byte sets the stage, the host's list of options and
+ * (bit 5) whether the target is asked for TLS, the second how the target's bytes are cut. However
+ * wild the target: the host is never blamed, and hears only well-formed messages that answer what
+ * it asked. */
 #include "negotiate_stage.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -112,6 +113,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 2)
         return 0;
     s = stage_new(data[0]);
+    s->target.tls_on = (data[0] & 0x20) != 0;
     last = host_script(s, data[0]);
     piece = data[1] == 0 ? size : data[1];
     data += 2;
@@ -123,6 +125,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         data += n;
         size -= n;
         stage_step(s);
+        if (s->state == NEGOTIATE_TARGET_TLS) {
+            weir_assert(s->from_target.len == 0);
+            weir_assert(!negotiate_secured(s->n));
+            stage_step(s);
+        }
         text_clear(&s->to_target);
     }
     weir_assert(!negotiate_host_at_fault(s->n));

@@ -128,6 +128,13 @@ def negotiations():
     seed("negotiate_host", "export-name", b"\0\0" + b"\0\0\0\0" + option(EXPORT_NAME, b"disk"))
     seed("negotiate_host", "export-name-of-a-volume", b"\1\0" + flags + option(EXPORT_NAME, b"beta"))
     seed("negotiate_host", "export-name-not-offered", b"\1\0" + flags + option(EXPORT_NAME, b"lun-1"))
+    in_the_clear, starttls = option(STRUCTURED) + info(INFO, b""), option(STARTTLS)
+    for mode in (1, 2):
+        for piece in (0, 7, 16):
+            seed("negotiate_host", f"tls-{mode}-{piece}",
+                 bytes([mode << 2, piece]) + flags + in_the_clear + starttls + in_the_clear + info(GO, b""))
+    seed("negotiate_host", "tls-name-in-the-clear", b"\x08\0" + flags + option(EXPORT_NAME, b"disk"))
+    seed("negotiate_host", "tls-with-data", b"\x08\7" + flags + option(STARTTLS, b"x") + option(STARTTLS) + info(GO, b""))
     seed("negotiate_host", "abort", b"\0\0" + flags + option(ABORT, b"x"))
     seed("negotiate_host", "wrong-flags", b"\0\0" + b"\0\0\0\7")
     seed("negotiate_host", "too-long", b"\0\0" + flags + IHAVEOPT + struct.pack(">II", GO, 0x10001))
@@ -148,6 +155,9 @@ def negotiations():
     for n, answer in enumerate(answers):
         seed("negotiate_target", f"script-{n}", bytes([n << 2, 0]) + greeting + answer)
         seed("negotiate_target", f"script-{n}-volumes", bytes([n << 2 | 1, 3]) + greeting + answer)
+    seed("negotiate_target", "tls", b"\x20\x26" + greeting + reply(STARTTLS, ACK) + go)
+    seed("negotiate_target", "tls-and-more", b"\x20\0" + greeting + reply(STARTTLS, ACK) + go)
+    seed("negotiate_target", "tls-refused", b"\x20\0" + greeting + reply(STARTTLS, ERROR + 1, b"no"))
     seed("negotiate_target", "old-style", b"\0\0NBDMAGIC" + struct.pack(">Q", 0x00420281861253) + b"\0" * 136)
     seed("negotiate_target", "wrong-option", b"\0\0" + greeting + reply(INFO, ACK))
     seed("negotiate_target", "too-long", b"\0\0" + greeting + REPLY + struct.pack(">III", GO, ERROR + 1, 0x10001))

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gateway/config_tls.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+
+static int fault(char *words, size_t size, const char *what)
+{
+    snprintf(words, size, "%s", what);
+    return WEIR_E_INVALID;
+}
+
+static bool any_file(const struct tls_files *f)
+{
+    return f->certificate[0] != '\0' || f->key[0] != '\0' || f->ca[0] != '\0' ||
+           f->psk[0] != '\0' || f->psk_identity[0] != '\0' || f->verify_name[0] != '\0';
+}
+
+/* Read them as the relay will. */
+static int try_files(enum tls_side side, const struct tls_files *f, char *words, size_t size)
+{
+    struct tls_creds *c = NULL;
+    int r = tls_creds_new(side, f, &c, words, size);
+    if (r == 0)
+        tls_creds_unref(c);
+    return r;
+}
+
+int config_tls_listener(struct listener_config *l, char *words, size_t size)
+{
+    struct tls_files *f = &l->tls_files;
+    bool peer_set = f->peer != CONFIG_PEER_UNSET;
+    if (l->tls == TLS_MODE_OFF) {
+        if (any_file(f) || peer_set)
+            return fault(words, size,
+                         "tls keys without TLS; expected tls = allow or tls = require");
+        return 0;
+    }
+    if (f->certificate[0] == '\0' && f->psk[0] == '\0')
+        return fault(words, size, "TLS without a secret; expected tls-certificate and tls-key, or "
+                                  "tls-psk-file");
+    if ((f->certificate[0] == '\0') != (f->key[0] == '\0'))
+        return fault(words, size, "one of tls-certificate and tls-key; expected both");
+    if (f->ca[0] != '\0' && f->certificate[0] == '\0')
+        return fault(words, size, "tls-client-ca without tls-certificate; a server that asks for "
+                                  "certificates shows one");
+    if (peer_set && f->peer != TLS_PEER_NONE && f->ca[0] == '\0')
+        return fault(words, size, "tls-client-certificate without tls-client-ca, which says whose "
+                                  "certificates count");
+    if (f->ca[0] != '\0' && f->peer == TLS_PEER_NONE)
+        return fault(words, size, "tls-client-ca with tls-client-certificate = none; expected "
+                                  "optional or required");
+    if (!peer_set)
+        f->peer = f->ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_NONE;
+    return try_files(TLS_SERVER, f, words, size);
+}
+
+/* "[::1]:10809" and "host:10809" without what is not the name. */
+static void name_of_address(const struct addr *a, char *out, size_t size)
+{
+    const char *from = a->text;
+    size_t n;
+    if (*from == '[') {
+        from++;
+        n = strcspn(from, "]");
+    } else {
+        n = strcspn(from, ":");
+    }
+    snprintf(out, size, "%.*s", (int)n, from);
+}
+
+int config_tls_target(struct target_config *t, char *words, size_t size)
+{
+    struct tls_files *f = &t->tls_files;
+    if (!t->tls_on) {
+        if (addr_uri_wants_tls(t->uri))
+            return fault(words, size, "tls = off with an nbds uri; expected one or the other");
+        if (any_file(f))
+            return fault(words, size,
+                         "tls keys without TLS; expected tls = require or an nbds uri");
+        return 0;
+    }
+    bool keys_only = f->psk[0] != '\0' && f->ca[0] == '\0' && f->certificate[0] == '\0';
+    if ((f->certificate[0] == '\0') != (f->key[0] == '\0'))
+        return fault(words, size, "one of tls-certificate and tls-key; expected both");
+    if (f->psk_identity[0] != '\0' && f->psk[0] == '\0')
+        return fault(words, size, "tls-psk-identity without tls-psk-file");
+    if (f->verify_name[0] == '\0' && !keys_only && addr_is_unix(&t->addr))
+        return fault(words, size, "no tls-verify-name; a socket's path is no name that a "
+                                  "certificate could carry");
+    if (f->verify_name[0] == '\0' && !keys_only)
+        name_of_address(&t->addr, f->verify_name, sizeof(f->verify_name));
+    f->peer = TLS_PEER_REQUIRED;
+    return try_files(TLS_CLIENT, f, words, size);
+}
