@@ -4,7 +4,7 @@
  * Problem. A promise may fail for reasons that no neighbour is guilty of: a device that turned
  * slow, a stall now and then. Cuts that do not help would go on to the floor, and stay there.
  *
- * Model, per target. An *episode* begins with the first cut: what was asked beyond contracts then
+ * Model, per storage. An *episode* begins with the first cut: what was asked beyond contracts then
  * (the load), and how badly the promise failed (the ratio). A failing period in which the load is
  * down to LOW_LOAD of that, while the ratio is hardly better, is evidence that the load was not the
  * cause; quiet periods wear evidence away. The load of a period is the larger of it and of the one
@@ -34,12 +34,12 @@ static double larger(double a, double b)
     return a > b ? a : b;
 }
 
-static void give_up(struct services *s, struct target *t, const struct scene *sc, double load)
+static void give_up(struct services *s, struct storage *t, const struct scene *sc, double load)
 {
     struct blame *b = &t->blame;
     uint32_t doublings = b->given_up < SPARE_DOUBLINGS ? b->given_up : SPARE_DOUBLINGS;
     char subject[SUBJECT_SIZE];
-    words(subject, sizeof(subject), "target/%s", t->e.name);
+    words(subject, sizeof(subject), "target/%s", t->name);
     b->given_up++;
     b->good = 0;
     b->spare_until_ns = s->now_ns + (SPARE_NS << doublings);
@@ -47,11 +47,11 @@ static void give_up(struct services *s, struct target *t, const struct scene *sc
                "%s fails agreement %s for %s at %.1f times what was promised, as before the others "
                "were held back to %.0f %% of their load: they are not the cause, and are let go "
                "for %llu s",
-               t->e.name, sc->victim->agreed->e.agreement.name, sc->victim->e.key, sc->ratio,
+               t->name, sc->victim->agreed->e.agreement.name, sc->victim->e.key, sc->ratio,
                b->load > 0 ? load / b->load * 100.0 : 0.0,
                (unsigned long long)(SPARE_NS << doublings) / 1000000000u);
     list_for_each(it, &t->streams) {
-        struct stream *st = container_of(it, struct stream, in_target);
+        struct stream *st = container_of(it, struct stream, in_storage);
         if (st->brake.rate > 0)
             throttle_lift(s, st, "holding it back did not help", "sent");
     }
@@ -59,7 +59,7 @@ static void give_up(struct services *s, struct target *t, const struct scene *sc
 }
 
 /* Whether what fails now is what was given up on. */
-static bool is_spared(const struct services *s, struct target *t, const struct scene *sc,
+static bool is_spared(const struct services *s, struct storage *t, const struct scene *sc,
                       double load)
 {
     struct blame *b = &t->blame;
@@ -71,7 +71,7 @@ static bool is_spared(const struct services *s, struct target *t, const struct s
     return false;
 }
 
-static bool failing(struct services *s, struct target *t, const struct scene *sc, double load)
+static bool failing(struct services *s, struct storage *t, const struct scene *sc, double load)
 {
     struct blame *b = &t->blame;
     if (is_spared(s, t, sc, load))
@@ -95,7 +95,7 @@ static bool failing(struct services *s, struct target *t, const struct scene *sc
     return false;
 }
 
-bool blame_look(struct services *s, struct target *t, const struct scene *sc)
+bool blame_look(struct services *s, struct storage *t, const struct scene *sc)
 {
     struct blame *b = &t->blame;
     double load = larger(sc->surplus, b->last_surplus);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Victims and bullies at one target (control.md, sections 4.2 and 4.5).
+/* Victims and bullies at one storage, over all its gateways (control.md, sections 4.2 and 4.5).
  *
  * Model. A victim is a stream within its contract whose verdict is failing, for reasons other than
- * its own limits. A bully is a stream of the same target with load beyond its contract; a stream
+ * its own limits. A bully is a stream of the same storage with load beyond its contract; a stream
  * without a contract has all its load beyond it. Load is counted in cost units: one for each I/O
  * and one for each 64 KiB, so that large I/Os weigh by their length. Members of the victim's own
  * group are never its bullies: what they do to each other is within one promise.
@@ -112,11 +112,11 @@ static void bully_add(struct scene *sc, const struct bully *b)
     sc->bully[at] = *b;
 }
 
-void scene_look(struct scene *sc, struct target *t)
+void scene_look(struct scene *sc, struct storage *t)
 {
     *sc = (struct scene){.victim = NULL};
     list_for_each(it, &t->streams) {
-        struct stream *st = container_of(it, struct stream, in_target);
+        struct stream *st = container_of(it, struct stream, in_storage);
         st->e.harm_ppm = 0;
         sc->total += scene_cost(st);
         sc->surplus += surplus_of(st);
@@ -127,7 +127,7 @@ void scene_look(struct scene *sc, struct target *t)
     const struct agreed *own = sc->victim->agreed;
     bool group = own->e.agreement.per == AGREEMENT_PER_GROUP;
     list_for_each(it, &t->streams) {
-        struct stream *st = container_of(it, struct stream, in_target);
+        struct stream *st = container_of(it, struct stream, in_storage);
         if (st == sc->victim || (group && st->agreed == own))
             continue;
         struct bully b = {.st = st, .surplus = surplus_of(st)};

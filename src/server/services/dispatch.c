@@ -17,9 +17,7 @@
  *   tenant/NAME            limits of a tenant: all its streams at the gateway
  *   throttle/STREAM        planned
  *
- * A limit whose members are at n gateways is divided by n, never to be exceeded in sum; gateways
- * without a connected member count only for themselves. One that was lost less than a minute ago
- * still counts: what agreements say goes on there without a server.
+ * What a gateway holds of limits over several is settled in claim.c.
  *
  * Invariants: (1) nothing is sent before services_loaded, nor to a gateway that is not admitted;
  * (2) epochs only grow; (3) what could not be sent is sent later, never forgotten. */
@@ -33,15 +31,13 @@
 /* Under FRAME_MAX (1 MiB) of the protocol with room for its tags. */
 #define UPDATE_BYTES_MAX (700u * 1024u)
 #define ACK_PERIODS 3u
-#define HOLDERS_MAX 1000000u
 
 struct wish {
     char id[2 * NAME_SIZE];
     uint64_t content;
     bool planned, remove;
     struct gate_limits limits;
-    const struct agreed *group;  /* members: its streams here */
-    int32_t tenant;              /* or those of this tenant, if >= 0 */
+    const struct claim *claim;   /* members: its streams here */
     const struct stream *one;    /* or this stream */
     size_t members, bytes;
 };
@@ -65,7 +61,7 @@ static struct wish *wish_new(struct wishes *ws)
         ws->cap = cap;
     }
     struct wish *w = &ws->w[ws->count++];
-    *w = (struct wish){.tenant = -1};
+    *w = (struct wish){.remove = false};
     return w;
 }
 
@@ -82,17 +78,13 @@ static int sent_order(const void *a, const void *b)
 }
 
 /* An id that does not fit ends in a hash of the whole. */
-static void wish_id(char out[2 * NAME_SIZE], const char *kind, const char *name, const char *key)
+static void throttle_id(char out[2 * NAME_SIZE], const char *key)
 {
     size_t size = 2 * NAME_SIZE;
-    bool both = key[0] != '\0' && name[0] != '\0';
-    if (both)
-        words(out, size, "%s/%s/%s", kind, name, key);
-    else
-        words(out, size, "%s/%s", kind, name[0] != '\0' ? name : key);
-    if (strlen(kind) + 1 + strlen(name) + (both ? 1 : 0) + strlen(key) < size)
+    words(out, size, "throttle/%s", key);
+    if (strlen("throttle/") + strlen(key) < size)
         return;
-    uint64_t h = hash_bytes(hash_bytes(HASH_SEED, name, strlen(name)), key, strlen(key));
+    uint64_t h = hash_bytes(HASH_SEED, key, strlen(key));
     words(out + size - 18, 18, "~%016llx", (unsigned long long)h);
 }
 
@@ -105,132 +97,16 @@ static bool limits_any(const struct gate_limits *l)
     return false;
 }
 
-static void limits_divide(struct gate_limits *l, uint64_t n)
-{
-    for (int k = 0; n > 1 && k < GATE_KIND_COUNT; k++) {
-        struct bucket_rate *r = &l->rate[k];
-        if (r->rate == 0)
-            continue;
-        r->rate = r->rate / n > 0 ? r->rate / n : 1;
-        r->burst_rate /= n;
-        if (r->burst_rate <= r->rate)
-            r->burst_rate = r->burst_ns = 0;
-    }
-}
-
-/* --- over how many gateways a limit is divided
- * ------------------------------------------------------------ */
-
-static void holder_count(struct services *s, const struct stream *st, uint32_t *n)
-{
-    struct gateway *h = st->gateway;
-    if (st->e.connections == 0 || h->mark == s->mark || !entity_gateway_holds(h))
-        return;
-    h->mark = s->mark;
-    if (*n < HOLDERS_MAX)
-        (*n)++;
-}
-
-struct volume_size {
-    uint64_t hash, bytes;
-};
-
-static int volume_order(const void *a, const void *b)
-{
-    const struct volume_size *x = a, *y = b;
-    return x->hash < y->hash ? -1 : x->hash > y->hash;
-}
-
-/* Size of the volumes that an agreement covers: one that several hosts or gateways use counts
- * once. */
-static uint64_t volumes_bytes(const struct agreed *a)
-{
-    struct volume_size *v = calloc(a->e.streams + 1, sizeof(*v));
-    uint64_t sum = 0;
-    size_t n = 0;
-    if (v == NULL)
-        return 0;
-    list_for_each(it, &a->covered) {
-        const struct stream *st = container_of(it, struct cover, in_agreed)->stream;
-        uint64_t h = hash_bytes(HASH_SEED, st->e.target_name, strlen(st->e.target_name) + 1);
-        v[n].hash = hash_bytes(h, st->e.volume, strlen(st->e.volume));
-        v[n++].bytes = st->e.size;
-    }
-    qsort(v, n, sizeof(*v), volume_order);
-    for (size_t i = 0; i < n; i++) {
-        if (i == 0 || v[i].hash != v[i - 1].hash)
-            sum += v[i].bytes;
-    }
-    free(v);
-    return sum;
-}
-
-/* The limit that is meant for @bytes, by so much for each GiB. */
-static void rate_adapt(struct bucket_rate *r, uint64_t each, uint64_t least, uint64_t bytes)
-{
-    if (each == 0)
-        return;
-    unsigned __int128 rate = (unsigned __int128)each * bytes / (UINT64_C(1) << 30);
-    if (rate < least)
-        rate = least;
-    if (rate < 1)
-        rate = 1;
-    if (r->rate == 0 || rate < r->rate)
-        r->rate = rate > BUCKET_RATE_MAX ? BUCKET_RATE_MAX : (uint64_t)rate;
-}
-
-static void limits_adapt(struct gate_limits *l, const struct per_gib *p, uint64_t bytes)
-{
-    rate_adapt(&l->rate[GATE_IOPS_TOTAL], p->iops, p->least_iops, bytes);
-    rate_adapt(&l->rate[GATE_BYTES_TOTAL], p->bytes_s, p->least_bytes_s, bytes);
-}
-
-static uint32_t group_holders(struct services *s, struct agreed *a)
-{
-    if (a->holders_generation != s->generation) {
-        a->holders = 0;
-        a->holders_generation = s->generation;
-        s->mark++;
-        list_for_each(it, &a->covered)
-            holder_count(s, container_of(it, struct cover, in_agreed)->stream, &a->holders);
-        a->covered_bytes = a->e.agreement.per_gib.iops + a->e.agreement.per_gib.bytes_s > 0
-                               ? volumes_bytes(a)
-                               : 0;
-    }
-    return a->holders;
-}
-
-static uint32_t tenant_holders(struct services *s, int32_t tenant)
-{
-    struct tenancy *t = &s->tenancies[tenant];
-    if (t->holders_generation != s->generation) {
-        t->holders = 0;
-        t->holders_generation = s->generation;
-        s->mark++;
-        list_for_each(it, &s->e.streams) {
-            const struct stream *st = container_of(it, struct stream, e.link);
-            if (st->tenant == tenant)
-                holder_count(s, st, &t->holders);
-        }
-    }
-    return t->holders;
-}
-
 static bool wish_covers(const struct wish *w, const struct stream *st)
 {
     if (w->one != NULL)
         return w->one == st;
-    for (size_t i = 0; w->group != NULL && i < st->cover_count; i++) {
-        if (st->cover[i].agreed == w->group)
-            return true;
-    }
-    return w->tenant >= 0 && st->tenant == w->tenant;
+    return claim_covers(w->claim, st);
 }
 
-/* Divide its limits, count its members, and make the hash by which a change is seen. */
-static void wish_finish(struct wish *w, const struct gateway *g, uint32_t holders)
+/* Count its members, and make the hash by which a change is seen. */
+static void wish_finish(struct wish *w, const struct gateway *g)
 {
-    bool here = false;
     uint64_t members_hash = HASH_SEED;
     w->bytes = strlen(w->id) + sizeof(((struct control_item *)NULL)->reason) + 256;
     list_for_each(it, &g->streams) {
@@ -242,50 +118,24 @@ static void wish_finish(struct wish *w, const struct gateway *g, uint32_t holder
             break; /* gateways have fewer streams than that */
         w->bytes += n;
         w->members++;
-        here = here || st->e.connections > 0;
         members_hash = hash_bytes(members_hash, st->e.key, strlen(st->e.key) + 1);
     }
-    if (holders > 0)
-        limits_divide(&w->limits, here ? holders : holders + 1);
     w->content = hash_bytes(members_hash, &w->limits, sizeof(w->limits));
 }
 
-static void wish_agreed(struct services *s, struct gateway *g, struct stream *st,
-                        struct agreed *agreed, struct wishes *ws)
+static void wish_part(struct gateway *g, const struct part *p, struct wishes *ws)
 {
-    const struct agreement *a = &agreed->e.agreement;
-    if (!limits_any(&a->limits) && a->per_gib.iops + a->per_gib.bytes_s == 0)
+    if (!p->split)
+        ws->failed = true; /* for want of memory: later, never without its limits */
+    if (!limits_any(&p->limits))
         return;
     struct wish *w = wish_new(ws);
     if (w == NULL)
         return;
-    w->limits = a->limits;
-    if (a->per == AGREEMENT_PER_STREAM) {
-        wish_id(w->id, "agreement", a->name, st->e.key);
-        w->one = st;
-        limits_adapt(&w->limits, &a->per_gib, st->e.size);
-        wish_finish(w, g, 0);
-    } else {
-        uint32_t holders = group_holders(s, agreed);
-        wish_id(w->id, "agreement", a->name, "");
-        w->group = agreed;
-        limits_adapt(&w->limits, &a->per_gib, agreed->covered_bytes);
-        wish_finish(w, g, holders);
-    }
-}
-
-static void wish_tenant(struct services *s, struct gateway *g, struct stream *st, struct wishes *ws)
-{
-    const struct tenant *t = &s->tenants[st->tenant];
-    if (!limits_any(&t->limits))
-        return;
-    struct wish *w = wish_new(ws);
-    if (w == NULL)
-        return;
-    w->limits = t->limits;
-    w->tenant = st->tenant;
-    wish_id(w->id, "tenant", t->name, "");
-    wish_finish(w, g, tenant_holders(s, st->tenant));
+    memcpy(w->id, p->claim->id, sizeof(w->id));
+    w->limits = p->limits;
+    w->claim = p->claim;
+    wish_finish(w, g);
 }
 
 static void wish_throttle(struct gateway *g, struct stream *st, struct wishes *ws)
@@ -295,36 +145,26 @@ static void wish_throttle(struct gateway *g, struct stream *st, struct wishes *w
         return;
     const struct entity_throttle *t = &st->e.throttle;
     weir_assert(t->active && t->iops > 0);
-    wish_id(w->id, "throttle", "", st->e.key);
+    throttle_id(w->id, st->e.key);
     w->planned = true;
     w->one = st;
     w->limits.rate[GATE_IOPS_TOTAL].rate = t->iops;
     if (t->bytes_s != UINT64_MAX && t->bytes_s > 0)
         w->limits.rate[GATE_BYTES_TOTAL].rate = t->bytes_s;
-    wish_finish(w, g, 0);
-}
-
-/* A mark of the walk apart from s->mark, which counting holders moves on. */
-static bool first_time(uint64_t *mark, uint64_t walk)
-{
-    if (*mark == walk)
-        return false;
-    *mark = walk;
-    return true;
+    wish_finish(w, g);
 }
 
 static void wishes_collect(struct services *s, struct gateway *g, struct wishes *ws)
 {
     uint64_t walk = ++s->walk;
+    list_for_each(it, &g->parts) {
+        struct part *p = container_of(it, struct part, in_gateway);
+        if (p->claim->walk != walk) /* one control, before how many targets ever */
+            wish_part(g, p, ws);
+        p->claim->walk = walk;
+    }
     list_for_each(it, &g->streams) {
         struct stream *st = container_of(it, struct stream, in_gateway);
-        for (size_t i = 0; i < st->cover_count; i++) {
-            struct agreed *a = st->cover[i].agreed;
-            if (a->e.agreement.per == AGREEMENT_PER_STREAM || first_time(&a->walk, walk))
-                wish_agreed(s, g, st, a, ws);
-        }
-        if (st->tenant >= 0 && first_time(&s->tenancies[st->tenant].mark, walk))
-            wish_tenant(s, g, st, ws);
         if (st->brake.rate > 0)
             wish_throttle(g, st, ws);
     }
@@ -511,8 +351,10 @@ void dispatch_gateway(struct services *s, struct gateway *g)
     if (g->e.epoch_applied < g->e.epoch_desired &&
         s->now_ns - g->sent_ns > ACK_PERIODS * s->config.period_ns)
         g->send_full = true;
+    claim_split_dirty(s, g);
     bool full = g->send_full;
-    if (!full && !g->throttles_changed && g->generation == s->generation && !renew_due(s, g))
+    if (!full && !g->throttles_changed && !g->parts_changed && g->generation == s->generation &&
+        !renew_due(s, g))
         return;
     uint64_t generation = s->generation;
     struct wishes ws = {.w = NULL};
@@ -525,7 +367,7 @@ void dispatch_gateway(struct services *s, struct gateway *g)
         return;
     }
     g->generation = generation;
-    g->throttles_changed = g->send_full = false;
+    g->throttles_changed = g->send_full = g->parts_changed = false;
     g->retry_ns = 0;
 }
 
@@ -533,6 +375,15 @@ void dispatch_all(struct services *s)
 {
     list_for_each(it, &s->e.gateways)
         dispatch_gateway(s, container_of(it, struct gateway, e.link));
+}
+
+void dispatch_changed(struct services *s)
+{
+    while (!list_empty(&s->changed)) {
+        struct gateway *g =
+            container_of(list_pop_front(&s->changed), struct gateway, in_changed);
+        dispatch_gateway(s, g);
+    }
 }
 
 void dispatch_forget(struct gateway *g)

@@ -128,6 +128,8 @@ struct gateway *entity_gateway_new(struct services *s, const struct gateway_hell
     g->e.last_seen_ns = s->now_ns;
     list_init(&g->streams);
     list_init(&g->targets);
+    list_init(&g->parts);
+    list_init(&g->in_changed);
     list_init(&g->in_session);
     list_push_back(table_slot(&s->by_id, id_hash(h->id)), &g->in_id);
     list_push_back(&s->e.gateways, &g->e.link);
@@ -138,7 +140,7 @@ struct gateway *entity_gateway_new(struct services *s, const struct gateway_hell
 
 static void target_free(struct services *s, struct target *t)
 {
-    weir_assert(list_empty(&t->streams));
+    storage_leave(s, t);
     list_remove(&t->link);
     list_remove(&t->e.link);
     weir_assert(s->e.target_count > 0);
@@ -154,6 +156,8 @@ void entity_gateway_free(struct services *s, struct gateway *g)
     list_for_each_safe(it, &g->targets)
         target_free(s, container_of(it, struct target, link));
     weir_assert(g->e.stream_count == 0 && g->target_count == 0);
+    weir_assert(list_empty(&g->parts));
+    list_remove(&g->in_changed);
     heap_remove(s, g);
     list_remove(&g->in_session);
     list_remove(&g->in_id);
@@ -216,6 +220,7 @@ void entity_gateway_set_state(struct services *s, struct gateway *g, enum gatewa
                    why);
         break;
     }
+    claim_gateway_changed(g);
     s->generation++;
     if (s->sink.gateway != NULL)
         s->sink.gateway(s->sink.ctx, &g->e);
@@ -286,7 +291,11 @@ struct target *entity_target_get(struct services *s, struct gateway *g, const ch
     words(t->e.name, sizeof(t->e.name), "%s", name);
     t->e.gateway = &g->e;
     t->gateway = g;
-    list_init(&t->streams);
+    list_init(&t->in_storage);
+    if (!storage_join(s, t)) {
+        free(t);
+        return NULL;
+    }
     list_push_back(&g->targets, &t->link);
     list_push_back(&s->e.targets, &t->e.link);
     g->target_count++;
@@ -368,7 +377,7 @@ static struct stream *stream_new(struct services *s, struct gateway *g, const ch
     st->e.throttle.applied_iops = st->e.throttle.applied_bytes_s = UINT64_MAX;
     words(st->e.key, sizeof(st->e.key), "%s", key);
     list_init(&st->in_index);
-    list_init(&st->in_target);
+    list_init(&st->in_storage);
     list_init(&st->in_agreed);
     for (int k = 0; k < METER_HIST_COUNT; k++)
         st->low[k] = st->gather.low[k] = HIST_BUCKETS;
@@ -387,16 +396,9 @@ static void stream_set_target(struct services *s, struct stream *st, const char 
     words(st->e.target_name, sizeof(st->e.target_name), "%s", name);
     if (t == st->target)
         return;
-    if (st->target != NULL && st->brake.rate > 0)
-        st->target->throttles--;
-    list_remove(&st->in_target);
     st->target = t;
     st->e.target = t != NULL ? &t->e : NULL;
-    if (t == NULL)
-        return;
-    list_push_back(&t->streams, &st->in_target);
-    if (st->brake.rate > 0)
-        t->throttles++;
+    storage_take(st, t);
 }
 
 static void stream_map_index(struct services *s, struct stream *st, uint32_t index)
@@ -457,7 +459,7 @@ void entity_stream_free(struct services *s, struct stream *st)
     select_stream_drop(s, st);
     list_remove(&st->in_index);
     list_remove(&st->in_key);
-    list_remove(&st->in_target);
+    storage_take(st, NULL);
     list_remove(&st->in_gateway);
     list_remove(&st->e.link);
     weir_assert(st->gateway->e.stream_count > 0 && s->e.stream_count > 0);

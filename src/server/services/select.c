@@ -76,6 +76,7 @@ static void covers_drop(struct stream *st)
         list_remove(&st->cover[i].in_agreed);
         st->cover[i].agreed->e.streams--;
     }
+    claim_unlink(st);
     st->cover_count = 0;
 }
 
@@ -93,7 +94,7 @@ static void covers_link(struct services *s, struct stream *st, const struct prec
         c->agreed->e.streams++;
     }
     st->cover_count = (uint32_t)n;
-    s->generation++;
+    claim_link(s, st);
 }
 
 static void say_left_out(struct services *s, struct stream *st, const struct agreement *a)
@@ -156,7 +157,7 @@ void select_stream(struct services *s, struct stream *st)
 {
     stream_find_tenant(s, st);
     stream_find_agreement(s, st);
-    s->generation++;
+    claim_link(s, st); /* tenant or target may be new though covers are not */
 }
 
 void select_stream_drop(struct services *s, struct stream *st)
@@ -220,6 +221,8 @@ static void agreement_settle(struct services *s, struct agreed *a)
 {
     list_for_each_safe(it, &s->e.streams) {
         struct stream *st = container_of(it, struct stream, e.link);
+        if (covered_by(st, a))
+            claim_link(s, st); /* its numbers, or whom they hold for, may have changed */
         if (st->agreed == a) {
             st->e.objective = NULL;
             st->e.verdict = VERDICT_NONE;
@@ -347,13 +350,9 @@ int select_tenant_put(struct services *s, const struct tenant *t)
     while (at < n && strcmp(s->tenants[at].name, t->name) < 0)
         at++;
     if (at == n || strcmp(s->tenants[at].name, t->name) != 0) {
-        void *array = s->tenants, *walks = s->tenancies;
-        size_t walks_cap = s->tenants_cap;
+        void *array = s->tenants;
         if (n >= SERVICES_MAX_TENANTS)
             return WEIR_E_FULL;
-        if (array_grow(&walks, &walks_cap, n, sizeof(*s->tenancies)) < 0)
-            return WEIR_E_FULL;
-        s->tenancies = walks;
         int err = array_grow(&array, &s->tenants_cap, n, sizeof(*s->tenants));
         s->tenants = array;
         if (err < 0)
@@ -362,7 +361,6 @@ int select_tenant_put(struct services *s, const struct tenant *t)
         s->e.tenant_count++;
     }
     s->tenants[at] = *t;
-    memset(s->tenancies, 0, s->e.tenant_count * sizeof(*s->tenancies));
     s->e.tenants = s->tenants;
     all_streams_anew(s);
     s->generation++;
@@ -377,8 +375,7 @@ int select_tenant_remove(struct services *s, const char *name)
         s->e.tenant_count--;
         memmove(&s->tenants[i], &s->tenants[i + 1],
                 (s->e.tenant_count - i) * sizeof(*s->tenants));
-        memset(s->tenancies, 0, s->e.tenant_count * sizeof(*s->tenancies));
-        all_streams_anew(s);
+            all_streams_anew(s);
         s->generation++;
         return 0;
     }
@@ -428,6 +425,5 @@ void select_free(struct services *s)
         free(a);
     }
     free(s->tenants);
-    free(s->tenancies);
     free(s->policies);
 }

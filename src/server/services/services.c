@@ -69,11 +69,15 @@ struct services *services_new(const struct services_config *c, const struct serv
     list_init(&s->e.targets);
     list_init(&s->e.streams);
     list_init(&s->e.agreements);
+    list_init(&s->claims);
+    list_init(&s->storages);
+    list_init(&s->changed);
     s->heap = calloc((size_t)c->max_gateways + 1, sizeof(*s->heap));
     if (s->heap == NULL || table_init(&s->by_id, c->max_gateways) < 0 ||
         table_init(&s->by_session, c->max_gateways) < 0 ||
         table_init(&s->by_index, c->max_streams) < 0 ||
-        table_init(&s->by_key, c->max_streams) < 0) {
+        table_init(&s->by_key, c->max_streams) < 0 ||
+        table_init(&s->by_claim, c->max_streams) < 0) {
         services_free(s);
         return NULL;
     }
@@ -87,11 +91,14 @@ void services_free(struct services *s)
     list_for_each(it, &s->e.streams) {
         struct stream *st = container_of(it, struct stream, e.link);
         st->brake.rate = 0; /* nothing is recorded any more */
+        if (st->storage != NULL)
+            st->storage->throttles = 0;
     }
     list_for_each_safe(it, &s->e.gateways)
         entity_gateway_free(s, container_of(it, struct gateway, e.link));
     weir_assert(s->e.stream_count == 0 && s->e.target_count == 0);
     select_free(s);
+    claim_fini(s);
     table_fini(&s->by_id);
     table_fini(&s->by_session);
     table_fini(&s->by_index);
@@ -111,7 +118,7 @@ static uint64_t next_phase(const struct services *s, const struct gateway *g)
     return base >= from ? base : base + period;
 }
 
-static void poll_send(struct services *s, struct gateway *g)
+void gateway_poll(struct services *s, struct gateway *g)
 {
     struct poll_request p = {.seq = g->e.poll_seq + 1, .acked = g->ask_all ? 0 : g->e.acked_seq};
     if (s->sink.poll(s->sink.ctx, g->e.hello.session, g->e.hello.pair, &p) < 0)
@@ -122,6 +129,14 @@ static void poll_send(struct services *s, struct gateway *g)
     s->stats.polls++;
     g->outstanding = true;
     g->ask_all = false;
+}
+
+void gateway_poll_now(struct services *s, struct gateway *g)
+{
+    if (!g->e.live || g->outstanding)
+        return;
+    gateway_poll(s, g);
+    heap_set(s, g, next_phase(s, g));
 }
 
 static void gateway_lost(struct services *s, struct gateway *g, const char *why)
@@ -161,7 +176,7 @@ static void poll_due(struct services *s, struct gateway *g)
         if (g->unanswered >= LOST_AFTER_POLLS)
             gateway_lost(s, g, "it no longer answers");
     }
-    poll_send(s, g);
+    gateway_poll(s, g);
     dispatch_gateway(s, g);
     heap_set(s, g, next_phase(s, g));
 }
@@ -186,6 +201,8 @@ static void lost_due(struct services *s, struct gateway *g)
         lease_over(s, g);
     if (lost >= LOST_STALE_NS && !g->stale_counted) {
         g->stale_counted = true;
+        claim_gateway_changed(g);
+        claim_split_all(s); /* its part goes to the others */
         s->generation++;
     }
     uint64_t next = lost < s->config.lease_ns ? s->config.lease_ns
@@ -206,6 +223,11 @@ void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us)
         else
             lost_due(s, g);
     }
+    if (s->now_ns >= s->plan_ns) {
+        s->plan_ns = s->now_ns + s->config.period_ns;
+        claim_split_all(s);
+    }
+    dispatch_changed(s);
 }
 
 uint64_t services_next_ns(const struct services *s)
@@ -292,7 +314,7 @@ void services_gateway_up(struct services *s, const struct gateway_hello *h, uint
     entity_gateway_attach(s, g, h);
     if (fresh)
         entity_gateway_set_state(s, g, GATEWAY_PENDING, "it proved its key");
-    poll_send(s, g);
+    gateway_poll(s, g);
     heap_set(s, g, next_phase(s, g));
 }
 
@@ -369,9 +391,11 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
         g->send_full = true;
     }
     reconcile_epoch(s, g, r->epoch);
+    claim_gather(s, g);
     analyzer_run(s, g);
     throttle_run(s, g);
     dispatch_gateway(s, g);
+    dispatch_changed(s);
     note_samples(s, g);
 }
 
@@ -408,8 +432,7 @@ void services_surge(struct services *s, uint64_t session, uint32_t stream, uint6
     if (entity_stream_find(s, g, stream) == NULL)
         return;
     g->surge_ns = s->now_ns;
-    poll_send(s, g);
-    heap_set(s, g, next_phase(s, g));
+    gateway_poll_now(s, g);
 }
 
 void services_target_health(struct services *s, const struct target_health *h, uint64_t now_ns)

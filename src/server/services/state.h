@@ -9,8 +9,10 @@
 #define WEIR_SERVER_SERVICES_STATE_H
 #include "server/services/precedence.h"
 #include "server/services/services.h"
+#include "server/services/split.h"
 
 #define TARGETS_PER_GATEWAY 256u
+#define STREAM_COVERS PRECEDENCE_MAX_COVER
 
 /* Hash table of intrusive lists; the number of slots is fixed at the start. */
 struct table {
@@ -74,11 +76,16 @@ struct blame {
 
 struct gateway;
 
-struct target {
-    struct entity_target e;
-    struct gateway *gateway;
-    struct list link;                   /* in its gateway */
-    struct list streams;
+/* What targets of several gateways with one URI are together: one storage, one bottleneck
+ * (storage.c). */
+struct storage {
+    char name[NAME_SIZE];               /* as the first of its gateways calls it */
+    char uri[512];
+    struct list link;
+    struct list targets, streams;       /* of all its gateways */
+    uint64_t run_ns;                    /* when it was last looked at */
+    uint64_t asked_ns;                  /* all its gateways were asked at once; 0: not */
+    bool was_failing;
     double
         pressure; /* ratio of the worst off stream within its contract: up at once, down slowly */
     uint32_t calm;                      /* periods in a row with nobody to protect */
@@ -89,22 +96,51 @@ struct target {
     struct blame blame;
 };
 
+struct target {
+    struct entity_target e;
+    struct gateway *gateway;
+    struct storage *storage;
+    struct list link;                   /* in its gateway */
+    struct list in_storage;
+};
+
 struct agreed {                         /* an agreement in force */
     struct entity_agreement e;          /* first: lists of entities link it */
     struct list streams;                /* that have its promise */
     struct list covered;                /* struct cover: all that its limits hold for */
     struct unit unit;                   /* when its numbers hold for the group */
     uint64_t judged_ns;
-    uint64_t mark, walk;                /* last walks that met it */
-    uint64_t covered_bytes;             /* size of the volumes it covers, at holders_generation */
-    uint32_t holders;                   /* gateways with connected members, at holders_generation */
-    uint64_t holders_generation;
+    uint64_t mark;                      /* last walk that met it */
 };
 
-struct tenancy { /* walk state that belongs to a tenant document, same index */
-    uint64_t mark;
-    uint32_t holders;
-    uint64_t holders_generation;
+/* What an agreement's numbers (or a tenant's limits) hold for: all its streams together, or those
+ * of one key, over all gateways and targets (claim.c). */
+struct claim {
+    char id[2 * NAME_SIZE];             /* as the control is called: "agreement/NAME", ... */
+    struct list in_id;                  /* hash table */
+    struct list link;                   /* of all */
+    struct list parts;
+    struct agreed *agreed;              /* NULL: of a tenant */
+    int32_t tenant;                     /* index of its document, else -1 */
+    size_t part_count;
+    bool dirty;                         /* members, limits or gateways changed */
+    uint64_t walk;                      /* last walk that met it */
+};
+
+/* A claim at one gateway before one target. Sums are of the last window. */
+struct part {
+    struct claim *claim;
+    struct gateway *gateway;
+    struct target *target;              /* may be NULL */
+    struct list in_claim, in_gateway;
+    uint32_t streams, connected;
+    uint32_t held[GATE_KIND_COUNT];     /* streams that a limit of this claim holds back; by kind
+                                           as far as directions tell */
+    double demand[GATE_KIND_COUNT];     /* what arrived, a second */
+    struct gate_limits limits;          /* what holds here, as last split */
+    uint64_t least[GATE_KIND_COUNT];    /* rate in force, at the least since the last report */
+    uint64_t bound[GATE_KIND_COUNT];    /* the same of the window that was reported */
+    bool split;                         /* limits are set */
 };
 
 /* One agreement that covers one stream. */
@@ -112,6 +148,7 @@ struct cover {
     struct list in_agreed;
     struct agreed *agreed;
     struct stream *stream;
+    struct part *part;                  /* NULL: no memory */
 };
 
 struct stream {
@@ -119,11 +156,13 @@ struct stream {
     struct gateway *gateway;
     struct target *target;
     struct agreed *agreed;              /* whose promise it has */
-    struct cover cover[PRECEDENCE_MAX_COVER];
+    struct cover cover[STREAM_COVERS];
     uint32_t cover_count;
+    struct part *tenant_part;           /* NULL: no tenant document */
     bool left_out_said;
     int32_t tenant;                     /* index of the tenant document, -1: none */
-    struct list in_gateway, in_target, in_agreed, in_index, in_key;
+    struct storage *storage;            /* of its target; NULL: no target yet */
+    struct list in_gateway, in_storage, in_agreed, in_index, in_key;
     bool mapped;                        /* e.index is valid in this boot */
     bool was_active;
     bool baseline;                      /* its next counts only say where they stand */
@@ -146,6 +185,7 @@ struct sent {
 struct gateway {
     struct entity_gateway e;
     struct list streams, targets;
+    struct list parts;                  /* struct part: of claims here */
     size_t target_count;
     struct list in_id, in_session;
     size_t heap_index;                  /* 0: not there */
@@ -163,7 +203,8 @@ struct gateway {
     bool ask_all;                       /* the next poll asks for everything */
     bool refused_streams;
     /* controls */
-    bool send_full, throttles_changed;
+    bool send_full, throttles_changed, parts_changed;
+    struct list in_changed;             /* with parts_changed: to be dispatched */
     uint64_t sent_ns, retry_ns, renewed_ns;
     uint64_t generation;                /* of what it was sent */
     uint64_t mark;                      /* last walk that met it */
@@ -182,8 +223,13 @@ struct services {
     struct table by_id, by_session, by_index, by_key;
     struct gateway **heap;              /* 1-based, by due_ns */
     size_t heap_count;
+    struct table by_claim;
+    struct list claims, changed;
+    struct list storages;
+    uint64_t plan_ns;                   /* when splits are made anew */
+    struct split_part *split;           /* scratch, of the largest claim */
+    size_t split_cap;
     struct tenant *tenants;
-    struct tenancy *tenancies;
     size_t tenants_cap;
     struct policy *policies;
     size_t policies_cap;
@@ -196,6 +242,12 @@ struct services {
     struct hist scratch;                /* for merging groups */
     struct sample_record sample;        /* for making one */
 };
+
+/* --- services.c
+ * ----------------------------------------------------------------------------------------- */
+void gateway_poll(struct services *s, struct gateway *g);
+/* Ask it now, unless it is asked already or cannot be. */
+void gateway_poll_now(struct services *s, struct gateway *g);
 
 /* --- table.c: hash tables and the heap of due times
  * ------------------------------------------------- */
@@ -261,6 +313,36 @@ int select_policy_put(struct services *s, const struct policy *p);
 int select_policy_remove(struct services *s, const char *name);
 void select_free(struct services *s);
 
+/* --- storage.c: what several gateways share
+ * --------------------------------------------------------------------------------------- */
+/* The storage that @t is by its URI now; what it was before is left. False: no memory. */
+bool storage_join(struct services *s, struct target *t);
+void storage_leave(struct services *s, struct target *t);
+/* @st belongs to @t from now on (may be NULL). */
+void storage_take(struct stream *st, struct target *t);
+/* Whether @t is to be looked at now that @g has reported: once a period, and at once when a
+ * promise begins to fail there. */
+bool storage_due(struct services *s, struct storage *t, const struct gateway *g);
+
+/* --- claim.c: claims and their parts
+ * --------------------------------------------------------------------------------------- */
+/* The stream's covers, tenant or target changed: it belongs to other parts now. */
+void claim_link(struct services *s, struct stream *st);
+void claim_unlink(struct stream *st);
+/* A whole report of @g is merged: sum up its parts. */
+void claim_gather(struct services *s, struct gateway *g);
+/* Divide all limits anew that are dirty or follow demand; gateways whose parts changed are put in
+ * s->changed. */
+void claim_split_all(struct services *s);
+/* The same for what is dirty at @g. */
+void claim_split_dirty(struct services *s, struct gateway *g);
+/* All claims at @g are dirty: it came, went, or no longer counts. */
+void claim_gateway_changed(struct gateway *g);
+/* The claim's limits as agreed, for all gateways together. */
+void claim_limits(const struct services *s, const struct claim *c, struct gate_limits *ret);
+bool claim_covers(const struct claim *c, const struct stream *st);
+void claim_fini(struct services *s);
+
 /* --- analyzer.c
  * -------------------------------------------------------------------------------------- */
 void analyzer_run(struct services *s, struct gateway *g);
@@ -288,7 +370,7 @@ struct bully {
     double surplus;                     /* of its load, beyond its contract, in cost units */
     bool exempt; /* suffers itself: cut only when the others are not enough */
 };
-struct scene {                          /* one target, one period */
+struct scene {                          /* one storage, one period */
     double total;                       /* load in cost units: I/Os plus one for each 64 KiB */
     double bullies_cost;                /* of those named below */
     double surplus;                     /* load beyond contracts, of all */
@@ -299,10 +381,10 @@ struct scene {                          /* one target, one period */
     struct bully bully[SCENE_MAX_BULLIES]; /* by surplus, largest first; those who suffer last */
     size_t bully_count;
 };
-void scene_look(struct scene *sc, struct target *t);
+void scene_look(struct scene *sc, struct storage *t);
 double scene_cost(const struct stream *st);
 /* Look at a period's scene. False: nobody may be cut on @t, for it would not help. May lift. */
-bool blame_look(struct services *s, struct target *t, const struct scene *sc);
+bool blame_look(struct services *s, struct storage *t, const struct scene *sc);
 /* Mean bytes of an I/O in the last window; 0: unknown. */
 double stream_mean_bytes(const struct stream *st);
 /* The part of the total load that is @b's surplus. */
@@ -312,6 +394,8 @@ uint32_t scene_harm_ppm(const struct scene *sc, const struct bully *b);
  * ---------------------------------------------------------------- */
 void dispatch_gateway(struct services *s, struct gateway *g);
 void dispatch_all(struct services *s);
+/* Those whose parts of limits changed. */
+void dispatch_changed(struct services *s);
 void dispatch_forget(struct gateway *g);
 
 /* --- note.c: samples, events, actions

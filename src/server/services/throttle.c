@@ -7,7 +7,7 @@
  * it. In the manner of SLEDS (Chambliss et al., SRDS 2003) the only lever is a rate limit on the
  * bully at its gateway.
  *
- * Model, per target, once for each whole answer of its gateway:
+ * Model, per storage, once a period over all its gateways (storage.c):
  *
  *   failing   each bully that is cut goes to base x clamp(0.85/ratio, 0.5, 0.8), where base is what
  * it really gets and ratio is judged latency over promised latency (or promised rate over given
@@ -181,16 +181,16 @@ static void throttle_begin(struct services *s, struct stream *st, double rate)
     st->e.throttle.since_ns = s->now_ns;
     st->e.throttle.since_wall_us = s->wall_us;
     st->brake.slack = 0;
-    if (st->target != NULL)
-        st->target->throttles++;
+    if (st->storage != NULL)
+        st->storage->throttles++;
 }
 
 static void throttle_end(struct stream *st)
 {
     weir_assert(st->brake.rate > 0 && st->e.throttle.active);
-    if (st->target != NULL) {
-        weir_assert(st->target->throttles > 0);
-        st->target->throttles--;
+    if (st->storage != NULL) {
+        weir_assert(st->storage->throttles > 0);
+        st->storage->throttles--;
     }
     st->brake.rate = 0;
     st->brake.recorded = 0;
@@ -359,7 +359,10 @@ static bool cut_has_shown(const struct services *s, const struct stream *st,
     if (b->changed || b->drained_ns == UINT64_MAX ||
         s->now_ns - b->cut_ns < s->config.period_ns - s->config.period_ns / 10)
         return false;
-    if (st->gateway->window_start_ns >= b->drained_ns)
+    if (victim->gateway->whole_now_ns <= b->drained_ns)
+        return false; /* it has not reported since */
+    if (st->gateway->window_start_ns >= b->drained_ns &&
+        victim->gateway->window_start_ns >= b->drained_ns)
         return true;
     const struct objective *o = victim->e.objective;
     const struct hist *h = &victim->e.window.hist[METER_TOTAL];
@@ -448,18 +451,18 @@ static enum outcome bully_cut(struct services *s, const struct scene *sc, const 
     return OUTCOME_CUT;
 }
 
-static void say_short(struct services *s, struct target *t, const struct scene *sc)
+static void say_short(struct services *s, struct storage *t, const struct scene *sc)
 {
     char subject[SUBJECT_SIZE], what[160];
-    words(subject, sizeof(subject), "target/%s", t->e.name);
+    words(subject, sizeof(subject), "target/%s", t->name);
     victim_words(what, sizeof(what), sc->victim);
     note_event(s, EVENT_WARNING, "capacity-short", subject,
                "%s cannot keep agreement %s and there is nobody left to hold back: %s %s",
-               t->e.name, sc->victim->agreed->e.agreement.name, sc->victim->e.key, what);
+               t->name, sc->victim->agreed->e.agreement.name, sc->victim->e.key, what);
 }
 
 /* Bullies in their order; those who suffer themselves only when nobody else could be cut. */
-static void target_failing(struct services *s, struct target *t, const struct scene *sc)
+static void storage_failing(struct services *s, struct storage *t, const struct scene *sc)
 {
     bool handled = false;
     for (size_t i = 0; i < sc->bully_count; i++) {
@@ -537,7 +540,7 @@ static double grown(const struct services *s, struct brake *b, double pressure)
     return rate;
 }
 
-static void trim(struct services *s, const struct target *t, struct stream *st)
+static void trim(struct services *s, const struct storage *t, struct stream *st)
 {
     struct brake *b = &st->brake;
     struct proposal p = proposal_of(st, b->rate, b->rate * TRIM);
@@ -556,7 +559,7 @@ static void trim(struct services *s, const struct target *t, struct stream *st)
 }
 
 /* One throttled stream in a period without a failing victim. */
-static void throttle_ease(struct services *s, struct target *t, struct stream *st,
+static void throttle_ease(struct services *s, struct storage *t, struct stream *st,
                           const struct scene *sc)
 {
     struct brake *b = &st->brake;
@@ -583,7 +586,7 @@ static void throttle_ease(struct services *s, struct target *t, struct stream *s
     record_growth(s, st, sc->pressure);
 }
 
-static void target_pressure(struct target *t, const struct scene *sc)
+static void storage_pressure(struct storage *t, const struct scene *sc)
 {
     if (sc->pressure > 0) {
         double now = sc->pressure < PRESSURE_MAX ? sc->pressure : PRESSURE_MAX;
@@ -601,20 +604,21 @@ static void memo_age(struct stream *st)
         b->memo_decision[0] = '\0';
 }
 
-static void target_run(struct services *s, struct target *t)
+static void storage_run(struct services *s, struct storage *t)
 {
     struct scene sc;
     scene_look(&sc, t);
-    target_pressure(t, &sc);
+    storage_pressure(t, &sc);
     bool may_cut = blame_look(s, t, &sc);
+    t->was_failing = sc.victim != NULL;
     if (sc.victim != NULL && may_cut) {
-        target_failing(s, t, &sc);
+        storage_failing(s, t, &sc);
     } else {
         t->helpless = 0;
         t->short_said = false;
     }
     list_for_each(it, &t->streams) {
-        struct stream *st = container_of(it, struct stream, in_target);
+        struct stream *st = container_of(it, struct stream, in_storage);
         memo_age(st);
         if (st->brake.rate > 0 && sc.victim == NULL)
             throttle_ease(s, t, st, &sc);
@@ -625,8 +629,11 @@ void throttle_run(struct services *s, struct gateway *g)
 {
     if (!s->loaded)
         return; /* nothing could be sent, and not all promises are known */
-    list_for_each(it, &g->targets)
-        target_run(s, container_of(it, struct target, link));
+    list_for_each(it, &g->targets) {
+        struct storage *t = container_of(it, struct target, link)->storage;
+        if (storage_due(s, t, g))
+            storage_run(s, t);
+    }
 }
 
 /* --- when policies change

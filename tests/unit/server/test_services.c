@@ -418,7 +418,7 @@ static void the_limit_of_a_group_is_divided_among_the_gateways_that_hold_it(void
     assert_int_equal(t->w.stream[t->bully].agreed_iops, 1000);
     world_gateway_up(&t->w, g2, true);
     world_closed_loop(&t->w, far, 4, 4096);
-    world_run(&t->w, 3);
+    world_run(&t->w, 6);
     assert_int_equal(t->w.stream[t->bully].agreed_iops, 500);
     assert_int_equal(t->w.stream[far].agreed_iops, 500);
     world_gateway_down(&t->w, g2);

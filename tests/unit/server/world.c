@@ -95,7 +95,7 @@ static uint64_t wait_ns(struct world *w, struct world_stream *s)
 {
     uint64_t a = s->limited ? bucket_wait_ns(&s->bucket, w->now) : 0;
     uint64_t b = s->agreed ? bucket_wait_ns(&s->agreed_bucket, w->now) : 0;
-    snprintf(s->held_by, sizeof(s->held_by), "%s", a >= b ? "throttle/x" : "agreement/x");
+    snprintf(s->held_by, sizeof(s->held_by), "%s", a >= b ? "throttle/x" : s->agreed_id);
     return a > b ? a : b;
 }
 
@@ -292,9 +292,12 @@ static void item_apply(struct world *w, int gateway, const struct control_item *
         if (item->remove && !item->planned)
             limit_set(w, s, false, 0);
         for (size_t k = 0; k < item->member_count; k++) {
-            if (strcmp(item->member[k], s->key) == 0)
-                limit_set(w, s, item->planned,
-                          item->limits.rate[GATE_IOPS_TOTAL].rate / item->member_count);
+            if (strcmp(item->member[k], s->key) != 0)
+                continue;
+            if (!item->planned)
+                memcpy(s->agreed_id, item->id, sizeof(s->agreed_id));
+            limit_set(w, s, item->planned,
+                      item->limits.rate[GATE_IOPS_TOTAL].rate / item->member_count);
         }
     }
 }

@@ -48,6 +48,7 @@ struct world_stream {
     struct bucket agreed_bucket;
     bool agreed; /* a limit of an agreement or tenant covers it (as its own bucket) */
     uint64_t agreed_iops;
+    char agreed_id[2 * NAME_SIZE];
     char held_by[2 * NAME_SIZE];
     struct meter meter;
     struct hist truth;          /* total latency since world_truth_clear */
