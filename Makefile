@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DEMO_SECONDS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: all demo test install clean fuzz soak deps bench-gateway bench-limits
+.PHONY: all demo test install clean fuzz soak soak-monitor deps bench-gateway bench-limits
 all: deps
 	@tools/build $(BUILD)
 
@@ -46,6 +46,12 @@ soak:
 	@tools/deps test
 	@tools/build $(BUILD)
 	@WEIR_BUILD=$(BUILD) /usr/bin/python3 tests/soak/soak.py
+
+# The same for the performance monitor: hundreds of gateways that come, go, stall and flood; SOAK_GATEWAYS=240 by default.
+soak-monitor:
+	@tools/deps test
+	@tools/build $(BUILD)
+	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 tests/soak/soak_monitor.py
 
 clean:
 	rm -rf build build-*

@@ -473,16 +473,14 @@ static void surge(struct reactor_timer *t, uint64_t now)
         return;
     if (g->surged_ns != 0)
         p->counts.surges_unanswered++;
-    g->surged_ns = 0;
-    if (!gw_stats_surge(&g->stats))
-        return;
+    bool fresh = gw_stats_surge(&g->stats); /* without room the warning goes all the same */
     Weir__Control__Surge s = WEIR__CONTROL__SURGE__INIT;
     Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
     s.why = (char *)(uintptr_t)"demand";
     s.mono_ns = now;
     f.body_case = WEIR__CONTROL__FRAME__BODY_SURGE;
     f.surge = &s;
-    g->surged_ns = reactor_now_fresh(p->reactor);
+    g->surged_ns = fresh ? reactor_now_fresh(p->reactor) : 0;
     if (gw_send_frame(g, &f))
         p->counts.surges++;
 }
@@ -562,6 +560,16 @@ void play_flood(struct play *p, uint32_t n, uint32_t frames)
         for (uint32_t k = 0; k < frames && p->gw[i].state == GW_UP; k++)
             beat(&p->gw[i]);
     }
+}
+
+uint64_t play_ios(const struct play *p)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < p->o.gateways; i++) {
+        for (uint32_t k = 0; k < p->gw[i].stats.streams; k++)
+            n += p->gw[i].stats.stream[k].ios;
+    }
+    return n;
 }
 
 void play_mark(struct play *p)

@@ -83,6 +83,8 @@ void play_storm(struct play *p, uint32_t n);
 void play_leave(struct play *p, uint32_t n);
 /* @n of them send so many heartbeats each, at once. */
 void play_flood(struct play *p, uint32_t n, uint32_t frames);
+/* I/Os that all gateways together have counted since they booted. */
+uint64_t play_ios(const struct play *p);
 /* Counts and histograms begin anew. */
 void play_mark(struct play *p);
 

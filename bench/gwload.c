@@ -91,6 +91,7 @@ static void report(struct gwload *l)
     COUNT(refusals);
     COUNT(byes);
 #undef COUNT
+    printf(", \"ios\": %llu", (unsigned long long)play_ios(p));
     print_hist("surge_to_control", &p->surge_to_control);
     print_hist("poll_gap", &p->poll_gap);
     print_hist("dial_to_welcome", &p->dial_to_welcome);

@@ -222,6 +222,33 @@ enum cli_exit cli_gateway(struct cli *c)
     return r;
 }
 
+static enum cli_exit debug_table(struct cli *c, const char *path,
+                                 const struct table_column *columns, size_t n, const char *key)
+{
+    struct http_answer a = {0};
+    enum cli_exit r = http_call(c, "GET", path, NULL, &a);
+    if (r == CLI_OK)
+        r = output_rows(c, columns, n, key, json_object_get(a.json, "items"));
+    json_decref(a.json);
+    return r;
+}
+
+static enum cli_exit debug_polls(struct cli *c)
+{
+    static const struct table_column columns[] = {
+        {"PROCESS", "process", TABLE_EXACT, false},
+        {"POLLS", "polls", TABLE_EXACT, false},
+        {"LOST", "pollsLost", TABLE_EXACT, false},
+        {"STALE", "staleReports", TABLE_EXACT, false},
+        {"P50", "p50Us", TABLE_LATENCY, false},
+        {"P99", "p99Us", TABLE_LATENCY, false},
+        {"P99.9", "p999Us", TABLE_LATENCY, false},
+        {"LONGEST", "maxUs", TABLE_LATENCY, false},
+    };
+    return debug_table(c, "/api/v1/debug/polls", columns, sizeof(columns) / sizeof(columns[0]),
+                       "process");
+}
+
 enum cli_exit cli_debug(struct cli *c)
 {
     static const struct table_column columns[] = {
@@ -241,13 +268,10 @@ enum cli_exit cli_debug(struct cli *c)
         {"BUSY-NOW", "busyNowUs", TABLE_LATENCY, false},
         {"BUSY", "busyTotalUs", TABLE_LATENCY, true},
     };
-    struct http_answer a = {0};
-    if (c->arg_count != 1 || strcmp(c->args[0], "threads") != 0)
-        return cli_fail(CLI_USAGE, "expected weir debug threads");
-    enum cli_exit r = http_call(c, "GET", "/api/v1/debug/threads", NULL, &a);
-    if (r == CLI_OK)
-        r = output_rows(c, columns, sizeof(columns) / sizeof(columns[0]), "name",
-                        json_object_get(a.json, "items"));
-    json_decref(a.json);
-    return r;
+    if (c->arg_count == 1 && strcmp(c->args[0], "threads") == 0)
+        return debug_table(c, "/api/v1/debug/threads", columns,
+                           sizeof(columns) / sizeof(columns[0]), "name");
+    if (c->arg_count == 1 && strcmp(c->args[0], "polls") == 0)
+        return debug_polls(c);
+    return cli_fail(CLI_USAGE, "expected weir debug threads or weir debug polls");
 }

@@ -18,7 +18,8 @@ enum view_kind {
     VIEW_HOSTS,
     VIEW_VOLUMES,
     VIEW_TENANTS,
-    VIEW_STATUS
+    VIEW_STATUS,
+    VIEW_POLLS
 };
 struct view_request {
     enum view_kind kind;

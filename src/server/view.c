@@ -524,6 +524,34 @@ static void render_status(const struct entities *e, json_t *out)
     json_array_append_new(out, j);
 }
 
+/* How polls fare, all gateways of this process together: quantiles, and the distribution itself, so
+ * that two readings can be subtracted. */
+static void render_polls(const struct entities *e, uint64_t process, json_t *out)
+{
+    const struct hist *h = &e->round_trip;
+    json_t *buckets = json_array(), *j = json_object();
+    for (uint32_t i = 0; i < HIST_BUCKETS; i++) {
+        json_t *b = h->bucket[i] > 0 ? json_object() : NULL;
+        if (b == NULL)
+            continue;
+        json_object_set_new(b, "belowNs", count(hist_bucket_high(i)));
+        json_object_set_new(b, "count", count(h->bucket[i]));
+        json_array_append_new(buckets, b);
+    }
+    json_object_set_new(j, "process", count(process));
+    json_object_set_new(j, "polls", count(e->polls));
+    json_object_set_new(j, "pollsLost", count(e->polls_lost));
+    json_object_set_new(j, "staleReports", count(e->stale_reports));
+    json_object_set_new(j, "answered", count(h->count));
+    json_object_set_new(j, "sumNs", count(h->sum_ns));
+    json_object_set_new(j, "p50Us", count(hist_quantile(h, 0.5) / 1000));
+    json_object_set_new(j, "p99Us", count(hist_quantile(h, 0.99) / 1000));
+    json_object_set_new(j, "p999Us", count(hist_quantile(h, 0.999) / 1000));
+    json_object_set_new(j, "maxUs", count(h->max_ns / 1000));
+    json_object_set_new(j, "buckets", buckets);
+    json_array_append_new(out, j);
+}
+
 json_t *view_render(const struct entities *e, const struct view_request *r, uint64_t process)
 {
     json_t *out = json_array();
@@ -549,6 +577,9 @@ json_t *view_render(const struct entities *e, const struct view_request *r, uint
         break;
     case VIEW_STATUS:
         render_status(e, out);
+        break;
+    case VIEW_POLLS:
+        render_polls(e, process, out);
         break;
     }
     return out;

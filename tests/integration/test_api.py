@@ -796,7 +796,8 @@ class Hostile(ApiCase):
             return False
 
     def test_many_clients_at_once_all_get_answers(self):
-        paths = ("status", "streams?histograms=true", "agreements", "events", "debug/threads", "targets", "gateways", "hosts")
+        paths = ("status", "streams?histograms=true", "agreements", "events", "debug/threads", "debug/polls", "targets", "gateways",
+                 "hosts")
         with concurrent.futures.ThreadPoolExecutor(24) as pool:
             results = list(pool.map(lambda i: self.server.request("GET", "/api/v1/" + paths[i % len(paths)])[0], range(400)))
         self.assertEqual(set(results), {200})

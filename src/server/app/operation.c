@@ -137,6 +137,21 @@ void operation_threads(struct request *r)
     http_answer_json(r, MHD_HTTP_OK, json_pack("{s:o}", "items", items));
 }
 
+static void polls_ready(struct request *r)
+{
+    size_t failed;
+    json_t *parts = views_gather(&r->exchange, r->app, 0, &failed);
+    if (views_usable(r, failed))
+        http_answer_json(r, MHD_HTTP_OK, json_pack("{s:O}", "items", parts));
+    json_decref(parts);
+}
+
+void operation_polls(struct request *r)
+{
+    http_ask_view(r, VIEW_POLLS, "", false);
+    http_wait(r, polls_ready);
+}
+
 /* StoreStatus without what is for those who debug the store. New reference. */
 static json_t *store_json(const struct exchange_answer *a)
 {

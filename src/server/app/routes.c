@@ -56,6 +56,7 @@ const struct route routes[] = {
     {"DELETE", API "tokens/{id}", ROLE_ADMIN, "", BODY_NONE, JSON, tokens_revoke},
     {"POST", API "enrolment-tokens", ROLE_ADMIN, "", BODY_OPTIONAL, JSON, tokens_enrol},
     {"GET", API "debug/threads", ROLE_VIEWER, "", BODY_NONE, JSON, operation_threads},
+    {"GET", API "debug/polls", ROLE_VIEWER, "", BODY_NONE, JSON, operation_polls},
     {"GET", API "status", ROLE_VIEWER, "", BODY_NONE, JSON, operation_status},
     {"GET", API "live", ROLE_VIEWER, "", BODY_NONE, "text/event-stream", live_stream},
     {"GET", API "openapi.yaml", ROLE_VIEWER, "", BODY_NONE, "application/yaml", static_openapi},

@@ -51,6 +51,7 @@ void history_audit(struct request *r);
 void operation_enforcement_get(struct request *r);
 void operation_enforcement_put(struct request *r);
 void operation_threads(struct request *r);
+void operation_polls(struct request *r);
 void operation_status(struct request *r);
 void operation_health(struct request *r);
 void operation_ready(struct request *r);

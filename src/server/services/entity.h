@@ -148,7 +148,8 @@ struct entities {
     const struct policy *policies;
     size_t policy_count;
     bool enforcing, observe;
-    uint64_t polls_lost, stale_reports;
+    uint64_t polls, polls_lost, stale_reports;
+    struct hist round_trip; /* from a poll given to the monitor to its whole answer merged */
 };
 
 #endif

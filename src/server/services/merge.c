@@ -303,6 +303,7 @@ static void merge_finish(struct services *s, struct gateway *g, const struct rep
     if (r->seq == g->e.poll_seq) {
         g->outstanding = false;
         g->e.round_trip_ns = s->now_ns - g->e.poll_sent_ns;
+        hist_record(&s->e.round_trip, g->e.round_trip_ns);
     }
     g->unanswered = 0;
 }

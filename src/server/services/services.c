@@ -126,6 +126,7 @@ void gateway_poll(struct services *s, struct gateway *g)
     g->e.poll_seq++;
     g->e.poll_sent_ns = s->now_ns;
     g->e.polls++;
+    s->e.polls++;
     s->stats.polls++;
     g->outstanding = true;
     g->ask_all = false;
