@@ -46,6 +46,7 @@ void gateway_config_init(struct gateway_config *c)
         .max_connections_per_host = 512,
         .handshake_timeout_ns = 10 * NS_PER_S,
         .max_hold_ns = 10 * NS_PER_S,
+        .worker_timeout_ns = 5 * NS_PER_S,
         .log_level = LOG_LEVEL_INFO,
     };
     /* The machine's name, as far as it is one; what a name may not hold becomes "-". */

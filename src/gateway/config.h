@@ -91,6 +91,7 @@ struct gateway_config {
     uint32_t max_connections_per_host; /* default 512 */
     uint64_t handshake_timeout_ns;  /* default 10 s */
     uint64_t max_hold_ns;           /* default 10 s */
+    uint64_t worker_timeout_ns;     /* default 5 s: a worker silent for so long is replaced */
     uint32_t log_level;             /* enum log_level */
 };
 

@@ -33,6 +33,8 @@ static const struct config_key keys[] = {
      100 * NS_PER_MS, 600 * NS_PER_S},
     {SECTION_GATEWAY, "max-hold", VALUE_DURATION, GATEWAY(max_hold_ns), 100 * NS_PER_MS,
      600 * NS_PER_S},
+    {SECTION_GATEWAY, "worker-timeout", VALUE_DURATION, GATEWAY(worker_timeout_ns), NS_PER_S,
+     600 * NS_PER_S},
     {SECTION_SERVER, "address", VALUE_SERVER, GATEWAY(servers), 0, 0},
     {SECTION_SERVER, "key-file", VALUE_PATH, GATEWAY(key_file), 0, 0},
     {SECTION_SERVER, "token-file", VALUE_TOKEN, GATEWAY(token), 0, 0},

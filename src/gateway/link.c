@@ -44,6 +44,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "gateway/ledger.h"
 #include "gateway/link_parts.h"
 #include "gateway/link_private.h"
 
@@ -511,7 +512,7 @@ int link_new(struct reactor *r, const struct gateway_config *config, struct stre
     uint64_t seed;
     rng_system(&seed, sizeof(seed));
     rng_seed(&l->rng, seed);
-    rng_system(l->boot_id, sizeof(l->boot_id));
+    memcpy(l->boot_id, ledger_boot_id(stream_ledger(streams)), sizeof(l->boot_id));
     int e = link_alloc(l);
     if (e == 0 && config->server_count > 0)
         e = link_identity_load(config->state_dir, l->gateway_id, ret_why);
@@ -520,7 +521,8 @@ int link_new(struct reactor *r, const struct gateway_config *config, struct stre
         return e;
     }
     if (config->server_count > 0) {
-        link_controls_load(l->controls);
+        if (!link_controls_resume(l->controls))
+            link_controls_load(l->controls);
         link_set_state(l, LINK_WAITING);
         reactor_timer_set(r, &l->timer, reactor_now(r));
     }

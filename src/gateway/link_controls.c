@@ -39,6 +39,7 @@
 #include "base/err.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "gateway/ledger.h"
 #include "gateway/link_parts.h"
 #include "gateway/link_private.h"
 #include "gateway/relay.h"
@@ -78,12 +79,16 @@ struct set {
     bool full, planned;
 };
 
+static void controls_keep(struct link_controls *c);
+
 static void controls_lease_over(struct reactor_timer *t, uint64_t now)
 {
     struct link_controls *c = container_of(t, struct link_controls, lease);
     c->lease_until = 0;
     size_t n = stream_controls_expire(c->link->streams, now);
+    ledger_lease_set(stream_ledger(c->link->streams), 0);
     if (n > 0) {
+        controls_keep(c);
         log_warning("link: the lease ended; %zu planned controls are lifted", n);
         relay_kick(c->link->relay);
     }
@@ -294,6 +299,7 @@ static int set_unpack(struct link_controls *c, struct set *s, const char *bytes,
 
 struct saving {
     struct text *out;
+    bool planned; /* these too */
     bool failed;
 };
 
@@ -310,11 +316,26 @@ static void save_share(const struct sched_terms *t, Weir__Control__Share *s)
     s->credit_us = t->credit_us; /* what was served elsewhere means nothing to another life */
 }
 
+static void save_plan(const struct control *c, Weir__Control__TargetPlan *p)
+{
+    const struct window_plan *from = &c->plan;
+    weir__control__target_plan__init(p);
+    p->target = (char *)(uintptr_t)c->target;
+    p->slots_milli = from->slots_milli;
+    p->wait_us = from->wait_us;
+    p->read_base_ns = from->cost.base_ns[0];
+    p->write_base_ns = from->cost.base_ns[1];
+    p->read_page_ns = from->cost.page_ns[0];
+    p->write_page_ns = from->cost.page_ns[1];
+    p->observe = from->observe;
+}
+
 static void save_control(void *arg, const struct control *c, const struct gate_rule *first_rule)
 {
     struct saving *s = arg;
     (void)first_rule;
-    if (c->origin != RULE_AGREED || s->failed)
+    bool wanted = c->origin == RULE_AGREED || (c->origin == RULE_PLANNED && s->planned);
+    if (!wanted || s->failed)
         return;
     Weir__Control__Rate rate[GATE_KIND_COUNT], *rate_ptr[GATE_KIND_COUNT];
     Weir__Control__Control control = WEIR__CONTROL__CONTROL__INIT, *one = &control;
@@ -333,6 +354,7 @@ static void save_control(void *arg, const struct control *c, const struct gate_r
         rate_ptr[control.n_rates++] = r;
     }
     control.id = (char *)(uintptr_t)c->id;
+    control.planned = c->origin == RULE_PLANNED;
     control.reason = (char *)(uintptr_t)c->reason;
     control.n_members = c->member_count;
     control.members = (char **)(uintptr_t)c->members;
@@ -341,6 +363,11 @@ static void save_control(void *arg, const struct control *c, const struct gate_r
     if (c->share.weight > 0) {
         save_share(&c->share, &share);
         control.share = &share;
+    }
+    Weir__Control__TargetPlan plan;
+    if (c->target[0] != '\0' && s->planned) {
+        save_plan(c, &plan);
+        control.plan = &plan;
     }
     set.epoch = 1; /* the file's epoch means nothing: a session's first full set is always taken */
     set.n_controls = 1;
@@ -380,6 +407,47 @@ static void controls_save(struct link_controls *c)
     memcpy(c->written, hash, sizeof(hash));
     c->has_written = true;
     link_disk_put(c->link->disk, file.data, file.len); /* takes the bytes */
+}
+
+/* Leave all that is in force to the next worker, should this one die. */
+static void controls_keep(struct link_controls *c)
+{
+    struct text all;
+    text_init(&all, LEDGER_CONTROLS_MAX);
+    struct saving s = {.out = &all, .planned = true};
+    stream_controls_visit(c->link->streams, save_control, &s);
+    size_t n = s.failed || all.failed ? LEDGER_CONTROLS_MAX + 1u : all.len;
+    if (ledger_controls_put(stream_ledger(c->link->streams), all.data, n, c->epoch) < 0)
+        log_warning("link: the controls are too many to outlive the worker");
+    text_fini(&all);
+}
+
+bool link_controls_resume(struct link_controls *c)
+{
+    struct ledger *ledger = stream_ledger(c->link->streams);
+    const void *bytes;
+    size_t n;
+    uint64_t epoch, generation, now = reactor_now_fresh(c->link->reactor);
+    if (!ledger_controls_get(ledger, &bytes, &n, &epoch, &generation))
+        return false;
+    struct set s = {0};
+    int r = set_unpack(c, &s, bytes, n);
+    if (r == 0)
+        r = stream_controls_apply(c->link->streams, s.control, s.count, true, now);
+    size_t count = s.count;
+    free(s.control);
+    if (r < 0) {
+        log_error("link: the controls that the last worker left cannot be used: %s",
+                  weir_strerror(r));
+        return false;
+    }
+    c->epoch = epoch;
+    uint64_t lease = ledger_lease(ledger);
+    c->lease_until = lease > now ? lease : now;
+    reactor_timer_set(c->link->reactor, &c->lease, c->lease_until);
+    log_info("link: %zu controls of the last worker are in force", count);
+    relay_kick(c->link->relay);
+    return true;
 }
 
 static int load_file(struct link_controls *c, const char *bytes, size_t n, size_t *ret_count)
@@ -457,6 +525,7 @@ static void controls_renew(struct link_controls *c, uint32_t lease_ms, uint64_t 
     if (lease_ms == 0)
         return;
     c->lease_until = now + lease_ms * NS_PER_MS;
+    ledger_lease_set(stream_ledger(c->link->streams), c->lease_until);
     reactor_timer_set(c->link->reactor, &c->lease, c->lease_until);
 }
 
@@ -490,6 +559,7 @@ static void controls_whole(struct link_controls *c, uint64_t epoch, const char *
 {
     struct set s = {0};
     const char *words = "";
+    uint64_t kept = c->epoch;
     int r = set_unpack(c, &s, bytes, n);
     if (r < 0)
         words = weir_strerror(r);
@@ -497,6 +567,8 @@ static void controls_whole(struct link_controls *c, uint64_t epoch, const char *
         r = controls_apply(c, &s, &words);
     bool changed = r == 0 && (s.count > 0 || s.full);
     free(s.control);
+    if (changed || kept != c->epoch)
+        controls_keep(c);
     if (changed)
         controls_save(c);
     if (r < 0)

@@ -30,6 +30,9 @@ struct link_controls *link_controls_new(struct link *l);
 void link_controls_free(struct link_controls *c);
 /* Apply what an earlier life left in <state_dir>/controls. A damaged file is set aside and said. */
 void link_controls_load(struct link_controls *c);
+/* Instead: apply what the worker before this one left in the ledger, with what is left of its
+ * lease. False: there was none. */
+bool link_controls_resume(struct link_controls *c);
 /* A new session: the first full set is taken whatever its epoch. */
 void link_controls_session(struct link_controls *c);
 /* @raw: the frame as it came, @n bytes; @s is it unpacked. Applies, and sends the

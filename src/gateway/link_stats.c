@@ -32,6 +32,7 @@
 #include "base/assert.h"
 #include "base/err.h"
 #include "base/list.h"
+#include "gateway/ledger.h"
 #include "gateway/link_parts.h"
 #include "gateway/link_private.h"
 #include "gateway/stream.h"
@@ -91,6 +92,7 @@ struct link_stats {
     struct shadow *shadow; /* by slot */
     size_t shadow_count;
     struct said *nothing; /* all zero */
+    struct meter *sum;    /* of both banks, where two were counted in */
     struct building *b;
     struct reactor_work work;
     uint64_t acked_seq, sent_seq;
@@ -112,8 +114,10 @@ struct link_stats *link_stats_new(struct link *l)
     s->shadow = calloc(s->shadow_count, sizeof(*s->shadow));
     s->nothing = calloc(1, sizeof(*s->nothing));
     s->b = calloc(1, sizeof(*s->b));
+    s->sum = calloc(1, sizeof(*s->sum));
     reactor_work_init(&s->work, stats_work);
-    if (s->shadow == NULL || s->nothing == NULL || s->b == NULL) {
+    if (s->shadow == NULL || s->nothing == NULL || s->b == NULL ||
+        s->sum == NULL) {
         link_stats_free(s);
         return NULL;
     }
@@ -127,6 +131,7 @@ void link_stats_free(struct link_stats *s)
     reactor_work_cancel(&s->work);
     free(s->shadow);
     free(s->nothing);
+    free(s->sum);
     free(s->b);
     free(s);
 }
@@ -313,13 +318,14 @@ static bool stats_collect(struct link_stats *s, struct shadow *sh, struct stream
     }
     const struct said *was = sh->valid ? &sh->said[sh->acked] : s->nothing;
     struct said *is = &sh->said[sh->acked ^ 1];
-    is->connections = st->connections;
+    const struct meter *m = stream_meter_total(s->link->streams, st, s->sum);
+    is->connections = stream_connections_total(s->link->streams, st);
     is->held_now = stream_held(st);
     is->size = st->size;
-    is->max_hold_hits = st->meter.max_hold_hits;
+    is->max_hold_hits = m->max_hold_hits;
     uint32_t burst;
     is->burst_ppm = stream_burst_ppm(st, &burst) ? (uint64_t)burst + 1 : 0;
-    memcpy(is->op, st->meter.op, sizeof(is->op));
+    memcpy(is->op, m->op, sizeof(is->op));
     if (sh->valid && !stream_changed(was, is))
         return false;
 
@@ -339,8 +345,8 @@ static bool stats_collect(struct link_stats *s, struct shadow *sh, struct stream
     out->held_by = b->held_by[at];
     if (!sh->valid || was->size != is->size)
         build_info(b, at, st);
-    build_ops(b, at, &st->meter);
-    build_hists(b, at, &st->meter, was, is);
+    build_ops(b, at, m);
+    build_hists(b, at, m, was, is);
     sh->sent = true;
     return true;
 }
@@ -350,7 +356,8 @@ static void build_targets(struct link_stats *s)
     const struct gateway_config *c = s->link->config;
     struct building *b = s->b;
     for (size_t i = 0; i < c->target_count; i++) {
-        const struct target_stats *from = stream_target_stats(s->link->streams, (uint32_t)i);
+        struct target_stats total, *from = &total;
+        ledger_target_total(stream_ledger(s->link->streams), i, &total);
         Weir__Control__TargetStats *t = &b->target[i];
         weir__control__target_stats__init(t);
         t->name = (char *)(uintptr_t)c->targets[i].name;

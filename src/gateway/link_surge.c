@@ -91,7 +91,7 @@ static uint64_t stream_arrivals(const struct stream *st)
 {
     uint64_t n = 0;
     for (size_t op = 0; op < IO_OP_COUNT; op++)
-        n += st->meter.op[op].arrivals;
+        n += st->meter->op[op].arrivals;
     return n;
 }
 

@@ -36,6 +36,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/text.h"
+#include "gateway/ledger.h"
 #include "gateway/local_json.h"
 
 #define CLIENTS_MAX 16u
@@ -83,8 +84,8 @@ struct local {
     struct link *link;
     struct reactor_source source;
     struct reactor_timer retry; /* out of descriptors: accept again */
-    struct addr addr;
-    uint64_t started_ns;
+    bool own; /* opened here, not handed over */
+    struct meter sum;
     struct client clients[CLIENTS_MAX];
 };
 
@@ -149,8 +150,9 @@ static bool slice_streams(struct client *c)
             continue;
         if (c->cursor >= c->seen_count)
             return true; /* came after the request, beyond what was there */
-        append_item(c, local_json_stream(s, l->config->name, &c->seen[c->cursor], c->histograms,
-                                         now));
+        append_item(c, local_json_stream(s, stream_meter_total(l->streams, s, &l->sum),
+                                         stream_connections_total(l->streams, s), l->config->name,
+                                         &c->seen[c->cursor], c->histograms, now));
         made++;
     }
     return c->cursor >= slots;
@@ -159,10 +161,11 @@ static bool slice_streams(struct client *c)
 static bool slice_targets(struct client *c)
 {
     struct local *l = c->local;
-    for (size_t i = 0; i < l->config->target_count; i++)
-        append_item(c, local_json_target(&l->config->targets[i],
-                                         stream_target_stats(l->streams, (uint32_t)i),
-                                         l->config->name));
+    for (size_t i = 0; i < l->config->target_count; i++) {
+        struct target_stats total;
+        ledger_target_total(stream_ledger(l->streams), i, &total);
+        append_item(c, local_json_target(&l->config->targets[i], &total, l->config->name));
+    }
     return true;
 }
 
@@ -193,8 +196,8 @@ static bool slice_status(struct client *c)
     uint64_t streams = 0;
     for (size_t i = 0; i < stream_slots(l->streams); i++)
         streams += stream_at(l->streams, i) != NULL;
-    append_json(c, local_json_status(l->config, l->relay, l->link, streams,
-                                     reactor_now(l->reactor) - l->started_ns));
+    append_json(c, local_json_status(l->config, l->relay, l->link, stream_ledger(l->streams),
+                                     streams, reactor_now(l->reactor)));
     return true;
 }
 
@@ -459,31 +462,52 @@ static void local_retry(struct reactor_timer *t, uint64_t now_ns)
     local_accept(container_of(t, struct local, retry));
 }
 
-int local_new(struct reactor *r, const struct gateway_config *config, struct stream_table *streams,
-              struct relay *relay, struct link *link, struct local **ret)
+/* The socket's address, out of the configuration. */
+static int local_addr(const struct gateway_config *config, struct addr *ret)
 {
     char text[sizeof(config->socket_path) + 32];
     const char *path = config->socket_path;
     snprintf(text, sizeof(text), "unix:%s%s", path[0] ? path : config->state_dir,
              path[0] ? "" : "/gateway.sock");
-    struct local *l = calloc(1, sizeof(*l));
-    if (!l)
-        return -ENOMEM;
-    *l = (struct local){.reactor = r,
-                        .config = config,
-                        .streams = streams,
-                        .relay = relay,
-                        .link = link,
-                        .retry = {.fire = local_retry},
-                        .started_ns = reactor_now_fresh(r)};
-    int result = addr_parse(text, 0, &l->addr, NULL);
-    int fd = result == 0 ? addr_listen(&l->addr, BACKLOG, 0600) : -ENAMETOOLONG;
-    if (fd < 0) {
-        free(l);
+    return addr_parse(text, 0, ret, NULL) == 0 ? 0 : -ENAMETOOLONG;
+}
+
+int local_open(const struct gateway_config *config)
+{
+    struct addr addr;
+    int ret = local_addr(config, &addr);
+    return ret < 0 ? ret : addr_listen(&addr, BACKLOG, 0600);
+}
+
+void local_unlink(const struct gateway_config *config)
+{
+    struct addr addr;
+    if (local_addr(config, &addr) == 0)
+        unlink(((const struct sockaddr_un *)&addr.ss)->sun_path);
+}
+
+int local_new(struct reactor *r, const struct gateway_config *config, struct stream_table *streams,
+              struct relay *relay, struct link *link, int fd, struct local **ret)
+{
+    bool own = fd < 0;
+    if (own)
+        fd = local_open(config);
+    if (fd < 0)
         return fd;
+    struct local *l = calloc(1, sizeof(*l));
+    if (!l) {
+        close(fd);
+        return -ENOMEM;
     }
+    l->reactor = r;
+    l->config = config;
+    l->streams = streams;
+    l->relay = relay;
+    l->link = link;
+    l->retry.fire = local_retry;
+    l->own = own;
     l->source = (struct reactor_source){.fd = fd, .ready = local_ready};
-    result = reactor_add(r, &l->source, EPOLLIN);
+    int result = reactor_add(r, &l->source, EPOLLIN);
     if (result < 0) {
         close(fd);
         free(l);
@@ -504,6 +528,7 @@ void local_free(struct local *l)
     reactor_remove(l->reactor, &l->source);
     reactor_timer_clear(l->reactor, &l->retry);
     close(l->source.fd);
-    unlink(((const struct sockaddr_un *)&l->addr.ss)->sun_path);
+    if (l->own)
+        local_unlink(l->config);
     free(l);
 }

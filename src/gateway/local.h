@@ -15,8 +15,12 @@
 
 struct local;
 
+/* @fd: the listening socket (taken, its file is left alone in the end), or -1: open one. */
 int local_new(struct reactor *r, const struct gateway_config *config, struct stream_table *streams,
-              struct relay *relay, struct link *link, struct local **ret);
+              struct relay *relay, struct link *link, int fd, struct local **ret);
+/* Open the listening socket: the descriptor or -errno; and remove its file. */
+int local_open(const struct gateway_config *config);
+void local_unlink(const struct gateway_config *config);
 void local_free(struct local *l);
 
 #endif

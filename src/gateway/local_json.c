@@ -223,7 +223,7 @@ static json_t *limits_of(const struct stream *s)
 }
 
 /* Why the I/O that has waited longest waits. */
-static void put_held(json_t *o, const struct stream *s, uint64_t now_ns)
+static void put_held(json_t *o, const struct stream *s, uint64_t max_hold_hits, uint64_t now_ns)
 {
     const struct gate_flow *f = &s->flow;
     const struct gate_rule *by = NULL;
@@ -247,7 +247,7 @@ static void put_held(json_t *o, const struct stream *s, uint64_t now_ns)
     put(o, "heldKind", by ? json_string(gate_kind_name(kind)) : json_null());
     bool holds = oldest != UINT64_MAX && oldest < now_ns;
     put(o, "oldestHeldUs", number(holds ? (now_ns - oldest) / NS_PER_US : 0));
-    put(o, "maxHoldHits", number(s->meter.max_hold_hits));
+    put(o, "maxHoldHits", number(max_hold_hits));
     put(o, "limitsLeftOut", number(s->limits_left_out));
     uint32_t ppm;
     put(o, "burstCreditPercent", stream_burst_ppm(s, &ppm) ? percent(ppm) : json_null());
@@ -265,8 +265,9 @@ static void put_rates(json_t *o, const struct rates *d, uint64_t period_ns)
     put(o, "errorsPerSecond", number(per_second(d->errors, period_ns)));
 }
 
-json_t *local_json_stream(const struct stream *s, const char *gateway, struct local_seen *seen,
-                          bool histograms, uint64_t now_ns)
+json_t *local_json_stream(const struct stream *s, const struct meter *m, uint32_t connections,
+                          const char *gateway, struct local_seen *seen, bool histograms,
+                          uint64_t now_ns)
 {
     if (seen->valid && seen->stream_index != s->index)
         local_seen_fini(seen); /* the slot has a new stream */
@@ -274,7 +275,7 @@ json_t *local_json_stream(const struct stream *s, const char *gateway, struct lo
     uint64_t period = now_ns > from ? now_ns - from : 1;
     uint64_t inflight = 0, held = (uint64_t)s->flow.queue[0].length + s->flow.queue[1].length;
     for (int i = 0; i < IO_OP_COUNT; i++)
-        inflight += meter_inflight(&s->meter, (enum io_op)i);
+        inflight += meter_inflight(m, (enum io_op)i);
 
     json_t *o = json_object();
     put(o, "key", json_string(s->key));
@@ -284,26 +285,26 @@ json_t *local_json_stream(const struct stream *s, const char *gateway, struct lo
     put(o, "target", json_string(s->target->name));
     put(o, "gateway", json_string(gateway));
     put(o, "size", number(s->size));
-    put(o, "connections", number(s->connections));
+    put(o, "connections", number(connections));
     struct rates rates = {0};
-    json_t *all = counters(&s->meter, seen, &rates);
+    json_t *all = counters(m, seen, &rates);
     put_rates(o, &rates, period);
     put(o, "inflight", number(inflight > held ? inflight - held : 0));
-    put_held(o, s, now_ns);
-    put_latencies(o, &s->meter, seen);
+    put_held(o, s, m->max_hold_hits, now_ns);
+    put_latencies(o, m, seen);
     put(o, "limits", limits_of(s));
     put(o, "counters", all);
     if (histograms) {
         json_t *set = json_object();
-        put(set, "read", histogram_set(s->meter.hist[IO_DIR_READ]));
-        put(set, "write", histogram_set(s->meter.hist[IO_DIR_WRITE]));
+        put(set, "read", histogram_set(m->hist[IO_DIR_READ]));
+        put(set, "write", histogram_set(m->hist[IO_DIR_WRITE]));
         put(o, "histograms", set);
     }
 
     seen->valid = true;
     seen->stream_index = s->index;
     seen->at_ns = now_ns;
-    memcpy(seen->op, s->meter.op, sizeof(seen->op));
+    memcpy(seen->op, m->op, sizeof(seen->op));
     return o;
 }
 
@@ -350,7 +351,7 @@ json_t *local_json_control(const struct control *c, const struct gate_rule *firs
     put(o, "memberCount", number(c->member_count));
     put(o, "limit", limit);
     put(o, "inForce", buckets);
-    put(o, "heldEver", number(first_rule ? first_rule->held_total : 0));
+    put(o, "heldEver", number(first_rule ? first_rule->credit->held_total : 0));
     return o;
 }
 
@@ -372,9 +373,30 @@ static json_t *link_json(const struct link *link)
     return o;
 }
 
-json_t *local_json_status(const struct gateway_config *config, const struct relay *relay,
-                          const struct link *link, uint64_t streams, uint64_t uptime_ns)
+/* How the manager and its workers fare. */
+static json_t *life_json(const struct ledger_life *life, uint64_t now_ns)
 {
+    json_t *o = json_object();
+    bool died = life->last_death_ns != 0;
+    put(o, "pid", life->manager_pid ? number(life->manager_pid) : json_null());
+    put(o, "workerPid", number(life->worker_pid));
+    put(o, "workerUptimeMs", number((now_ns - life->worker_started_ns) / NS_PER_MS));
+    put(o, "deaths", number(life->deaths));
+    put(o, "hangs", number(life->hangs));
+    put(o, "lastDeath", text_or_null(life->last_reason));
+    put(o, "lastDeathAgoMs", died ? number((now_ns - life->last_death_ns) / NS_PER_MS)
+                                  : json_null());
+    put(o, "upgrades", number(life->upgrades));
+    put(o, "upgradesFailed", number(life->upgrades_failed));
+    put(o, "lastUpgrade", text_or_null(life->last_upgrade));
+    return o;
+}
+
+json_t *local_json_status(const struct gateway_config *config, const struct relay *relay,
+                          const struct link *link, struct ledger *ledger, uint64_t streams,
+                          uint64_t now_ns)
+{
+    const struct ledger_life *life = ledger_life(ledger);
     char text[ADDR_TEXT_SIZE];
     json_t *o = json_object(), *listeners = json_array(), *connections = json_object();
     json_t *closed = json_object();
@@ -386,7 +408,8 @@ json_t *local_json_status(const struct gateway_config *config, const struct rela
         put(l, "target", json_string(config->listeners[i].target->name));
         json_array_append_new(listeners, l);
     }
-    const struct relay_counts *counts = relay_counts(relay);
+    struct relay_counts all, *counts = &all;
+    ledger_counts_total(ledger, &all);
     for (int i = 0; i < RELAY_CLOSE_COUNT; i++)
         put(closed, relay_close_label((enum relay_close)i), number(counts->closed[i]));
     put(connections, "accepted", number(counts->accepted));
@@ -394,7 +417,7 @@ json_t *local_json_status(const struct gateway_config *config, const struct rela
     put(connections, "closed", closed);
     put(o, "name", json_string(config->name));
     put(o, "version", json_string(WEIR_VERSION));
-    put(o, "uptimeMs", number(uptime_ns / NS_PER_MS));
+    put(o, "uptimeMs", number((now_ns - life->started_ns) / NS_PER_MS));
     put(o, "streams", number(streams));
     put(o, "maxStreams", number(config->max_streams));
     put(o, "maxConnections", number(config->max_connections));
@@ -402,5 +425,6 @@ json_t *local_json_status(const struct gateway_config *config, const struct rela
     put(o, "listeners", listeners);
     put(o, "connections", connections);
     put(o, "link", link_json(link));
+    put(o, "manager", life_json(life, now_ns));
     return o;
 }

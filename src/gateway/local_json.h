@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "gateway/config.h"
+#include "gateway/ledger.h"
 #include "gateway/link.h"
 #include "gateway/relay.h"
 #include "gateway/stream.h"
@@ -32,14 +33,17 @@ struct local_seen {
 
 void local_seen_fini(struct local_seen *seen);
 
-/* One stream; @seen is compared with and then holds what was told. NULL: no memory. */
-json_t *local_json_stream(const struct stream *s, const char *gateway, struct local_seen *seen,
-                          bool histograms, uint64_t now_ns);
+/* One stream, with what all workers counted in @m; @seen is compared with and then holds what was
+ * told. NULL: no memory. */
+json_t *local_json_stream(const struct stream *s, const struct meter *m, uint32_t connections,
+                          const char *gateway, struct local_seen *seen, bool histograms,
+                          uint64_t now_ns);
 json_t *local_json_target(const struct target_config *target, const struct target_stats *stats,
                           const char *gateway);
 /* @first_rule may be NULL. */
 json_t *local_json_control(const struct control *c, const struct gate_rule *first_rule);
 json_t *local_json_status(const struct gateway_config *config, const struct relay *relay,
-                          const struct link *link, uint64_t streams, uint64_t uptime_ns);
+                          const struct link *link, struct ledger *ledger, uint64_t streams,
+                          uint64_t now_ns);
 
 #endif

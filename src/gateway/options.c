@@ -39,6 +39,7 @@ static void usage(FILE *out)
           "                     (default: STATE-DIR/gateway.sock)\n"
           "  --max-hold TIME    longest that one I/O is held, such as 10s or 500ms\n"
           "  --log-level LEVEL  error, warning, info or debug\n"
+          "  --single-process   no manager and no worker, one process (for debuggers)\n"
           "  --version          print the version\n"
           "  --help             print this\n",
           out);
@@ -57,6 +58,7 @@ enum {
     OPT_CHECK_CONFIG,
     OPT_LOG_LEVEL,
     OPT_MAX_HOLD,
+    OPT_SINGLE,
     OPT_VERSION,
 };
 
@@ -73,6 +75,7 @@ static const struct option long_options[] = {
     {"check-config", no_argument, NULL, OPT_CHECK_CONFIG},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
     {"max-hold", required_argument, NULL, OPT_MAX_HOLD},
+    {"single-process", no_argument, NULL, OPT_SINGLE},
     {"version", no_argument, NULL, OPT_VERSION},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
@@ -125,6 +128,9 @@ static int option_take(struct options *o, int opt)
         return 0;
     case OPT_MAX_HOLD:
         o->max_hold = optarg;
+        return 0;
+    case OPT_SINGLE:
+        o->single = true;
         return 0;
     case OPT_VERSION:
         puts("weir-gateway " WEIR_VERSION);

@@ -19,7 +19,11 @@ struct options {
     size_t server_count;
     const char *max_hold;
     bool check;
+    bool single; /* no manager: one process, for debuggers and profilers */
 };
+
+/* What options_config may have to say of a file, at most. */
+#define OPTIONS_ERRORS_MAX (256u * 1024u)
 
 /* 0: go on; 1: what was asked for (--help, --version) is printed; negative: said what is wrong.
  * Main thread only (getopt). */

@@ -38,6 +38,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "gateway/ledger.h"
 #include "gateway/relay_conn.h"
 
 #define RELAY_BACKLOG 1024
@@ -81,8 +82,8 @@ void relay_conn_put(struct relay *r, struct relay_conn *c)
 {
     weir_assert(c->state == RELAY_CLOSED);
     list_remove(&c->link);
-    weir_assert(r->counts.active > 0);
-    r->counts.active--;
+    weir_assert(r->counts->active > 0);
+    r->counts->active--;
     if (r->warm_count < RELAY_POOL_WARM) {
         r->warm_count++;
         list_push_front(&r->warm, &c->link);
@@ -152,23 +153,23 @@ static uint32_t relay_host_connections(const struct relay *r, const char *host, 
 static void relay_refuse(struct relay *r, int fd, enum relay_close why, const char *host)
 {
     close(fd);
-    r->counts.closed[why]++;
+    r->counts->closed[why]++;
     log_info("connection of host %s refused: %s", host, relay_close_label(why));
 }
 
 static void relay_accepted(struct relay *r, const struct listener_config *l, int fd)
 {
     char peer[NAME_SIZE], host[NAME_SIZE];
-    r->counts.accepted++;
+    r->counts->accepted++;
     if (addr_peer_host(fd, peer, sizeof(peer)) < 0) {
         /* It was reset between its arrival and now. */
         close(fd);
-        r->counts.closed[RELAY_CLOSE_HOST_RESET]++;
+        r->counts->closed[RELAY_CLOSE_HOST_RESET]++;
         return;
     }
     name_escape(peer, strlen(peer), host);
     uint64_t hash = relay_hash(host);
-    if (r->counts.active >= r->config->max_connections) {
+    if (r->counts->active >= r->config->max_connections) {
         relay_refuse(r, fd, RELAY_CLOSE_CONNECTION_LIMIT, host);
         return;
     }
@@ -183,7 +184,7 @@ static void relay_accepted(struct relay *r, const struct listener_config *l, int
     }
     c->id = ++r->next_id;
     list_push_back(&r->live, &c->link);
-    r->counts.active++;
+    r->counts->active++;
     relay_conn_start(r, c, l, fd, host, hash);
 }
 
@@ -225,7 +226,23 @@ static void relay_listener_retry(struct reactor_timer *t, uint64_t now_ns)
     reactor_defer(l->relay->reactor, &l->work);
 }
 
-static int relay_listen(struct relay *r, const struct listener_config *config)
+int relay_listener_open(const struct listener_config *config)
+{
+    return addr_listen(&config->addr, RELAY_BACKLOG, config->unix_mode);
+}
+
+void relay_listener_unlink(const struct listener_config *config)
+{
+    if (!addr_is_unix(&config->addr))
+        return;
+    /* Leave no file behind that nobody answers. */
+    const struct sockaddr_un *un = (const void *)&config->addr.ss;
+    if (un->sun_path[0])
+        (void)unlink(un->sun_path);
+}
+
+/* @fd: a listening socket (taken), or -1: open one. */
+static int relay_listen(struct relay *r, const struct listener_config *config, int fd)
 {
     struct relay_listener *l = &r->listeners[r->listener_count];
     l->relay = r;
@@ -233,7 +250,9 @@ static int relay_listen(struct relay *r, const struct listener_config *config)
     l->source.ready = relay_listener_ready;
     l->retry.fire = relay_listener_retry;
     reactor_work_init(&l->work, relay_listener_work);
-    int fd = addr_listen(&config->addr, RELAY_BACKLOG, config->unix_mode);
+    l->own = fd < 0;
+    if (fd < 0)
+        fd = relay_listener_open(config);
     if (fd < 0)
         return fd;
     l->source.fd = fd;
@@ -257,18 +276,21 @@ static void relay_unlisten(struct relay_listener *l)
     reactor_timer_clear(l->relay->reactor, &l->retry);
     close(l->source.fd);
     l->source.fd = -1;
-    if (addr_is_unix(&l->config->addr)) {
-        /* Leave no file behind that nobody answers. */
-        const struct sockaddr_un *un = (const void *)&l->config->addr.ss;
-        if (un->sun_path[0])
-            (void)unlink(un->sun_path);
-    }
+    if (l->own)
+        relay_listener_unlink(l->config);
 }
 
 /* --- the relay --- */
 
 int relay_new(struct reactor *r, const struct gateway_config *config, struct stream_table *streams,
               struct relay **ret, const char **ret_where)
+{
+    return relay_new_over(r, config, streams, NULL, ret, ret_where);
+}
+
+int relay_new_over(struct reactor *r, const struct gateway_config *config,
+                   struct stream_table *streams, const int *listeners, struct relay **ret,
+                   const char **ret_where)
 {
     weir_assert(config->listener_count <= CONFIG_MAX_LISTENERS);
     struct relay *relay = calloc(1, sizeof(*relay));
@@ -280,6 +302,7 @@ int relay_new(struct reactor *r, const struct gateway_config *config, struct str
     relay->config = config;
     relay->streams = streams;
     relay->gate = stream_gate(streams);
+    relay->counts = ledger_counts(stream_ledger(streams));
     list_init(&relay->live);
     list_init(&relay->warm);
     relay->gate_timer.fire = relay_gate_fire;
@@ -294,7 +317,7 @@ int relay_new(struct reactor *r, const struct gateway_config *config, struct str
         return loaded;
     }
     for (size_t i = 0; i < config->listener_count; i++) {
-        int err = relay_listen(relay, &config->listeners[i]);
+        int err = relay_listen(relay, &config->listeners[i], listeners ? listeners[i] : -1);
         if (err < 0) {
             *ret_where = config->listeners[i].name;
             relay_free(relay);
@@ -333,7 +356,7 @@ void relay_free(struct relay *r)
 
 const struct relay_counts *relay_counts(const struct relay *r)
 {
-    return &r->counts;
+    return r->counts;
 }
 
 int relay_listener_text(const struct relay *r, size_t i, char *out, size_t size)

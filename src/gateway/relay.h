@@ -28,6 +28,7 @@
     X(CONNECTION_LIMIT, "connection-limit", "max-connections reached") \
     X(HOST_CONNECTION_LIMIT, "host-connection-limit", "max-connections-per-host reached") \
     X(NO_MEMORY, "no-memory", "a pool is empty")                     \
+    X(WORKER_LOST, "worker-lost", "the worker process died with it")   \
     X(SHUTDOWN, "shutdown", "the gateway ends")
 
 enum relay_close {
@@ -49,11 +50,20 @@ struct relay;
  * borrowed objects outlive the relay. */
 int relay_new(struct reactor *r, const struct gateway_config *config, struct stream_table *streams,
               struct relay **ret, const char **ret_where);
+/* The same over listening sockets that are open already, one a listener; takes them, leaves the
+ * files of Unix sockets to whoever opened them. @listeners NULL: opens its own. */
+int relay_new_over(struct reactor *r, const struct gateway_config *config,
+                   struct stream_table *streams, const int *listeners, struct relay **ret,
+                   const char **ret_where);
+/* Open a listener's socket: the descriptor or -errno; and remove its file, if it is a Unix one. */
+int relay_listener_open(const struct listener_config *config);
+void relay_listener_unlink(const struct listener_config *config);
 /* Take no more hosts and no more requests. What the target has still gets its answer, then each
  * connection closes; counts.active falls to 0, unless a target or a host does not do its part. */
 void relay_stop(struct relay *r);
 /* Close everything at once. */
 void relay_free(struct relay *r);
+/* Of this worker's bank of the ledger. */
 const struct relay_counts *relay_counts(const struct relay *r);
 /* The address listener @i really got (port 0 resolved). */
 int relay_listener_text(const struct relay *r, size_t i, char *out, size_t size);

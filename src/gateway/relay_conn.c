@@ -168,6 +168,7 @@ static bool relay_close_is_failure(enum relay_close why)
     case RELAY_CLOSE_CONNECTION_LIMIT:
     case RELAY_CLOSE_HOST_CONNECTION_LIMIT:
     case RELAY_CLOSE_NO_MEMORY:
+    case RELAY_CLOSE_WORKER_LOST:
     case RELAY_CLOSE_COUNT:
         return true;
     }
@@ -208,7 +209,7 @@ void relay_conn_close(struct relay_conn *c, enum relay_close why, const char *de
     reactor_timer_clear(r->reactor, &c->timer);
     reactor_work_cancel(&c->work);
     relay_conn_set_state(c, RELAY_CLOSED);
-    r->counts.closed[why]++;
+    r->counts->closed[why]++;
     relay_conn_put(r, c);
     relay_gate_rearm(r);
 }

@@ -170,6 +170,7 @@ struct relay_listener {
     struct reactor_work work;   /* accept more in the next round */
     struct reactor_timer retry; /* out of descriptors: try again */
     bool listening;
+    bool own; /* opened here, not handed over */
 };
 
 struct relay {
@@ -184,7 +185,7 @@ struct relay {
     uint64_t next_id;
     struct reactor_timer gate_timer;
     struct reactor_work kick;
-    struct relay_counts counts;
+    struct relay_counts *counts; /* in the ledger */
     struct tls_creds *listener_tls[CONFIG_MAX_LISTENERS], *target_tls[CONFIG_MAX_TARGETS];
     struct reactor_work handshake_round;
     unsigned handshake_steps;        /* in this round */

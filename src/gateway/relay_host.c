@@ -92,7 +92,7 @@ static void relay_slot_drop(struct relay_conn *c, struct relay_slot *s)
         gate_cancel(c->relay->gate, &s->io, reactor_now(c->relay->reactor));
     if (list_linked(&s->link))
         list_remove(&s->link);
-    meter_drop(&c->stream->meter, s->io.op);
+    meter_drop(c->stream->meter, s->io.op);
     relay_slot_put(c, s);
 }
 
@@ -127,7 +127,7 @@ void relay_host_release(struct relay_slot *s)
     s->state = RELAY_SLOT_RELEASED;
     list_push_back(&c->released, &s->link);
     if (s->io.hit_max_hold)
-        c->stream->meter.max_hold_hits++;
+        c->stream->meter->max_hold_hits++;
     reactor_defer(c->relay->reactor, &c->work);
 }
 
@@ -225,7 +225,7 @@ static void relay_request_submit(struct relay_conn *c, const struct nbd_request 
         .arrived_ns = now_ns,
     };
     list_init(&s->io.link);
-    meter_arrive(&c->stream->meter, op, s->io.bytes);
+    meter_arrive(c->stream->meter, op, s->io.bytes);
     if (!gate_submit(c->relay->gate, &c->stream->flow, &s->io, now_ns)) {
         relay_request_hold(c, s, size, payload);
         return;

@@ -70,7 +70,7 @@ static struct relay_slot *relay_reply_slot(struct relay_conn *c, uint64_t cookie
 static void relay_reply_complete(struct relay_conn *c, struct relay_slot *s, uint64_t now_ns)
 {
     uint64_t held = s->io.was_held ? s->io.released_ns - s->io.arrived_ns : 0;
-    meter_complete(&c->stream->meter, s->io.op, s->io.bytes, s->error, held,
+    meter_complete(c->stream->meter, s->io.op, s->io.bytes, s->error, held,
                    now_ns - s->dispatched_ns, now_ns - s->io.arrived_ns);
     c->stats->errors += s->error;
     relay_slot_put(c, s);

@@ -16,7 +16,9 @@
  *   1. Between calls of the owner every group STANDS.
  *   2. An id is in by_id once. File limits have ids "file/NAME", which no control may take.
  *   3. control_count and member_count count groups of origin AGREED and PLANNED that are not FRESH.
- *   4. No stream is named by more than STREAM_CONTROLS_MAX controls, whether it exists or not.
+ *   4. The credit of a rule lies in the ledger, in a cell found by the control's id, so that it
+ *      outlives this process; only when no cell is free, in the rule itself.
+ *   5. No stream is named by more than STREAM_CONTROLS_MAX controls, whether it exists or not.
  *
  * Bounds: controls, members of one, members of all (rule_book_init); memory outside the I/O
  * path. */
@@ -28,6 +30,7 @@
 
 #include "base/assert.h"
 #include "base/err.h"
+#include "gateway/ledger.h"
 
 #define FILE_PREFIX "file/"
 
@@ -55,10 +58,12 @@ size_t rule_book_rules_max(size_t max_streams, size_t spare)
            + 2 * STREAM_FILE_LIMITS_MAX * (max_streams + spare);
 }
 
-bool rule_book_init(struct rule_book *b, struct gate *gate, size_t max_streams, size_t spare)
+bool rule_book_init(struct rule_book *b, struct gate *gate, struct ledger *ledger,
+                    size_t max_streams, size_t spare)
 {
     *b = (struct rule_book){
         .gate = gate,
+        .ledger = ledger,
         .control_max = STREAM_CONTROLS_PER_STREAM * max_streams,
         .member_max = STREAM_MEMBERS_PER_STREAM * max_streams,
         .members_per_control_max = max_streams + spare,
@@ -97,6 +102,7 @@ void rule_book_fini(struct rule_book *b)
         while (!list_empty(&g->owns))
             rule_own_free(b, container_of(g->owns.next, struct rule_own, link));
         gate_rule_fini(&g->rule);
+        ledger_cell_give(b->ledger, g->cell);
         group_free(g);
     }
     free(b->by_id);
@@ -469,6 +475,11 @@ size_t rule_book_stage_expiry(struct rule_book *b)
 
 /* ---- commit and sweep ------------------------------------------------------------------------ */
 
+static struct gate_credit *cell_credit(struct ledger_cell *c)
+{
+    return c != NULL ? &c->credit : NULL;
+}
+
 void rule_book_commit(struct rule_book *b, uint64_t now_ns)
 {
     b->control_count = b->member_count = 0;
@@ -479,7 +490,8 @@ void rule_book_commit(struct rule_book *b, uint64_t now_ns)
         case RULE_DEAD:
             break;
         case RULE_FRESH:
-            gate_rule_init(b->gate, &g->rule, &g->control.limits, now_ns);
+            g->cell = ledger_cell_take(b->ledger, g->control.id, 0);
+            gate_rule_adopt(b->gate, &g->rule, &g->control.limits, cell_credit(g->cell), now_ns);
             g->rule.owner = g;
             g->change = RULE_STANDS;
             break;
@@ -502,6 +514,7 @@ void rule_book_sweep(struct rule_book *b)
             continue;
         weir_assert(list_empty(&g->owns));
         gate_rule_fini(&g->rule);
+        ledger_cell_give(b->ledger, g->cell);
         book_unlink(b, g);
         group_free(g);
     }
@@ -522,7 +535,8 @@ bool rule_group_matches(const struct rule_group *g, const struct stream *s)
            pattern_matches(l->tenant, s->tenant) && pattern_matches(l->target, s->target->name);
 }
 
-struct rule_own *rule_own_new(struct rule_book *b, struct rule_group *g, uint64_t now_ns)
+struct rule_own *rule_own_new(struct rule_book *b, struct rule_group *g, uint32_t index,
+                              uint64_t now_ns)
 {
     struct rule_own *own = NULL;
     struct list *l = list_pop_front(&b->own_free);
@@ -534,7 +548,8 @@ struct rule_own *rule_own_new(struct rule_book *b, struct rule_group *g, uint64_
         return NULL;
     own->group = g;
     list_push_back(&g->owns, &own->link);
-    gate_rule_init(b->gate, &own->rule, &g->control.limits, now_ns);
+    own->cell = ledger_cell_take(b->ledger, g->control.id, index + 1);
+    gate_rule_adopt(b->gate, &own->rule, &g->control.limits, cell_credit(own->cell), now_ns);
     own->rule.owner = g;
     return own;
 }
@@ -542,6 +557,8 @@ struct rule_own *rule_own_new(struct rule_book *b, struct rule_group *g, uint64_
 void rule_own_free(struct rule_book *b, struct rule_own *own)
 {
     gate_rule_fini(&own->rule);
+    ledger_cell_give(b->ledger, own->cell);
+    own->cell = NULL;
     list_remove(&own->link);
     own->group = NULL;
     list_push_back(&b->own_free, &own->link);

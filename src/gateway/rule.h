@@ -14,6 +14,9 @@
 #include "gateway/stream.h"
 #include "qos/gate.h"
 
+struct ledger;
+struct ledger_cell;
+
 enum rule_change {
     RULE_STANDS,  /* in force, untouched */
     RULE_FRESH,   /* staged, not yet in force */
@@ -34,17 +37,20 @@ struct rule_group {
     uint64_t *member_hash;
     struct limit_config *limit; /* of a file limit, else NULL */
     struct gate_rule rule;      /* covers nobody in a limit per stream */
+    struct ledger_cell *cell;   /* where the rule's credit lies; NULL: in the rule */
 };
 
 /* The rule that one stream has of a limit per stream. */
 struct rule_own {
     struct gate_rule rule;
+    struct ledger_cell *cell;
     struct rule_group *group;
     struct list link; /* in rule_group.owns, or in rule_book.own_free */
 };
 
 struct rule_book {
     struct gate *gate;
+    struct ledger *ledger;
     struct list groups; /* file limits first, in order; then controls, oldest first */
     size_t control_count, member_count;
     size_t control_max, member_max, members_per_control_max;
@@ -60,7 +66,8 @@ uint64_t rule_hash(const char *text);
 /* How many rules a book for @max_streams streams (and @spare default ones) may have in its gate. */
 size_t rule_book_rules_max(size_t max_streams, size_t spare);
 /* False: no memory. */
-bool rule_book_init(struct rule_book *b, struct gate *gate, size_t max_streams, size_t spare);
+bool rule_book_init(struct rule_book *b, struct gate *gate, struct ledger *ledger,
+                    size_t max_streams, size_t spare);
 /* Nothing may be covered any more. */
 void rule_book_fini(struct rule_book *b);
 
@@ -78,8 +85,9 @@ void rule_book_sweep(struct rule_book *b);
 
 /* Whether a file limit covers a stream. */
 bool rule_group_matches(const struct rule_group *g, const struct stream *s);
-/* A stream's own rule of a limit per stream; NULL when the pool is empty. */
-struct rule_own *rule_own_new(struct rule_book *b, struct rule_group *g, uint64_t now_ns);
+/* The own rule, of a limit per stream, of the stream with @index; NULL when the pool is empty. */
+struct rule_own *rule_own_new(struct rule_book *b, struct rule_group *g, uint32_t index,
+                              uint64_t now_ns);
 void rule_own_free(struct rule_book *b, struct rule_own *own);
 
 #endif

@@ -25,8 +25,11 @@
  *      the slot.
  *   4. No two streams of one boot have the same index.
  *
- * Memory at start: (max_streams + targets) x (a meter of 77 KiB + about 1 KiB) + the gate's heap +
- * the rule book's pools. Controls take memory when they are applied, never an I/O. */
+ * Meters, credit and who each slot belongs to lie in the ledger, where the next worker finds them
+ * if this one dies; what is here is made anew from it (table_restore).
+ *
+ * Memory at start: (max_streams + targets) x about 1 KiB + the ledger + the gate's heap + the rule
+ * book's pools. Controls take memory when they are applied, never an I/O. */
 #include "gateway/stream.h"
 
 #include <assert.h>
@@ -35,6 +38,7 @@
 
 #include "base/assert.h"
 #include "base/err.h"
+#include "gateway/ledger.h"
 #include "gateway/rule.h"
 
 static_assert(STREAM_FILE_LIMITS_MAX + STREAM_CONTROLS_MAX == GATE_MAX_COVER, "invariant 2");
@@ -53,16 +57,17 @@ struct slot {
 
 struct stream_table {
     const struct gateway_config *config;
+    struct ledger *ledger;
+    bool ledger_is_own;
     struct gate *gate;
     struct rule_book book;
     struct slot *slots; /* max_streams, then one a target */
     size_t slot_count, max_streams;
     size_t used;        /* slots [0, used) have been live */
-    uint32_t next_index;
+    struct list vacant; /* of those, the ones without a stream */
     struct slot **hash;
     size_t hash_mask;
     struct list idle;
-    struct target_stats target[CONFIG_MAX_TARGETS];
 };
 
 const char *rule_origin_name(enum rule_origin o)
@@ -120,7 +125,7 @@ static void slot_cover_file(struct stream_table *t, struct slot *s, struct rule_
         }
         struct rule_own *o = slot_own_of(s, g);
         if (o == NULL)
-            o = rule_own_new(&t->book, g, now_ns);
+            o = rule_own_new(&t->book, g, s->stream.index, now_ns);
         weir_assert(o != NULL); /* the pool holds old and new ones of every slot */
         own[own_count++] = o;
         s->next[s->next_count++] = &o->rule;
@@ -239,17 +244,23 @@ static void table_cover_all(struct stream_table *t, bool limits_changed, uint64_
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-struct stream_table *stream_table_new(const struct gateway_config *config, uint64_t now_ns)
+static void table_restore(struct stream_table *t, uint64_t now_ns);
+
+struct stream_table *stream_table_attach(const struct gateway_config *config,
+                                         struct ledger *ledger, uint64_t now_ns)
 {
     weir_assert(config->target_count <= CONFIG_MAX_TARGETS);
     struct stream_table *t = calloc(1, sizeof *t);
     if (t == NULL)
         return NULL;
     size_t max = config->max_streams, spare = config->target_count;
+    weir_assert(ledger_slots(ledger) == max + spare);
     t->config = config;
+    t->ledger = ledger;
     t->max_streams = max;
     t->slot_count = max + spare;
     list_init(&t->idle);
+    list_init(&t->vacant);
     size_t buckets = 64;
     while (buckets < 2 * t->slot_count)
         buckets *= 2;
@@ -258,12 +269,31 @@ struct stream_table *stream_table_new(const struct gateway_config *config, uint6
     t->slots = calloc(t->slot_count + 1, sizeof t->slots[0]);
     t->gate = gate_new(rule_book_rules_max(max, spare), config->max_hold_ns);
     if (t->hash == NULL || t->slots == NULL || t->gate == NULL ||
-        !rule_book_init(&t->book, t->gate, max, spare) ||
+        !rule_book_init(&t->book, t->gate, ledger, max, spare) ||
         stream_limits_reload(t, config->limits, config->limit_count, now_ns) != 0) {
         stream_table_free(t);
         return NULL;
     }
+    table_restore(t, now_ns);
     return t;
+}
+
+struct stream_table *stream_table_new(const struct gateway_config *config, uint64_t now_ns)
+{
+    struct ledger *ledger;
+    if (ledger_new(config, &ledger) < 0)
+        return NULL;
+    struct stream_table *t = stream_table_attach(config, ledger, now_ns);
+    if (t == NULL)
+        ledger_free(ledger);
+    else
+        t->ledger_is_own = true;
+    return t;
+}
+
+struct ledger *stream_ledger(struct stream_table *t)
+{
+    return t->ledger;
 }
 
 void stream_table_free(struct stream_table *t)
@@ -280,6 +310,8 @@ void stream_table_free(struct stream_table *t)
     gate_free(t->gate);
     free(t->slots);
     free(t->hash);
+    if (t->ledger_is_own)
+        ledger_free(t->ledger);
     free(t);
 }
 
@@ -312,20 +344,30 @@ static struct slot *slot_find(struct stream_table *t, const char *key,
     return NULL;
 }
 
+static size_t slot_index(const struct stream_table *t, const struct slot *s)
+{
+    return (size_t)(s - t->slots);
+}
+
 /* A slot for a newcomer: a fresh one, else the longest idle that holds nothing; NULL: all are
  * busy. */
 static struct slot *slot_take(struct stream_table *t, uint64_t now_ns)
 {
+    struct list *vacant = list_pop_front(&t->vacant);
+    if (vacant != NULL)
+        return container_of(vacant, struct slot, idle_link);
     if (t->used < t->max_streams)
         return &t->slots[t->used++];
     list_for_each (l, &t->idle) {
         struct slot *s = container_of(l, struct slot, idle_link);
         weir_assert(s->stream.connections == 0);
-        if (!gate_flow_idle(&s->stream.flow))
+        if (!gate_flow_idle(&s->stream.flow) ||
+            ledger_connections_other(t->ledger, slot_index(t, s)) > 0)
             continue;
         list_remove(&s->idle_link);
         slot_hash_out(t, s);
         slot_uncover(t, s, now_ns);
+        ledger_stream_end(t->ledger, slot_index(t, s));
         return s;
     }
     return NULL;
@@ -338,25 +380,66 @@ static void name_copy(char dst[NAME_SIZE], const char *src)
     memcpy(dst, src, n + 1);
 }
 
-static void slot_begin(struct stream_table *t, struct slot *s, const struct target_config *target,
-                       const char *host, const char *volume, const char *tenant, uint64_t now_ns)
+/* Make @s, empty, what the ledger says of it. */
+static void slot_fill(struct stream_table *t, struct slot *s, const struct target_config *target,
+                      uint64_t now_ns)
 {
+    const struct ledger_stream *from = ledger_stream(t->ledger, slot_index(t, s));
     memset(s, 0, sizeof *s);
     list_init(&s->idle_link);
     struct stream *st = &s->stream;
-    st->index = t->next_index++;
+    st->index = from->index;
     st->live = true;
     st->target = target;
-    st->created_ns = st->last_io_ns = now_ns;
-    name_copy(st->host, host);
-    name_copy(st->volume, volume);
-    name_copy(st->tenant, tenant);
-    name_stream_key(host, volume, st->key);
+    st->size = from->size;
+    st->created_ns = from->created_ns;
+    st->last_io_ns = now_ns;
+    st->meter = ledger_meter(t->ledger, slot_index(t, s));
+    name_copy(st->host, from->host);
+    name_copy(st->volume, from->volume);
+    name_copy(st->tenant, ledger_stream_tenant(from));
+    name_stream_key(st->host, st->volume, st->key);
     s->key_hash = rule_hash(st->key);
+    s->is_default = slot_index(t, s) >= t->max_streams;
     slot_hash_in(t, s);
     gate_flow_init(t->gate, &st->flow);
     st->flow.owner = st;
     slot_cover(t, s, now_ns);
+}
+
+static void slot_begin(struct stream_table *t, struct slot *s, const struct target_config *target,
+                       const char *host, const char *volume, const char *tenant, uint64_t now_ns)
+{
+    ledger_stream_begin(t->ledger, slot_index(t, s), host, volume, target->name, tenant, now_ns);
+    slot_fill(t, s, target, now_ns);
+}
+
+static const struct target_config *table_target(const struct stream_table *t, const char *name)
+{
+    for (size_t i = 0; i < t->config->target_count; i++)
+        if (strcmp(t->config->targets[i].name, name) == 0)
+            return &t->config->targets[i];
+    return NULL;
+}
+
+/* The streams of the workers before this one, each in its slot. */
+static void table_restore(struct stream_table *t, uint64_t now_ns)
+{
+    for (size_t i = 0; i < t->max_streams; i++)
+        if (ledger_stream(t->ledger, i)->ever_used)
+            t->used = i + 1;
+    for (size_t i = 0; i < t->slot_count; i++) {
+        struct slot *s = &t->slots[i];
+        const struct ledger_stream *from = ledger_stream(t->ledger, i);
+        const struct target_config *target = from->live ? table_target(t, from->target) : NULL;
+        list_init(&s->idle_link);
+        if (from->live && target == NULL)
+            ledger_stream_end(t->ledger, i);
+        if (target != NULL)
+            slot_fill(t, s, target, now_ns);
+        if (i < t->used)
+            list_push_back(target != NULL ? &t->idle : &t->vacant, &s->idle_link);
+    }
 }
 
 /* The stream that newcomers share when every slot is busy. */
@@ -368,7 +451,6 @@ static struct slot *slot_default(struct stream_table *t, const struct target_con
     if (s->stream.live)
         return s;
     slot_begin(t, s, target, "*", "*", target->tenant, now_ns);
-    s->is_default = true;
     return s;
 }
 
@@ -387,13 +469,16 @@ struct stream *stream_connect(struct stream_table *t, const struct target_config
             s = slot_default(t, target, now_ns);
     }
     struct stream *st = &s->stream;
+    struct ledger_stream *ls = ledger_stream(t->ledger, slot_index(t, s));
     list_remove(&s->idle_link);
     st->connections++;
+    ls->connections[ledger_bank(t->ledger)] = st->connections;
     if (s->is_default)
         return st;
-    st->size = size;
+    st->size = ls->size = size;
     if (strcmp(st->tenant, tenant) != 0) {
         name_copy(st->tenant, tenant);
+        ledger_stream_set_tenant(t->ledger, slot_index(t, s), tenant);
         slot_cover(t, s, now_ns);
     }
     return st;
@@ -405,6 +490,8 @@ void stream_disconnect(struct stream_table *t, struct stream *s, uint64_t now_ns
     weir_assert(s->live);
     weir_assert(s->connections > 0);
     s->connections--;
+    ledger_stream(t->ledger, slot_index(t, slot_of(s)))->connections[ledger_bank(t->ledger)] =
+        s->connections;
     if (s->connections == 0 && !slot_of(s)->is_default)
         list_push_back(&t->idle, &slot_of(s)->idle_link);
 }
@@ -426,6 +513,34 @@ struct stream *stream_find(struct stream_table *t, const char *key)
     return s != NULL ? &s->stream : NULL;
 }
 
+const struct meter *stream_meter_total(struct stream_table *t, const struct stream *s,
+                                       struct meter *scratch)
+{
+    const struct meter *other =
+        ledger_meter_other(t->ledger, slot_index(t, slot_of((struct stream *)(uintptr_t)s)));
+    if (other == NULL)
+        return s->meter;
+    memcpy(scratch, s->meter, sizeof *scratch);
+    meter_merge(scratch, other);
+    return scratch;
+}
+
+void stream_ops_total(struct stream_table *t, const struct stream *s,
+                      struct meter_op ret[IO_OP_COUNT])
+{
+    const struct meter *other =
+        ledger_meter_other(t->ledger, slot_index(t, slot_of((struct stream *)(uintptr_t)s)));
+    memcpy(ret, s->meter->op, sizeof s->meter->op);
+    if (other != NULL)
+        meter_merge_ops(ret, other);
+}
+
+uint32_t stream_connections_total(struct stream_table *t, const struct stream *s)
+{
+    size_t at = slot_index(t, slot_of((struct stream *)(uintptr_t)s));
+    return s->connections + ledger_connections_other(t->ledger, at);
+}
+
 struct gate *stream_gate(struct stream_table *t)
 {
     return t->gate;
@@ -434,7 +549,7 @@ struct gate *stream_gate(struct stream_table *t)
 struct target_stats *stream_target_stats(struct stream_table *t, uint32_t target_index)
 {
     weir_assert(target_index < t->config->target_count);
-    return &t->target[target_index];
+    return ledger_target(t->ledger, target_index);
 }
 
 /* ---- controls -------------------------------------------------------------------------------- */

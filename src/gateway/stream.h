@@ -38,7 +38,7 @@ struct stream {
     uint64_t size;            /* of the volume, bytes */
     uint32_t connections;     /* now */
     uint64_t created_ns, last_io_ns;
-    struct meter meter;
+    struct meter *meter;      /* in the ledger; this worker's part: see stream_meter_total */
     struct gate_flow flow;    /* flow.owner is the stream */
     uint32_t limits_left_out; /* [limit X] that match but are beyond STREAM_FILE_LIMITS_MAX */
 };
@@ -76,10 +76,17 @@ struct control {
 /* Whether it says anything at all: a limit, a share or a plan; one that does not is a removal. */
 bool stream_control_says(const struct control *c);
 
+struct ledger;
 struct stream_table;
 
-/* @config is borrowed for life. Memory for max_streams streams is taken here. NULL: no memory. */
+/* @config is borrowed for life. Memory for max_streams streams is taken here; what counts lies in a
+ * ledger of its own. NULL: no memory. */
 struct stream_table *stream_table_new(const struct gateway_config *config, uint64_t now_ns);
+/* The same over @ledger (borrowed): the streams in it are there again, and rules that come back
+ * find their credit. */
+struct stream_table *stream_table_attach(const struct gateway_config *config,
+                                         struct ledger *ledger, uint64_t now_ns);
+struct ledger *stream_ledger(struct stream_table *t);
 void stream_table_free(struct stream_table *t);
 
 /* The stream of @host (escaped) on @volume (escaped) of @target; created when new, covered by all
@@ -94,7 +101,18 @@ size_t stream_slots(const struct stream_table *t);
 struct stream *stream_at(struct stream_table *t, size_t slot);
 struct stream *stream_find(struct stream_table *t, const char *key);
 
+/* All that was ever counted of @s, by this worker and by those before it: @s->meter itself, or
+ * @scratch with the sum of both banks. */
+const struct meter *stream_meter_total(struct stream_table *t, const struct stream *s,
+                                       struct meter *scratch);
+/* The same, operations only. */
+void stream_ops_total(struct stream_table *t, const struct stream *s,
+                      struct meter_op ret[IO_OP_COUNT]);
+/* Connections of all workers. */
+uint32_t stream_connections_total(struct stream_table *t, const struct stream *s);
+
 struct gate *stream_gate(struct stream_table *t);
+/* This worker's, to count in. */
 struct target_stats *stream_target_stats(struct stream_table *t, uint32_t target_index);
 
 /* Replace all controls of origin AGREED and PLANNED (@full), or add, change and (those that say

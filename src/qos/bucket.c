@@ -26,10 +26,16 @@
  *   4. A debt never needs longer to repay than max(60 s, the cost of one I/O): max-hold forces I/Os
  *      through at the rate of demand, and a stream must not be punished for hours for what it was
  *      let do. A debt that stood when the rate was lowered is the exception; it stays what it was.
- *   5. Magnitudes: rate < 2^40, dt < 2^64, burst_max < 2^92, cost < 2^70: all far inside 127 bits.
+ *   5. Between any two instructions state[in_force & 1] is a whole state: the one before a change
+ *      or the one after. The fence keeps the compiler from moving the switch, and a process dies
+ *      between instructions, those before it carried out in the order of the program. A change of
+ *      the rate is not one instruction; bucket_adopt trusts the state only and is told the rate.
+ *   6. Magnitudes: rate < 2^40, dt < 2^64, burst_max < 2^92, cost < 2^70: all far inside 127 bits.
  *
  * Nothing here can fail. */
 #include "qos/bucket.h"
+
+#include <stdatomic.h>
 
 #include "base/assert.h"
 
@@ -63,6 +69,23 @@ static uint64_t bucket_time_for(__int128 amount, uint64_t rate)
     return t > (__int128)UINT64_MAX ? UINT64_MAX : (uint64_t)t;
 }
 
+/* ---- the two states -------------------------------------------------------------------------- */
+
+static inline const struct bucket_state *bucket_state(const struct bucket *b)
+{
+    return &b->state[b->in_force & 1u];
+}
+
+/* Put @s in force, in one store. */
+static inline void bucket_commit(struct bucket *b, const struct bucket_state *s)
+{
+    uint32_t other = (b->in_force & 1u) ^ 1u;
+    b->state[other] = *s;
+    atomic_signal_fence(memory_order_seq_cst);
+    b->in_force = other;
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
 static inline bool bucket_has_burst(const struct bucket *b)
 {
     return b->cfg.burst_rate > 0;
@@ -89,11 +112,53 @@ static void bucket_configure(struct bucket *b, const struct bucket_rate *rate)
     b->pace_max = bucket_slack(burst_rate);
 }
 
+static struct bucket_state bucket_begin(const struct bucket *b, uint64_t now_ns)
+{
+    return (struct bucket_state){.last_ns = now_ns, .burst_credit = b->burst_max};
+}
+
 void bucket_init(struct bucket *b, const struct bucket_rate *rate, uint64_t now_ns)
 {
-    *b = (struct bucket){.last_ns = now_ns};
+    b->in_force = 0;
     bucket_configure(b, rate);
-    b->burst_credit = b->burst_max;
+    struct bucket_state s = bucket_begin(b, now_ns);
+    bucket_commit(b, &s);
+}
+
+/* @s, of a bucket whose bounds may have changed, within them. */
+static void bucket_clamp(const struct bucket *b, struct bucket_state *s)
+{
+    s->credit = min_i128(s->credit, b->credit_max);
+    s->burst_credit = min_i128(max_i128(s->burst_credit, 0), b->burst_max);
+    s->pace = bucket_has_burst(b) ? min_i128(s->pace, b->pace_max) : 0;
+}
+
+static void state_refill(const struct bucket *b, struct bucket_state *s, uint64_t now_ns)
+{
+    uint64_t dt = now_ns - s->last_ns;
+    s->last_ns = now_ns;
+    s->credit += (__int128)b->cfg.rate * dt;
+    if (s->credit > b->credit_max) {
+        s->burst_credit = min_i128(s->burst_credit + (s->credit - b->credit_max), b->burst_max);
+        s->credit = b->credit_max;
+    }
+    if (bucket_has_burst(b))
+        s->pace = min_i128(s->pace + (__int128)b->cfg.burst_rate * dt, b->pace_max);
+}
+
+void bucket_adopt(struct bucket *b, const struct bucket_rate *rate, uint64_t now_ns)
+{
+    struct bucket_state s = *bucket_state(b);
+    bool began = b->cfg.rate != 0;
+    bucket_configure(b, rate);
+    if (!began)
+        s = bucket_begin(b, now_ns);
+    else if (b->cfg.rate == 0)
+        s = (struct bucket_state){.last_ns = now_ns};
+    bucket_clamp(b, &s);
+    if (s.last_ns > now_ns)
+        s.last_ns = now_ns;
+    bucket_commit(b, &s);
 }
 
 void bucket_change(struct bucket *b, const struct bucket_rate *rate, uint64_t now_ns)
@@ -105,53 +170,47 @@ void bucket_change(struct bucket *b, const struct bucket_rate *rate, uint64_t no
     }
     __int128 burst_max = b->burst_max;
     bucket_configure(b, rate);
+    struct bucket_state s = *bucket_state(b);
     if (b->cfg.rate == 0) {
-        b->credit = b->burst_credit = b->pace = 0;
+        s.credit = s.burst_credit = s.pace = 0;
+        bucket_commit(b, &s);
         return;
     }
     if (burst_max == 0) {
         /* A burst declared just now starts full, but a debt is not forgiven by it. */
-        b->burst_credit = b->credit < 0 ? 0 : b->burst_max;
-        b->pace = 0;
+        s.burst_credit = s.credit < 0 ? 0 : b->burst_max;
+        s.pace = 0;
     } else if (burst_max != b->burst_max) {
         /* burst_max < 2^92, so 30 bits of share stay inside 127 bits. */
-        __int128 share = (b->burst_credit << 30) / burst_max;
-        b->burst_credit = (b->burst_max * share) >> 30;
+        __int128 share = (s.burst_credit << 30) / burst_max;
+        s.burst_credit = (b->burst_max * share) >> 30;
     }
-    b->credit = min_i128(b->credit, b->credit_max);
-    b->pace = bucket_has_burst(b) ? min_i128(b->pace, b->pace_max) : 0;
-    weir_assert(b->burst_credit >= 0);
-    weir_assert(b->burst_credit <= b->burst_max);
+    bucket_clamp(b, &s);
+    bucket_commit(b, &s);
 }
 
 void bucket_refill(struct bucket *b, uint64_t now_ns)
 {
-    if (now_ns <= b->last_ns)
+    if (now_ns <= bucket_state(b)->last_ns)
         return;
-    uint64_t dt = now_ns - b->last_ns;
-    b->last_ns = now_ns;
-    b->credit += (__int128)b->cfg.rate * dt;
-    if (b->credit > b->credit_max) {
-        b->burst_credit = min_i128(b->burst_credit + (b->credit - b->credit_max), b->burst_max);
-        b->credit = b->credit_max;
-    }
-    if (bucket_has_burst(b))
-        b->pace = min_i128(b->pace + (__int128)b->cfg.burst_rate * dt, b->pace_max);
+    struct bucket_state s = *bucket_state(b);
+    state_refill(b, &s, now_ns);
+    bucket_commit(b, &s);
 }
 
 uint64_t bucket_wait_ns(struct bucket *b, uint64_t now_ns)
 {
     if (b->cfg.rate == 0)
         return 0;
-    if (now_ns > b->last_ns) /* all but the first of a batch share their time */
-        bucket_refill(b, now_ns);
-    if (b->credit >= 0 && b->pace >= 0)
+    bucket_refill(b, now_ns); /* all but the first of a batch share their time */
+    const struct bucket_state *s = bucket_state(b);
+    if (s->credit >= 0 && s->pace >= 0)
         return 0;
     uint64_t wait = 0;
-    if (b->credit < 0)
-        wait = bucket_time_for(-b->credit, b->cfg.rate);
-    if (b->pace < 0) {
-        uint64_t pace_wait = bucket_time_for(-b->pace, b->cfg.burst_rate);
+    if (s->credit < 0)
+        wait = bucket_time_for(-s->credit, b->cfg.rate);
+    if (s->pace < 0) {
+        uint64_t pace_wait = bucket_time_for(-s->pace, b->cfg.burst_rate);
         if (pace_wait > wait)
             wait = pace_wait;
     }
@@ -174,37 +233,41 @@ void bucket_take(struct bucket *b, uint64_t units, uint64_t now_ns)
 {
     if (b->cfg.rate == 0)
         return;
-    if (now_ns > b->last_ns)
-        bucket_refill(b, now_ns);
+    struct bucket_state s = *bucket_state(b);
+    if (now_ns > s.last_ns)
+        state_refill(b, &s, now_ns);
     __int128 cost = UNIT * min_u64(units, BUCKET_UNITS_MAX);
-    bucket_pay(&b->credit, cost, b->cfg.rate);
-    if (!bucket_has_burst(b))
-        return;
-    bucket_pay(&b->pace, cost, b->cfg.burst_rate);
-    if (b->credit < 0 && b->burst_credit > 0) {
-        __int128 drawn = min_i128(-b->credit, b->burst_credit);
-        b->burst_credit -= drawn;
-        b->credit += drawn;
+    bucket_pay(&s.credit, cost, b->cfg.rate);
+    if (bucket_has_burst(b)) {
+        bucket_pay(&s.pace, cost, b->cfg.burst_rate);
+        if (s.credit < 0 && s.burst_credit > 0) {
+            __int128 drawn = min_i128(-s.credit, s.burst_credit);
+            s.burst_credit -= drawn;
+            s.credit += drawn;
+        }
     }
+    bucket_commit(b, &s);
 }
 
 uint32_t bucket_burst_ppm(const struct bucket *b)
 {
     if (!bucket_has_burst(b))
         return 1000000;
-    return (uint32_t)(b->burst_credit * 1000000 / b->burst_max);
+    return (uint32_t)(bucket_state(b)->burst_credit * 1000000 / b->burst_max);
 }
 
 uint64_t bucket_burst_left_ns(const struct bucket *b)
 {
     if (!bucket_has_burst(b))
         return 0;
-    return (uint64_t)(b->burst_credit / (b->cfg.burst_rate - b->cfg.rate));
+    return (uint64_t)(bucket_state(b)->burst_credit / (b->cfg.burst_rate - b->cfg.rate));
 }
 
 uint64_t bucket_burst_full_in_ns(const struct bucket *b)
 {
-    if (!bucket_has_burst(b) || b->burst_credit == b->burst_max)
+    const struct bucket_state *s = bucket_state(b);
+    if (!bucket_has_burst(b) || s->burst_credit == b->burst_max)
         return 0;
-    return bucket_time_for(b->burst_max - b->burst_credit + b->credit_max - b->credit, b->cfg.rate);
+    return bucket_time_for(b->burst_max - s->burst_credit + b->credit_max - s->credit,
+                           b->cfg.rate);
 }

@@ -31,16 +31,24 @@ struct bucket_rate {
     uint64_t burst_ns;   /* how long burst_rate can last from full credit */
 };
 
-/* Fields are the bucket's own business; embedded so that the hot path sees them. */
-struct bucket {
-    struct bucket_rate cfg;
+/* What time and payments move. */
+struct bucket_state {
     uint64_t last_ns;
     __int128 credit;       /* base credit in unit-nanoseconds (units x 1e9); negative: debt */
-    __int128 credit_max;
     __int128 burst_credit; /* same unit; 0..burst_max */
-    __int128 burst_max;    /* (burst_rate - rate) x burst_ns */
     __int128 pace;         /* credit of the second bucket that holds bursts to burst_rate */
+};
+
+/* Fields are the bucket's own business; embedded so that the hot path sees them. It may lie in
+ * memory that outlives its process: a change writes the state that is not in force and then
+ * switches, so that a process killed between any two instructions leaves a whole one. */
+struct bucket {
+    struct bucket_rate cfg;
+    uint32_t in_force;     /* of state[] */
+    __int128 credit_max;
+    __int128 burst_max;    /* (burst_rate - rate) x burst_ns */
     __int128 pace_max;
+    struct bucket_state state[2];
 };
 
 /* Starts with no base credit (so that the first second begins without a clump) and full burst
@@ -50,6 +58,10 @@ void bucket_init(struct bucket *b, const struct bucket_rate *rate, uint64_t now_
 /* Change the rate live: debts stay debts, credit is cut to its new bound, burst credit keeps its
  * share. */
 void bucket_change(struct bucket *b, const struct bucket_rate *rate, uint64_t now_ns);
+
+/* Take over a bucket whose process was killed, with @rate in force from now on: debts and credit
+ * are as they were, within the new bounds. One that held nothing (all zero) begins anew. */
+void bucket_adopt(struct bucket *b, const struct bucket_rate *rate, uint64_t now_ns);
 
 /* 0 when an I/O may go now, else the nanoseconds until it may (if nothing else is taken). Takes
  * nothing. @now_ns may repeat but not go back; going back is treated as standing still. */

@@ -274,7 +274,7 @@ static void gate_count_held(struct gate_queue *q)
         if (q->flow->cover[i] != q->at || (io->parked_at & bit) != 0)
             continue;
         io->parked_at |= bit;
-        q->at->held_total++;
+        q->at->credit->held_total++;
     }
 }
 
@@ -372,18 +372,26 @@ void gate_set_max_hold(struct gate *g, uint64_t max_hold_ns)
     g->max_hold_ns = max_hold_ns;
 }
 
-void gate_rule_init(struct gate *g, struct gate_rule *r, const struct gate_limits *l,
-                    uint64_t now_ns)
+void gate_rule_adopt(struct gate *g, struct gate_rule *r, const struct gate_limits *l,
+                     struct gate_credit *credit, uint64_t now_ns)
 {
     weir_assert(g->rule_count < g->max_rules);
     g->rule_count++;
     *r = (struct gate_rule){.gate = g};
+    r->credit = credit != NULL ? credit : &r->own;
+    r->bucket = r->credit->bucket;
     for (uint32_t k = 0; k < GATE_KIND_COUNT; k++) {
-        bucket_init(&r->bucket[k], &l->rate[k], now_ns);
+        bucket_adopt(&r->bucket[k], &l->rate[k], now_ns);
         list_init(&r->place[k].parked);
         if (l->rate[k].rate > 0)
             r->in_force |= (uint8_t)(1u << k);
     }
+}
+
+void gate_rule_init(struct gate *g, struct gate_rule *r, const struct gate_limits *l,
+                    uint64_t now_ns)
+{
+    gate_rule_adopt(g, r, l, NULL, now_ns);
 }
 
 void gate_rule_change(struct gate_rule *r, const struct gate_limits *l, uint64_t now_ns)

@@ -57,14 +57,21 @@ struct gate_place {
     size_t heap_index;  /* in the gate's heap of places; 0: nothing parked */
 };
 
+/* What of a rule counts on over its process's death: debts, credit, a counter. */
+struct gate_credit {
+    struct bucket bucket[GATE_KIND_COUNT];
+    uint64_t held_total; /* I/Os that ever parked here */
+};
+
 /* Embedded in its owner; fields are the gate's. */
 struct gate_rule {
     struct gate *gate;
-    struct bucket bucket[GATE_KIND_COUNT];
+    struct bucket *bucket;      /* credit->bucket */
+    struct gate_credit *credit; /* &own, or kept elsewhere */
     struct gate_place place[GATE_KIND_COUNT];
     uint8_t in_force;    /* bit mask of kinds with a rate */
-    uint64_t held_total; /* I/Os that ever parked here */
     void *owner;         /* for the owner: who this rule is */
+    struct gate_credit own;
 };
 
 struct gate_flow;
@@ -108,6 +115,10 @@ void gate_set_max_hold(struct gate *g, uint64_t max_hold_ns);
 
 void gate_rule_init(struct gate *g, struct gate_rule *r, const struct gate_limits *l,
                     uint64_t now_ns);
+/* The same with the credit kept in @credit, which outlives @r: it goes on from what it finds there
+ * (all zero: begins anew). */
+void gate_rule_adopt(struct gate *g, struct gate_rule *r, const struct gate_limits *l,
+                     struct gate_credit *credit, uint64_t now_ns);
 /* Live change; parked I/Os are looked at again at the next gate_poll. */
 void gate_rule_change(struct gate_rule *r, const struct gate_limits *l, uint64_t now_ns);
 /* Nobody may be covered by it any more (asserted: nothing parked). */

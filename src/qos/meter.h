@@ -54,8 +54,21 @@ struct meter_op {
 enum meter_hist { METER_HELD, METER_TARGET, METER_TOTAL, METER_HIST_COUNT };
 const char *meter_hist_name(enum meter_hist h); /* "held", "target", "total" */
 
-/* One a stream: 77 KiB. Histograms are kept for IO_DIR_READ and IO_DIR_WRITE. Owner thread only. */
+enum meter_change { METER_STANDS, METER_ARRIVING, METER_COMPLETING };
+
+/* What was before the change under way; see meter.c. */
+struct meter_undo {
+    uint32_t change;         /* enum meter_change */
+    uint32_t op;
+    uint32_t bucket[METER_HIST_COUNT];
+    struct meter_op was;
+    uint64_t sum_ns[METER_HIST_COUNT];
+};
+
+/* One a stream: 77 KiB. Histograms are kept for IO_DIR_READ and IO_DIR_WRITE. Owner thread only.
+ * It may lie in memory that outlives its process: see meter_repair. */
 struct meter {
+    struct meter_undo undo;
     struct meter_op op[IO_OP_COUNT];
     struct hist hist[2][METER_HIST_COUNT]; /* [direction][kind] */
     uint64_t max_hold_hits; /* I/Os let go because they reached max-hold */
@@ -68,5 +81,15 @@ void meter_complete(struct meter *m, enum io_op op, uint64_t bytes, bool error, 
                     uint64_t target_ns, uint64_t total_ns);
 void meter_drop(struct meter *m, enum io_op op);
 uint64_t meter_inflight(const struct meter *m, enum io_op op);
+
+/* The process that counted in @m was killed, between any two instructions: an I/O that was half
+ * counted is taken back, and what was in flight is counted as dropped. May be killed and repeated
+ * itself. */
+void meter_repair(struct meter *m);
+/* Whether anything ever arrived. */
+bool meter_used(const struct meter *m);
+/* into += from, both at rest; of two meters of one stream. */
+void meter_merge_ops(struct meter_op into[IO_OP_COUNT], const struct meter *from);
+void meter_merge(struct meter *into, const struct meter *from);
 
 #endif

@@ -181,9 +181,12 @@ class EndToEnd(unittest.TestCase):
         weirtest.wait_until(lambda: (stream(self.server, "db") or {"counters": {"read": {"completions": 0}}})
                             ["counters"]["read"]["completions"] == 100, "all 100 reads to be counted")
         ident = self.server.items("/gateways")[0]["id"]
-        os.kill(self.gateway.pid, signal.SIGSTOP)
+        worker = self.gateway.pid
+        self.gateway.tell(signal.SIGSTOP)  # first, lest it replace the worker
+        os.kill(worker, signal.SIGSTOP)
         weirtest.wait_until(lambda: self.server.items("/gateways")[0]["state"] == "lost", "the silent gateway to be lost", 60)
-        os.kill(self.gateway.pid, signal.SIGCONT)
+        os.kill(worker, signal.SIGCONT)
+        self.gateway.tell(signal.SIGCONT)
         weirtest.wait_until(lambda: self.server.items("/gateways")[0]["state"] == "admitted", "it to return")
         for i in range(50):
             h.pread(4096, i * 4096)

@@ -787,7 +787,7 @@ class Program(RelayCase):
         h.send(WRITE, 2, 0, 1, payload=b"a")
         h.send(WRITE, 3, 0, 1, payload=b"b")
         read, write = t.wait_requests(2)
-        os.kill(g.pid, signal.SIGTERM)
+        g.tell(signal.SIGTERM)
         wait_until(lambda: not weirtest.can_connect(g.port), "a gateway that takes no more hosts")
         h.send(READ, 4, 0, 512)
         read.answer(data=b"r" * 4096)
@@ -807,7 +807,7 @@ class Program(RelayCase):
             h.send(READ, 1, 0, 4096)
             t.wait_requests(signals)
             for _ in range(signals):
-                os.kill(g.pid, signal.SIGTERM)
+                g.tell(signal.SIGTERM)
                 wait_until(lambda: not weirtest.can_connect(g.port), "a gateway that takes no more hosts")
             self.assertEqual(g.popen.wait(rawnbd.PATIENCE), 0)
 

@@ -166,7 +166,49 @@ class Server(Process):
 
 
 class Gateway(Process):
+    """popen is the manager, pid the worker that carries I/O."""
     address = socket_path = state_dir = None
+    deaths_expected = False  # a worker that dies of itself fails the test, unless it says so
+
+    def workers(self):
+        try:
+            with open(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children") as f:
+                return [int(p) for p in f.read().split()]
+        except OSError:
+            return []
+
+    @property
+    def pid(self):
+        """The newest worker's; without one (--single-process, or between two) the program's own."""
+        return (self.workers() or [self.popen.pid])[-1]
+
+    def tell(self, sig):
+        """To the manager."""
+        self.popen.send_signal(sig)
+
+    def kill_worker(self, sig=signal.SIGKILL):
+        """Kill the worker and wait for the next one to serve."""
+        self.deaths_expected = True
+        old = self.pid
+        os.kill(old, sig)
+        return self.wait_worker(old)
+
+    def wait_worker(self, old, patience=PATIENCE):
+        """Wait for a worker other than `old` that answers."""
+        def other():
+            if not self.alive():
+                raise AssertionError(f"the gateway ended:\n{self.output()}")
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                pid = self.local(get="status")["status"]["manager"]["workerPid"]
+                return pid if pid not in (0, old) else None
+        return wait_until(other, "another worker", patience)
+
+    def stop(self, sig=signal.SIGTERM, patience=PATIENCE):
+        workers = self.workers()
+        status = super().stop(sig, patience)
+        for pid in workers:  # they die with their manager, a moment later
+            wait_until(lambda: not os.path.exists(f"/proc/{pid}"), f"worker {pid} to end", patience)
+        return status
 
     @property
     def port(self):
@@ -228,6 +270,7 @@ class Daemon(Storage):
         return 0
 
 
+WORKER_DIED = re.compile(r"worker \d+ died after")
 SANITIZER = re.compile(r"ERROR: AddressSanitizer|runtime error:|ERROR: LeakSanitizer|WARNING: ThreadSanitizer")
 
 
@@ -241,7 +284,8 @@ class World(contextlib.AbstractContextManager):
             p.stop()
         ours = [p for p in self.processes if isinstance(p, (Gateway, Server))]
         crashed = [(p.name, p.popen.returncode, p.output()) for p in ours
-                   if p.popen.returncode in (-4, -6, -7, -8, -11) or SANITIZER.search(p.output())]
+                   if p.popen.returncode in (-4, -6, -7, -8, -11) or SANITIZER.search(p.output())
+                   or (isinstance(p, Gateway) and not p.deaths_expected and WORKER_DIED.search(p.output()))]
         if kind is not None:
             for p in self.processes:
                 text = p.output()

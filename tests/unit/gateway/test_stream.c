@@ -126,13 +126,13 @@ static void a_host_that_returns_finds_its_stream_again(void **state)
     assert_int_equal(s->connections, 1);
     assert_ptr_equal(join(t, "10.0.0.7", "db"), s);
     assert_int_equal(s->connections, 2);
-    meter_arrive(&s->meter, IO_READ, 4096);
+    meter_arrive(s->meter, IO_READ, 4096);
     stream_disconnect(t, s, 0);
     stream_disconnect(t, s, 0);
     assert_true(s->live);
     assert_ptr_equal(stream_find(t, "10.0.0.7/db"), s);
     assert_ptr_equal(join(t, "10.0.0.7", "db"), s);
-    assert_int_equal(s->meter.op[IO_READ].arrivals, 1);
+    assert_int_equal(s->meter->op[IO_READ].arrivals, 1);
     assert_null(stream_find(t, "10.0.0.8/db"));
     stream_table_free(t);
 }
@@ -167,11 +167,11 @@ static void when_full_the_longest_idle_stream_makes_room(void **state)
     assert_ptr_equal(join(t, "h2", "v"), s[2]);
     stream_disconnect(t, s[2], 3);
     uint32_t old_index = s[1]->index;
-    meter_arrive(&s[1]->meter, IO_WRITE, 1);
+    meter_arrive(s[1]->meter, IO_WRITE, 1);
     struct stream *n = join(t, "new", "v");
     assert_ptr_equal(n, s[1]);
     assert_int_not_equal(n->index, old_index);
-    assert_int_equal(n->meter.op[IO_WRITE].arrivals, 0);
+    assert_int_equal(n->meter->op[IO_WRITE].arrivals, 0);
     assert_null(stream_find(t, "h1/v"));
     assert_ptr_equal(stream_find(t, "h2/v"), s[2]);
     stream_table_free(t);

@@ -110,7 +110,7 @@ static void an_io_beyond_the_rate_waits_until_its_time(void **state)
     assert_int_equal(io->released_ns, 10 * MS);
     assert_false(io->queued);
     assert_null(gate_poll(s->g, 10 * MS));
-    assert_int_equal(s->a.held_total, 1);
+    assert_int_equal(s->a.credit->held_total, 1);
     scene_free(s);
 }
 
@@ -242,8 +242,8 @@ static void what_one_rule_lets_and_another_refuses_has_not_paid_the_first(void *
     cover(s, &s->f2, &s->a, NULL);
     assert_true(send_io(s, &s->f2, IO_READ, 4096, 10 * MS));
     assert_ptr_equal(gate_poll(s->g, S), io);
-    assert_int_equal(s->a.held_total, 1);
-    assert_int_equal(s->b.held_total, 1);
+    assert_int_equal(s->a.credit->held_total, 1);
+    assert_int_equal(s->b.credit->held_total, 1);
     scene_free(s);
 }
 

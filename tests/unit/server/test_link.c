@@ -293,8 +293,8 @@ static void some_io(struct rng *rng, struct stream *s)
         enum io_op op = ops[rng_below(rng, 4)];
         uint64_t held = rng_below(rng, 3) == 0 ? rng_below(rng, 1000000) : 0;
         uint64_t target = 1 + rng_below(rng, UINT64_C(1) << rng_below(rng, 37));
-        meter_arrive(&s->meter, op, 4096);
-        meter_complete(&s->meter, op, 4096, rng_below(rng, 50) == 0, held, target, held + target);
+        meter_arrive(s->meter, op, 4096);
+        meter_complete(s->meter, op, 4096, rng_below(rng, 50) == 0, held, target, held + target);
     }
 }
 
@@ -308,10 +308,10 @@ static void model_compare(const struct model *m, struct stream_table *t)
         assert_true(s->index <= STREAMS);
         assert_true(m->stream[s->index].has_info);
         assert_string_equal(m->stream[s->index].host, s->host);
-        assert_memory_equal(m->stream[s->index].op, s->meter.op, sizeof(s->meter.op));
+        assert_memory_equal(m->stream[s->index].op, s->meter->op, sizeof(s->meter->op));
         for (unsigned d = 0; d < 2; d++) {
             for (unsigned k = 0; k < METER_HIST_COUNT; k++) {
-                const struct hist *h = &s->meter.hist[d][k];
+                const struct hist *h = &s->meter->hist[d][k];
                 assert_memory_equal(m->stream[s->index].bucket[d][k], h->bucket, sizeof(h->bucket));
                 assert_int_equal(m->stream[s->index].sum_ns[d][k], h->sum_ns);
             }
@@ -380,8 +380,8 @@ static void an_answer_says_only_what_changed(void **state)
         const char *const host[] = {"a", "b", "c"};
         s[i] = stream_connect(b->g.streams, &b->g.config.targets[0], host[i], "db", "", 1,
                               clock_mono_ns());
-        meter_arrive(&s[i]->meter, IO_READ, 4096);
-        meter_complete(&s[i]->meter, IO_READ, 4096, false, 0, 100000, 100000);
+        meter_arrive(s[i]->meter, IO_READ, 4096);
+        meter_complete(s[i]->meter, IO_READ, 4096, false, 0, 100000, 100000);
     }
     stage_poll(&b->stage, b->session, 1, 0);
     struct msg msg = stage_take(&b->stage, MSG_REPORT);
@@ -392,8 +392,8 @@ static void an_answer_says_only_what_changed(void **state)
     assert_string_equal(r->target[0].name, "array1");
     assert_true(r->stream[0].has_info);
     msg_release(&msg);
-    meter_arrive(&s[1]->meter, IO_READ, 4096);
-    meter_complete(&s[1]->meter, IO_READ, 4096, false, 0, 100000, 3000000);
+    meter_arrive(s[1]->meter, IO_READ, 4096);
+    meter_complete(s[1]->meter, IO_READ, 4096, false, 0, 100000, 3000000);
     stage_poll(&b->stage, b->session, 2, 1);
     msg = stage_take(&b->stage, MSG_REPORT);
     r = msg.body;
@@ -616,14 +616,14 @@ static void a_jump_of_demand_is_told_between_polls(void **state)
     uint64_t begin = clock_mono_ns();
     for (int i = 0; clock_mono_ns() - begin < 2500 * NS_PER_MS; i++) {
         if (i % 4 == 0)
-            meter_arrive(&s->meter, IO_READ, 4096);
+            meter_arrive(s->meter, IO_READ, 4096);
         stage_turn(&b->stage);
     }
     while (stage_try(&b->stage, MSG_SURGE, 0, &m))
         msg_release(
             &m); /* the first second is no second to compare with, but a slow machine stutters */
     for (int i = 0; i < 20000; i++)
-        meter_arrive(&s->meter, IO_READ, 4096);
+        meter_arrive(s->meter, IO_READ, 4096);
     m = stage_take(&b->stage, MSG_SURGE);
     assert_int_equal(m.arg[0], b->session);
     assert_int_equal(m.arg[1], s->index);

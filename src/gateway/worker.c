@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The worker.
+ *
+ * Life: reactor, streams (those of the ledger are there again), relay, link, local socket -> READY
+ * -> rounds until told to stop -> no more requests, rounds until the targets have answered (5 s at
+ * most, or told twice: some targets die of a connection that ends under their answer) -> all closed
+ * in the opposite order.
+ *
+ * It is told by its manager, over a socket; without one (--single-process) by signals. SIGTERM to a
+ * worker ends it in order in either case; the manager then starts another. Every round that is due
+ * it says that it goes round (ledger_life.heartbeat); a worker that does not is killed.
+ *
+ * What may fail: everything before READY, each with one line that says what to do. After READY only
+ * epoll itself can end it. */
+#include "gateway/worker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/reactor.h"
+#include "base/text.h"
+#include "gateway/link.h"
+#include "gateway/local.h"
+#include "gateway/relay.h"
+#include "gateway/setup.h"
+#include "gateway/stream.h"
+
+/* The link's and the local socket's sources and timers, and some to spare. */
+#define REACTOR_SPARE 128u
+/* At the end targets may take so long for their last answers. */
+#define STOP_NS (5 * NS_PER_S)
+/* Heartbeats within the time after which a silent worker is killed. */
+#define BEATS 20u
+
+struct worker {
+    const struct worker_start *start;
+    struct gateway_config *config;
+    struct reactor *reactor;
+    struct stream_table *streams;
+    struct relay *relay;
+    struct link *link;
+    struct local *local;
+    struct reactor_source signals, control;
+    struct reactor_timer beat, watchdog;
+    uint64_t watchdog_ns;
+    bool at_once; /* asked twice to end */
+    bool ending;
+};
+
+/* --- what it is told --- */
+
+/* Log what is wrong with a file, a line an entry. */
+static void log_lines(char *lines)
+{
+    char *rest = NULL;
+    for (char *l = strtok_r(lines, "\n", &rest); l; l = strtok_r(NULL, "\n", &rest))
+        log_error("%s", l);
+}
+
+/* Read the file again. Limits, max-hold, log-level and what the certificate and key files of
+ * listeners and targets hold change, all or none; listeners, targets, volumes and servers carry
+ * connections, and change with a restart only. */
+static void worker_reload(struct worker *w)
+{
+    const struct options *options = w->start->options;
+    struct text errors;
+    if (!options->config) {
+        log_info("SIGHUP: there is no file to read again");
+        return;
+    }
+    text_init(&errors, OPTIONS_ERRORS_MAX);
+    struct gateway_config *fresh = options_config(options, &errors);
+    if (!fresh) {
+        log_error("SIGHUP: %s has errors; everything stays as it was", options->config);
+        log_lines(errors.data);
+        text_fini(&errors);
+        return;
+    }
+    text_fini(&errors);
+    char words[1024];
+    int ret = relay_tls_load(w->relay, fresh, words, sizeof(words));
+    if (ret < 0) {
+        log_error("SIGHUP: %s; everything stays as it was", words);
+        options_config_free(fresh);
+        return;
+    }
+    ret = stream_limits_reload(w->streams, fresh->limits, fresh->limit_count,
+                               reactor_now_fresh(w->reactor));
+    if (ret < 0) {
+        log_error("SIGHUP: limits: %s; everything stays as it was", weir_strerror(ret));
+    } else {
+        w->config->max_hold_ns = fresh->max_hold_ns;
+        w->config->log_level = fresh->log_level;
+        gate_set_max_hold(stream_gate(w->streams), fresh->max_hold_ns);
+        log_init("weir-gateway", (enum log_level)fresh->log_level);
+        relay_kick(w->relay);
+        log_info("SIGHUP: %zu limits, max-hold, log-level, certificates and keys of %s are in "
+                 "force; anything else changed there takes a restart",
+                 fresh->limit_count, options->config);
+    }
+    options_config_free(fresh);
+}
+
+static void worker_stop(struct worker *w)
+{
+    w->at_once = w->ending;
+    w->ending = true;
+    reactor_stop(w->reactor);
+}
+
+static void worker_signal(struct reactor_source *s, uint32_t epoll_events)
+{
+    struct worker *w = container_of(s, struct worker, signals);
+    struct signalfd_siginfo info;
+    (void)epoll_events;
+    while (read(s->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo == SIGHUP) {
+            worker_reload(w);
+        } else {
+            log_info("%s: ending", info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+            if (w->control.fd < 0)
+                setup_notify("STOPPING=1");
+            worker_stop(w);
+        }
+    }
+}
+
+static void worker_control(struct reactor_source *s, uint32_t epoll_events)
+{
+    struct worker *w = container_of(s, struct worker, control);
+    unsigned char word;
+    (void)epoll_events;
+    while (recv(s->fd, &word, sizeof(word), MSG_DONTWAIT) == (ssize_t)sizeof(word)) {
+        if (word == WORKER_RELOAD)
+            worker_reload(w);
+        else if (word == WORKER_STOP)
+            worker_stop(w);
+    }
+}
+
+/* Managed workers leave SIGINT and SIGHUP to the manager. */
+static int worker_signals_start(struct worker *w)
+{
+    sigset_t set, fatal;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    if (sigprocmask(SIG_SETMASK, &set, NULL) < 0)
+        return -errno;
+    sigemptyset(&fatal);
+    sigaddset(&fatal, SIGTERM);
+    int fd = signalfd(-1, w->control.fd < 0 ? &set : &fatal, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    w->signals.fd = fd;
+    w->signals.ready = worker_signal;
+    return reactor_add(w->reactor, &w->signals, EPOLLIN);
+}
+
+/* --- signs of life --- */
+
+static void worker_beat(struct reactor_timer *t, uint64_t now_ns)
+{
+    struct worker *w = container_of(t, struct worker, beat);
+    struct ledger *ledger = w->start->ledger;
+    ledger_life(ledger)->heartbeat[ledger_bank(ledger)]++;
+    reactor_timer_set(w->reactor, t, now_ns + w->config->worker_timeout_ns / BEATS);
+}
+
+static void worker_watchdog_fire(struct reactor_timer *t, uint64_t now_ns)
+{
+    struct worker *w = container_of(t, struct worker, watchdog);
+    setup_notify("WATCHDOG=1");
+    reactor_timer_set(w->reactor, t, now_ns + w->watchdog_ns);
+}
+
+static void worker_timers_start(struct worker *w)
+{
+    w->beat.fire = worker_beat;
+    worker_beat(&w->beat, reactor_now_fresh(w->reactor));
+    w->watchdog_ns = w->control.fd < 0 ? setup_watchdog_ns() : 0;
+    if (w->watchdog_ns == 0)
+        return;
+    w->watchdog.fire = worker_watchdog_fire;
+    reactor_timer_set(w->reactor, &w->watchdog, reactor_now(w->reactor) + w->watchdog_ns);
+}
+
+/* --- start and end --- */
+
+static int worker_reactor_start(struct worker *w)
+{
+    const struct gateway_config *c = w->config;
+    size_t sources = 2 * (size_t)c->max_connections + CONFIG_MAX_LISTENERS + REACTOR_SPARE;
+    w->reactor = reactor_new(sources, (size_t)c->max_connections + CONFIG_MAX_LISTENERS +
+                                          REACTOR_SPARE);
+    int ret = w->reactor ? worker_signals_start(w) : -ENOMEM;
+    if (ret == 0 && w->control.fd >= 0) {
+        w->control.ready = worker_control;
+        ret = reactor_add(w->reactor, &w->control, EPOLLIN);
+    }
+    if (ret < 0)
+        log_error("cannot start: %s", weir_strerror(ret));
+    return ret;
+}
+
+static int worker_begin(struct worker *w)
+{
+    const struct gateway_config *c = w->config;
+    const char *where = "";
+    int ret = worker_reactor_start(w);
+    if (ret < 0)
+        return ret;
+    w->streams = stream_table_attach(c, w->start->ledger, reactor_now_fresh(w->reactor));
+    if (!w->streams) {
+        log_error("not enough memory for %u streams; lower max-streams", c->max_streams);
+        return -ENOMEM;
+    }
+    ret = relay_new_over(w->reactor, c, w->streams, w->start->listeners, &w->relay, &where);
+    if (ret < 0) {
+        log_error("listener %s: %s", where, weir_strerror(ret));
+        return ret;
+    }
+    ret = link_new(w->reactor, c, w->streams, w->relay, &w->link, &where);
+    if (ret < 0) {
+        log_error("link to the server: %s: %s", where, weir_strerror(ret));
+        return ret;
+    }
+    ret = local_new(w->reactor, c, w->streams, w->relay, w->link, w->start->local, &w->local);
+    if (ret < 0) {
+        log_error("local socket: %s", weir_strerror(ret));
+        return ret;
+    }
+    ledger_cells_sweep(w->start->ledger); /* every rule of before has its credit again */
+    return 0;
+}
+
+static void worker_end(struct worker *w)
+{
+    local_free(w->local);
+    if (w->link)
+        link_free(w->link);
+    relay_free(w->relay);
+    if (w->streams)
+        stream_table_free(w->streams);
+    if (!w->reactor)
+        return;
+    reactor_remove(w->reactor, &w->signals);
+    reactor_remove(w->reactor, &w->control);
+    if (w->signals.fd >= 0)
+        close(w->signals.fd);
+    reactor_timer_clear(w->reactor, &w->beat);
+    reactor_timer_clear(w->reactor, &w->watchdog);
+    reactor_free(w->reactor);
+}
+
+/* Rounds until the last answers are here; see the essay above. */
+static int worker_drain(struct worker *w)
+{
+    uint64_t now = reactor_now_fresh(w->reactor), until = now + STOP_NS;
+    int ret = 0;
+    relay_stop(w->relay);
+    while (ret == 0 && !w->at_once && relay_counts(w->relay)->active > 0 && now < until) {
+        ret = reactor_round(w->reactor, until - now);
+        now = reactor_now_fresh(w->reactor);
+    }
+    return ret;
+}
+
+int worker_run(const struct worker_start *start)
+{
+    struct worker w = {
+        .start = start,
+        .config = start->config,
+        .signals.fd = -1,
+        .control.fd = start->control,
+    };
+    int ret = worker_begin(&w);
+    if (ret == 0) {
+        const unsigned char word = WORKER_READY;
+        worker_timers_start(&w);
+        if (start->control >= 0)
+            (void)!send(start->control, &word, sizeof(word), MSG_NOSIGNAL);
+        else
+            setup_notify("READY=1");
+        ret = reactor_run(w.reactor);
+        if (ret == 0)
+            ret = worker_drain(&w);
+        if (ret < 0)
+            log_error("waiting for events: %s", weir_strerror(ret));
+    }
+    worker_end(&w);
+    return ret < 0 ? 1 : 0;
+}
