@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+import urllib.parse
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import controlwire  # noqa: E402
@@ -122,7 +123,7 @@ class Soak:
     def counters(self):
         items, after = 0, ""
         while True:
-            page = self.server.get("/streams?limit=1000" + (f"&after={after}" if after else ""))
+            page = self.server.get("/streams?limit=1000" + (f"&cursor={urllib.parse.quote(after)}" if after else ""))
             items += sum(s["counters"]["read"]["arrivals"] + s["counters"]["write"]["arrivals"] for s in page["items"])
             after = page.get("next")
             if not after:
