@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DEMO_SECONDS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: all demo test install clean fuzz soak soak-monitor deps bench-gateway bench-limits
+.PHONY: all demo test install clean fuzz soak soak-monitor deps bench-gateway bench-limits bench-monitor
 all: deps
 	@tools/build $(BUILD)
 
@@ -34,6 +34,13 @@ bench-gateway:
 	@tools/build $(BUILD)
 	@ninja -C $(BUILD) --quiet bench/ramnbd bench/nbdload
 	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 bench/gateway.py $(BENCH)
+
+# The performance monitor beside rivals and in trouble: tables and pictures. About 12 minutes of an otherwise idle machine;
+# BENCH='--quick' takes two.
+bench-monitor:
+	@tools/deps bench
+	@tools/build $(BUILD)
+	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 bench/monitor.py $(BENCH)
 
 # How exactly limits are kept, beside rivals: a table. BENCH_ROUNDS=5 by default.
 bench-limits:

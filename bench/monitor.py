@@ -1,0 +1,491 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""The performance monitor beside its rivals and in trouble: interleaved rounds, one load program (bench/gwload) for all.
+
+  exchange   bench/gwserve in four forms (see bench/gw_serve.c for what each does with a message): saturated, every gateway polled
+             again as soon as it answered; and paced, each polled once a second with 16 streams
+  server     the real weir-server: once a second, CPU by thread, surge to control, memory
+  trouble    the real server while its database is locked, gateways stop reading or are half-open, one SLA process is stopped,
+             and a thousand gateways come back at once; against the seconds just before
+
+    bench/monitor.py [--quick] [--parts exchange,server,trouble] [--sizes 10,100,1000,10000] [--rounds N] [--seconds S]
+                     [--json FILE] [--images DIR]
+
+Round trips are the server's: from handing out a poll to the answer folded in. Binaries come from $WEIR_BUILD.
+"""
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import platform
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "tests/lib"))
+sys.path.insert(0, os.path.join(ROOT, "bench"))
+
+import chart  # noqa: E402
+import played  # noqa: E402
+import weirtest  # noqa: E402
+
+GWSERVE = os.path.join(weirtest.BUILD, "bench", "gwserve")
+PER_PROCESS = 5000  # gateways of one load process
+FORMS = {  # name: (form, wire, extra arguments)
+    "weir monitor": ("pair", "weir", []),
+    "weir monitor, 2 pairs": ("pair", "weir", ["--pairs", "2", "--processes", "2"]),
+    "thread per connection": ("threads", "weir", []),
+    "libzmq ROUTER": ("zmq", "zmtp", []),
+    "nng REP": ("nng", "sp", []),
+}
+
+
+def say(text):
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+# --- processes
+
+def cpu_of(pid):
+    """{thread name and id: CPU seconds}, for the threads that live now."""
+    out = {}
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/task/{tid}/schedstat") as s, open(f"/proc/{pid}/task/{tid}/comm") as c:
+                out[c.read().strip(), tid] = int(s.read().split()[0]) / 1e9
+    return out
+
+
+def process_cpu(pid):
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def rss(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        return 1024 * int(next(line.split()[1] for line in f if line.startswith("Rss:")))
+
+
+class Load:
+    """Gateways over as many gwload processes as they need."""
+
+    def __init__(self, address, key, n, streams, active, wire="weir", surgers=0):
+        self.n, self.parts = n, []
+        for i, first in enumerate(range(0, n, PER_PROCESS)):
+            count = min(PER_PROCESS, n - first)
+            args = ["--first", first, "--streams", streams, "--active", active, "--wire", wire, "--net", i + 1, "--sources", 32,
+                    "--dial-limit", 120 // -(-n // PER_PROCESS)]
+            if surgers and i == 0:
+                args += ["--surgers", min(surgers, count), "--surge-ms", 50]
+            self.parts.append(played.Played(address, key, count, *args))
+
+    def do(self, *words):
+        for p in self.parts:
+            p.do(*words)
+
+    def share(self, verb, n, least=1):
+        """@verb for @n gateways, spread over the processes."""
+        for p in self.parts:
+            p.do(verb, max(least, round(n * p.gateways / self.n)))
+
+    def up(self):
+        return sum(p.report()["up"] for p in self.parts)
+
+    def connect(self, patience=120):
+        began = time.monotonic()
+        self.do("dial")
+        weirtest.wait_until(lambda: self.up() == self.n, f"{self.n} gateways to connect", patience)
+        return time.monotonic() - began
+
+    def reports(self):
+        return [p.report() for p in self.parts]
+
+    def close(self):
+        for p in self.parts:
+            p.close()
+
+
+def times(hist):
+    return {name: played.quantile(hist, q) for name, q in (("p50", .5), ("p99", .99), ("p999", .999))} | {"count": hist["count"]}
+
+
+# --- exchange: four forms of server
+
+class Exchange:
+    def __init__(self, form, gateways, period_ms):
+        kind, self.wire, extra = FORMS[form]
+        self.dir = tempfile.TemporaryDirectory(prefix="weir-bench-")
+        self.key = os.path.join(self.dir.name, "gateway.key")
+        with open(self.key, "w", encoding="ascii") as f:
+            f.write("5a" * 32 + "\n")
+        listen = f"127.0.0.1:{weirtest.free_port()}"
+        self.popen = subprocess.Popen([GWSERVE, "--form", kind, "--listen", listen, "--state-dir", self.dir.name, "--gateways",
+                                       str(gateways + 200), "--period-ms", str(period_ms), *extra],
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        line = self.popen.stdout.readline()
+        if not line.startswith("listening on "):
+            raise SystemExit(f"gwserve --form {kind} does not start")
+        self.address, self.pid = line.split()[-1], self.popen.pid
+
+    def ask(self, word):
+        self.popen.stdin.write(word + "\n")
+        self.popen.stdin.flush()
+        return self.popen.stdout.readline()
+
+    def close(self):
+        self.popen.kill()
+        self.popen.wait()
+        self.popen.stdin.close()
+        self.popen.stdout.close()
+        self.dir.cleanup()
+
+
+def exchange_once(form, n, streams, active, period_ms, seconds):
+    server = Exchange(form, n, period_ms)
+    load = None
+    try:
+        idle = rss(server.pid)
+        load = Load(server.address, server.key, n, streams, active, server.wire)
+        connect = load.connect()
+        time.sleep(1.2 if period_ms else 0.5)
+        load.do("mark")
+        server.ask("mark")
+        began, cpu, before = time.monotonic(), process_cpu(server.pid), cpu_of(server.pid)
+        load_cpu = sum(process_cpu(p.pid) for p in load.parts)
+        time.sleep(seconds)
+        seen = json.loads(server.ask("report"))
+        took, cpu, after = time.monotonic() - began, process_cpu(server.pid) - cpu, cpu_of(server.pid)
+        load_cpu = sum(process_cpu(p.pid) for p in load.parts) - load_cpu
+        answers = max(seen["answers"], 1)
+        reports = load.reports()
+        return {"form": form, "gateways": n, "streams": streams, "period_ms": period_ms, "connect_s": connect,
+                "exchanges_per_s": seen["answers"] / took, "cpu_us": cpu * 1e6 / answers, "cpu_part": cpu / took,
+                "load_cpu_us": load_cpu * 1e6 / answers, "threads": len(after), "memory_per_gateway": (rss(server.pid) - idle) / n,
+                "answer_bytes": sum(r["bytes_out"] for r in reports) / max(sum(r["answers"] for r in reports), 1),
+                "pair_cpu": sum(v - before.get(k, 0) for k, v in after.items() if k[0].startswith(("inbound", "outbound"))) / took,
+                "round_trip": times(seen["round_trip"])}
+    finally:
+        if load:
+            load.close()
+        server.close()
+
+
+def exchange_part(o, built):
+    out = []
+    for i in range(o.rounds):
+        for n in o.sizes:
+            for form in built:
+                for streams, period in ((1, 0), (16, 1000)):
+                    say(f"round {i + 1}/{o.rounds}: {form}, {n} gateways, {'paced' if period else 'saturated'}")
+                    try:
+                        out.append(exchange_once(form, n, streams, streams, period, o.seconds))
+                    except (AssertionError, OSError) as e:
+                        say(f"  not measured: {e}")
+                        out.append({"form": form, "gateways": n, "streams": streams, "period_ms": period, "failed": str(e)[:200]})
+    return out
+
+
+# --- the real server
+
+def real_streams(n):
+    """Streams a gateway: 16, as far as the server's bound on streams lets."""
+    return 16 if n <= 1000 else 3
+
+
+@contextlib.contextmanager
+def real(n, pairs, surgers=16):
+    with weirtest.World() as w:
+        conf = w.path("server.conf")
+        with open(conf, "w", encoding="ascii") as f:
+            f.write(f"[server]\npairs = {pairs}\nsla-processes = 2\nmax-gateways = {n + 1200}\nlog-level = error\n")
+        server = w.server("--config", conf)
+        server.put("/agreements/surging", {"kind": "Agreement", "name": "surging", "appliesTo": {"host": "surge-*"}, "per": "stream",
+                                           "limit": {"iops": 1000000}})
+        server.idle_rss = rss(server.pid)
+        load = Load(server.control, os.path.join(server.state_dir, "gateway.key"), n, real_streams(n), real_streams(n),
+                    surgers=min(surgers, n))
+        try:
+            server.connect_s = load.connect()
+            yield server, load
+        finally:
+            load.close()
+
+
+def polls(server):
+    return {p["process"]: p for p in server.items("/debug/polls")}
+
+
+def polls_between(before, after, processes=None):
+    """The distribution of round trips between two readings."""
+    buckets = {}
+    lost = 0
+    for k, a in after.items():
+        if processes is not None and k not in processes:
+            continue
+        lost += a["pollsLost"] - before[k]["pollsLost"]
+        for sign, part in ((1, a), (-1, before[k])):
+            for b in part["buckets"]:
+                buckets[b["belowNs"]] = buckets.get(b["belowNs"], 0) + sign * b["count"]
+    hist = {"count": sum(buckets.values()), "buckets": sorted((k, v) for k, v in buckets.items() if v > 0)}
+    return times(hist) | {"lost": lost}
+
+
+def window(server, load, seconds, processes=None, within=None):
+    """What the server did in the next seconds; @within runs beside them."""
+    load.do("mark")
+    before, cpu, began = polls(server), cpu_of(server.pid), time.monotonic()
+    if within:
+        within()
+    time.sleep(max(0, seconds - (time.monotonic() - began)))
+    took, after_cpu = time.monotonic() - began, cpu_of(server.pid)
+    reports = load.reports()
+    after = polls(server)
+    threads = {}
+    for (name, tid), v in after_cpu.items():
+        threads[name] = threads.get(name, 0) + (v - cpu.get((name, tid), 0)) / took
+    surge = played.merge([r["surge_to_control"] for r in reports])
+    return {"seconds": took, "round_trip": polls_between(before, after, processes), "threads": threads, "surge": times(surge),
+            "gap": times(played.merge([r["poll_gap"] for r in reports])), "drops": sum(r["drops"] for r in reports),
+            "thread_count": len(after_cpu), "answers_per_s": sum(r["answers"] for r in reports) / took}
+
+
+def server_part(o):
+    out = []
+    for n in o.sizes:
+        for pairs in (1, 2):
+            say(f"weir-server: {n} gateways, {pairs} pair(s)")
+            with real(n, pairs) as (server, load):
+                time.sleep(4)
+                row = window(server, load, max(o.seconds, 5))
+                row |= {"gateways": n, "pairs": pairs, "streams": real_streams(n), "connect_s": server.connect_s,
+                        "memory_per_gateway_all": (rss(server.pid) - server.idle_rss) / n}
+                out.append(row)
+    return out
+
+
+# --- trouble
+
+def lock_database(server, seconds):
+    """Nobody writes to either database for so long."""
+    held = []
+    for name in ("state.db", "samples.db"):
+        db = sqlite3.connect(os.path.join(server.state_dir, name), isolation_level=None, timeout=30, check_same_thread=False)
+        db.execute("BEGIN EXCLUSIVE")
+        held.append(db)
+
+    def give_back():
+        time.sleep(seconds)
+        for db in held:
+            db.execute("ROLLBACK")
+            db.close()
+    t = threading.Thread(target=give_back)
+    t.start()
+    return t
+
+
+def stop_thread(server, name, seconds):
+    """Stop one thread of the server and no other (ptrace: SEIZE, INTERRUPT, and later DETACH)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    tid = next(int(t) for (comm, t) in cpu_of(server.pid) if comm == name)
+    for request in (0x4206, 0x4207):
+        if libc.ptrace(request, tid, None, None) < 0:
+            raise SystemExit(f"ptrace of {name}: {os.strerror(ctypes.get_errno())}")
+    os.waitpid(tid, 0x40000000)
+    time.sleep(seconds)
+    if libc.ptrace(17, tid, None, None) < 0:
+        raise SystemExit("ptrace: the thread cannot be let go")
+
+
+def storm(load, n):
+    """Seconds until @n gateways that lost their connections at once stand again and were polled; with the time each part took."""
+    load.share("storm", n)
+    began = time.monotonic()
+    while any(r["settle_left"] for r in load.reports()) and time.monotonic() - began < 60:
+        time.sleep(0.05)
+    return max(r["settle_s"] for r in load.reports())
+
+
+def queues(server):
+    return [{"name": t["name"], "capacity": t["capacity"], "deepest": t["depthMax"], "refused": t["refused"]}
+            for t in server.items("/debug/threads")]
+
+
+def trouble_part(o, n):
+    out, seconds = [], 10 if not o.quick else 5
+    tenth = n // 10
+    with real(n, 1) as (server, load):
+        time.sleep(4)
+        cases = [
+            ("database locked", None, lambda: lock_database(server, seconds), lambda: None),
+            ("10 % stop reading", None, lambda: load.share("deaf", tenth), lambda: load.do("heal")),
+            ("10 % half-open", None, lambda: load.share("half", tenth), lambda: load.do("heal")),
+            ("one SLA process stopped", {1}, lambda: stop_thread(server, "services[0]", min(seconds, 4)), lambda: None),
+        ]
+        for name, processes, begin, end in cases:
+            say(f"trouble: {name}")
+            calm = window(server, load, seconds, processes)
+            bad = window(server, load, seconds, processes, begin)
+            end()
+            out.append({"case": name, "gateways": n, "before": calm, "during": bad})
+            weirtest.wait_until(lambda: load.up() == n, "all gateways to stand again", 60)
+            time.sleep(3)
+        back = min(1000, n - 32)
+        say(f"trouble: {back} gateways come back at once")
+        took = storm(load, back)
+        out.append({"case": f"{back} reconnect at once", "gateways": n, "settled_s": took, "queues": queues(server)})
+    return out
+
+
+# --- words
+
+def cell(v, digits=2):
+    return "-" if v is None else f"{v:,.{digits}f}"
+
+
+def median_rows(rows):
+    """One row of several rounds: medians."""
+    keys = {}
+    for r in rows:
+        keys.setdefault((r["form"], r["gateways"], r["period_ms"]), []).append(r)
+    out = []
+    for (form, n, period), rs in keys.items():
+        good = [r for r in rs if "failed" not in r]
+        if not good:
+            out.append(rs[0])
+            continue
+        row = dict(good[0])
+        for k in ("exchanges_per_s", "cpu_us", "cpu_part", "pair_cpu", "memory_per_gateway", "connect_s", "load_cpu_us", "answer_bytes"):
+            row[k] = statistics.median(r[k] for r in good)
+        row["round_trip"] = {q: statistics.median(r["round_trip"][q] or 0 for r in good) for q in ("p50", "p99", "p999")}
+        out.append(row)
+    return out
+
+
+def exchange_tables(rows):
+    rows = median_rows(rows)
+    out = ["Saturated, one stream an answer: exchanges (a poll and its answer) a second · the server's CPU µs an exchange", ""]
+    sizes = sorted({r["gateways"] for r in rows})
+    out += ["| Server | " + " | ".join(f"{n:,} gateways" for n in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
+    by = {(r["form"], r["gateways"], r["period_ms"]): r for r in rows}
+    forms = list(dict.fromkeys(r["form"] for r in rows))
+    for form in forms:
+        cells = [by.get((form, n, 0)) for n in sizes]
+        out.append(f"| {form} | " + " | ".join("failed" if not r or "failed" in r else
+                                               f"{r['exchanges_per_s']:,.0f} · {r['cpu_us']:.1f}" for r in cells) + " |")
+    out += ["", "One poll a second, 16 streams an answer:", "",
+            "| Server | gateways | CPU of a core | inbound + outbound | round trip p50 | p99 | p99.9 ms | memory a gateway | threads |",
+            "|---" * 9 + "|"]
+    for form in forms:
+        for n in sizes:
+            r = by.get((form, n, 1000))
+            if not r or "failed" in r:
+                out.append(f"| {form} | {n:,} | failed |" + " |" * 6)
+                continue
+            t = r["round_trip"]
+            pair = f"{100 * r['pair_cpu']:.1f} %" if r["pair_cpu"] else "-"
+            out.append(f"| {form} | {n:,} | {100 * r['cpu_part']:.1f} % | {pair} | {cell(t['p50'])} | {cell(t['p99'])} | "
+                       f"{cell(t['p999'])} | {r['memory_per_gateway'] / 1000:.1f} kB | {r['threads']} |")
+    return out
+
+
+def server_tables(rows):
+    out = ["| Gateways | pairs | streams each | inbound + outbound | SLA processes | store | round trip p50 | p99 | p99.9 ms | lost | "
+           "surge to control p50 | p99 ms | memory a gateway, all in |", "|---" * 13 + "|"]
+    for r in rows:
+        t, s, c = r["round_trip"], r["surge"], r["threads"]
+        part = lambda *names: 100 * sum(v for k, v in c.items() if k.startswith(names))  # noqa: E731
+        out.append(f"| {r['gateways']:,} | {r['pairs']} | {r['streams']} | {part('inbound', 'outbound'):.1f} % | "
+                   f"{part('services'):.1f} % | {part('store'):.1f} % | "
+                   f"{cell(t['p50'])} | {cell(t['p99'])} | {cell(t['p999'])} | {t['lost']} | {cell(s['p50'])} | "
+                   f"{cell(s['p99'])} | {r['memory_per_gateway_all'] / 1000:,.0f} kB |")
+    return out
+
+
+def trouble_tables(rows):
+    out = ["| Trouble | gateways | p99 before, ms | p99 of the others meanwhile | moved by | lost polls |", "|---" * 6 + "|"]
+    for r in rows:
+        if "during" in r:
+            b, d = r["before"]["round_trip"], r["during"]["round_trip"]
+            moved = f"{100 * (d['p99'] / b['p99'] - 1):+.0f} %" if b["p99"] and d["p99"] else "-"
+            out.append(f"| {r['case']} | {r['gateways']:,} | {cell(b['p99'])} | {cell(d['p99'])} | {moved} | {d['lost']} |")
+        else:
+            deepest = max(r["queues"], key=lambda q: q["deepest"] / q["capacity"])
+            out.append(f"| {r['case']} | {r['gateways']:,} | settled after {r['settled_s']:.2f} s | deepest mailbox {deepest['name']}: "
+                       f"{deepest['deepest']} of {deepest['capacity']} | | |")
+    return out
+
+
+def pictures(result, folder):
+    rows = median_rows(result.get("exchange", []))
+    for period, key, title, name in ((0, "exchanges_per_s", "Exchanges a second, saturated", "monitor-exchanges.svg"),
+                                     (1000, "cpu_part", "CPU of a core at one poll a second, 16 streams", "monitor-cpu.svg")):
+        got = [r for r in rows if r["period_ms"] == period and "failed" not in r]
+        if got:
+            sizes = sorted({r["gateways"] for r in got})
+            series = {f: [next((r[key] for r in got if r["form"] == f and r["gateways"] == n), None) for n in sizes]
+                      for f in dict.fromkeys(r["form"] for r in got)}
+            chart.bars(os.path.join(folder, name), title, [f"{n:,} gateways" for n in sizes], series)
+    cases = [r for r in result.get("trouble", []) if "during" in r]
+    if cases:
+        chart.bars(os.path.join(folder, "monitor-trouble.svg"), "Round trip p99 of the others, ms", [r["case"] for r in cases],
+                   {"before": [r["before"]["round_trip"]["p99"] for r in cases],
+                    "meanwhile": [r["during"]["round_trip"]["p99"] for r in cases]})
+
+
+def options():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--quick", action="store_true")
+    p.add_argument("--parts", default="exchange,server,trouble")
+    p.add_argument("--sizes", default="")
+    p.add_argument("--rounds", type=int, default=0)
+    p.add_argument("--seconds", type=float, default=0)
+    p.add_argument("--trouble-gateways", type=int, default=0)
+    p.add_argument("--json")
+    p.add_argument("--images")
+    o = p.parse_args()
+    o.sizes = [int(n) for n in (o.sizes or ("10,100,1000" if o.quick else "10,100,1000,10000")).split(",")]
+    o.rounds = o.rounds or (1 if o.quick else 2)
+    o.seconds = o.seconds or (1 if o.quick else 2)
+    o.trouble_gateways = o.trouble_gateways or (200 if o.quick else 1200)
+    return o
+
+
+def main():
+    o = options()
+    parts = o.parts.split(",")
+    result = {"machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.release()}", "load_before": os.getloadavg()[0]}
+    if "exchange" in parts:
+        built = [f for f, (kind, _, _) in FORMS.items() if kind in ("pair", "threads") or form_built(kind)]
+        result["exchange"] = exchange_part(o, built)
+        print("\n".join(exchange_tables(result["exchange"])), flush=True)
+    if "server" in parts:
+        result["server"] = server_part(o)
+        print("\n" + "\n".join(server_tables(result["server"])), flush=True)
+    if "trouble" in parts:
+        result["trouble"] = trouble_part(o, o.trouble_gateways)
+        print("\n" + "\n".join(trouble_tables(result["trouble"])), flush=True)
+    if o.json:
+        with open(o.json, "w", encoding="utf-8") as f:
+            json.dump(result, f, indent=1)
+    if o.images:
+        os.makedirs(o.images, exist_ok=True)
+        pictures(result, o.images)
+
+
+def form_built(kind):
+    """Whether gwserve has this rival: it says so at once when not."""
+    with tempfile.TemporaryDirectory() as d:
+        with subprocess.Popen([GWSERVE, "--form", kind, "--listen", f"127.0.0.1:{weirtest.free_port()}", "--state-dir", d, "--gateways",
+                               "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as p:
+            good = p.stdout.readline().startswith("listening")
+            p.kill()
+        return good
+
+
+if __name__ == "__main__":
+    main()
