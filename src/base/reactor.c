@@ -4,7 +4,10 @@
  *
  * Model: epoll tells of edges only, so each owner drains until EAGAIN (or a short read). What epoll
  * carries is not a pointer but a slot number and that slot's generation; removing a source moves
- * the generation on, and an event that still names the old one is dropped. Timers are a binary heap
+ * the generation on, and an event that still names the old one is dropped. With io_uring a
+ * multishot poll for each source takes epoll's place, and tells of the same edges; what it saves is
+ * the sends: they are queued and carried out by the one call that then waits (see
+ * docs/decisions/0008-io-uring.md). Timers are a binary heap
  * that knows each timer's place. Work put off to the end of a round is a list; what is put off
  * while it runs belongs to the next round, which then does not wait.
  *
@@ -16,8 +19,11 @@
  *  4. wake_pending is true from the write to the eventfd until just before on_wake runs, so many
  *     wakes cost one write and none is lost: whoever finds it true knows that on_wake has yet to
  *     begin.
+ *  5. A source has at most one send put off, so that its bytes cannot overtake each other. A send
+ *     that is carried out never waits: what the socket does not take at once comes back as unsent.
+ *  6. reactor_remove carries out what its source put off before the owner closes the descriptor.
  *
- * What may fail: only reactor_new and reactor_add (memory, descriptors, bounds), and epoll. */
+ * What may fail: only reactor_new and reactor_add (memory, descriptors, bounds), and the wait. */
 #include "base/reactor.h"
 
 #include <errno.h>
@@ -25,23 +31,43 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/uring.h"
 
 /* Events taken in one wait: enough that a busy loop seldom waits twice, few enough for the
  * cache. */
 #define REACTOR_BATCH 128
 /* The longest single wait; beyond it the loop just goes round once more. */
 #define REACTOR_WAIT_MAX_NS (UINT64_C(3600) * NS_PER_S)
+/* Sends carried out together: enough that their call is cheap, few enough that the first does not
+ * wait long and that what they send is still in the cache. */
+#define REACTOR_SENDS 8u
+/* Requests and completions of the ring; more completions than these wait in the kernel. */
+#define REACTOR_REQUESTS 256u
+#define REACTOR_COMPLETIONS 4096u
+/* What a completion is of: a poll (generation and slot, as with epoll), a put-off send (this bit
+ * and its number), or nothing that matters. */
+#define REACTOR_TOKEN_SEND (UINT64_C(1) << 31)
+#define REACTOR_TOKEN_NONE UINT64_MAX
 
 struct reactor_slot {
     struct reactor_source *source; /* NULL: free */
     uint32_t generation;
     uint32_t next_free;
+    uint32_t events; /* for io_uring, to ask again */
+};
+
+struct reactor_put_off {
+    struct reactor_source *source; /* NULL: it was removed meanwhile */
+    const void *data;
+    size_t n;
+    int ret; /* n, unless the kernel says otherwise */
 };
 
 struct reactor {
@@ -57,6 +83,10 @@ struct reactor {
     atomic_bool wake_pending;
     void (*on_wake)(void *arg);
     void *on_wake_arg;
+    struct uring *uring; /* NULL: epoll */
+    uint32_t scanned;    /* completions up to here were looked at for sends */
+    uint32_t send_count;
+    struct reactor_put_off sends[REACTOR_SENDS];
     struct epoll_event events[REACTOR_BATCH];
 };
 
@@ -94,7 +124,7 @@ static bool reactor_alloc(struct reactor *r, size_t max_sources, size_t max_time
 
 struct reactor *reactor_new(size_t max_sources, size_t max_timers)
 {
-    weir_assert(max_sources < UINT32_MAX - 2);
+    weir_assert(max_sources < REACTOR_TOKEN_SEND - 2);
     weir_assert(max_timers < SIZE_MAX / sizeof(void *) - 1);
     struct reactor *r = calloc(1, sizeof(*r));
     if (!r)
@@ -117,6 +147,7 @@ void reactor_free(struct reactor *r)
         return;
     while (list_pop_front(&r->works))
         continue;
+    uring_free(r->uring);
     if (r->wake_source.fd >= 0)
         close(r->wake_source.fd);
     if (r->epoll_fd >= 0)
@@ -125,6 +156,126 @@ void reactor_free(struct reactor *r)
     free(r->heap);
     free(r);
 }
+
+static uint64_t reactor_token(const struct reactor *r, uint32_t slot)
+{
+    return (uint64_t)r->slots[slot].generation << 32 | slot;
+}
+
+/* --- io_uring --- */
+
+/* Ask to be told of every edge of slot @slot's descriptor. */
+static void reactor_uring_poll(struct reactor *r, uint32_t slot, int fd)
+{
+    uint32_t events = r->slots[slot].events;
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    events = events << 16 | events >> 16; /* as io_uring_prep_poll_add(3) */
+#endif
+    struct io_uring_sqe *q = uring_request(r->uring);
+    q->opcode = IORING_OP_POLL_ADD;
+    q->fd = fd;
+    q->len = IORING_POLL_ADD_MULTI;
+    q->poll32_events = events;
+    q->user_data = reactor_token(r, slot);
+}
+
+/* The poll holds a reference to the file; only without it does the owner's close end it. */
+static void reactor_uring_forget(struct reactor *r, struct reactor_source *s)
+{
+    struct io_uring_sqe *q = uring_request(r->uring);
+    /* Not POLL_REMOVE, which fails while an event of the poll is on its way. */
+    q->opcode = IORING_OP_ASYNC_CANCEL;
+    q->fd = -1;
+    q->addr = reactor_token(r, s->slot);
+    q->flags = IOSQE_CQE_SKIP_SUCCESS;
+    q->user_data = REACTOR_TOKEN_NONE;
+    (void)uring_wait(r->uring, 0);
+    for (uint32_t i = 0; i < r->send_count; i++) {
+        if (r->sends[i].source == s)
+            r->sends[i].source = NULL;
+    }
+    s->sending = false;
+}
+
+/* Note what became of put-off sends. Only those that fell short are told of. */
+static void reactor_uring_scan(struct reactor *r)
+{
+    for (uint32_t end = uring_end(r->uring); r->scanned != end; r->scanned++) {
+        struct io_uring_cqe *c = uring_at(r->uring, r->scanned);
+        if ((c->user_data & REACTOR_TOKEN_SEND) == 0 || c->user_data == REACTOR_TOKEN_NONE)
+            continue;
+        uint64_t i = c->user_data & ~REACTOR_TOKEN_SEND;
+        weir_assert(i < r->send_count);
+        r->sends[i].ret = c->res;
+        c->user_data = REACTOR_TOKEN_NONE;
+    }
+}
+
+/* All put-off sends are submitted, and so carried out: tell the owners of what was left. */
+static void reactor_uring_settle(struct reactor *r)
+{
+    reactor_uring_scan(r);
+    uint32_t count = r->send_count;
+    r->send_count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct reactor_put_off *p = &r->sends[i];
+        if (!p->source)
+            continue;
+        p->source->sending = false;
+        if (p->ret != (int)p->n)
+            p->source->unsent(p->source, p->data, p->n, p->ret);
+    }
+}
+
+int reactor_use_uring(struct reactor *r)
+{
+    weir_assert(!r->uring);
+    weir_assert(r->wake_source.slot == 1);
+    int ret = uring_new(REACTOR_REQUESTS, REACTOR_COMPLETIONS, &r->uring);
+    if (ret < 0)
+        return ret;
+    (void)epoll_ctl(r->epoll_fd, EPOLL_CTL_DEL, r->wake_source.fd, NULL);
+    reactor_uring_poll(r, r->wake_source.slot, r->wake_source.fd);
+    return 0;
+}
+
+bool reactor_send(struct reactor *r, struct reactor_source *s, const void *data, size_t n)
+{
+    if (!r->uring || s->sending)
+        return false;
+    weir_assert(s->unsent != NULL);
+    weir_assert(n <= INT32_MAX);
+    if (r->send_count == REACTOR_SENDS)
+        reactor_flush(r);
+    struct io_uring_sqe *q = uring_request(r->uring);
+    q->opcode = IORING_OP_SEND;
+    q->flags = IOSQE_CQE_SKIP_SUCCESS;
+    q->fd = s->fd;
+    q->addr = (uintptr_t)data;
+    q->len = (uint32_t)n;
+    /* DONTWAIT: never kept for later by the kernel. WAITALL: success is all of it. */
+    q->msg_flags = MSG_NOSIGNAL | MSG_DONTWAIT | MSG_WAITALL;
+    q->user_data = REACTOR_TOKEN_SEND | r->send_count;
+    r->sends[r->send_count++] =
+        (struct reactor_put_off){.source = s, .data = data, .n = n, .ret = (int)n};
+    s->sending = true;
+    return true;
+}
+
+bool reactor_sending(const struct reactor *r)
+{
+    return r->send_count > 0;
+}
+
+void reactor_flush(struct reactor *r)
+{
+    if (r->send_count == 0)
+        return;
+    uring_submit(r->uring);
+    reactor_uring_settle(r);
+}
+
+/* --- sources --- */
 
 int reactor_add(struct reactor *r, struct reactor_source *s, uint32_t epoll_events)
 {
@@ -135,15 +286,19 @@ int reactor_add(struct reactor *r, struct reactor_source *s, uint32_t epoll_even
         return WEIR_E_FULL;
     struct reactor_slot *entry = &r->slots[slot];
     weir_assert(entry->source == NULL);
+    entry->events = epoll_events;
     struct epoll_event event = {
         .events = epoll_events | EPOLLET,
-        .data.u64 = (uint64_t)entry->generation << 32 | slot,
+        .data.u64 = reactor_token(r, slot),
     };
-    if (epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) < 0)
+    if (r->uring)
+        reactor_uring_poll(r, slot, s->fd);
+    else if (epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) < 0)
         return -errno;
     r->free_slot = entry->next_free;
     entry->source = s;
     s->slot = slot;
+    s->sending = false;
     return 0;
 }
 
@@ -154,8 +309,10 @@ void reactor_remove(struct reactor *r, struct reactor_source *s)
     weir_assert(s->slot <= r->slot_count);
     struct reactor_slot *entry = &r->slots[s->slot];
     weir_assert(entry->source == s);
-    /* The owner may have closed the descriptor already; then the kernel forgot it by itself. */
-    (void)epoll_ctl(r->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL);
+    if (r->uring)
+        reactor_uring_forget(r, s);
+    else /* the owner may have closed it already; then the kernel forgot it by itself */
+        (void)epoll_ctl(r->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL);
     entry->source = NULL;
     entry->generation++;
     entry->next_free = r->free_slot;
@@ -311,18 +468,56 @@ static int reactor_epoll(struct reactor *r, uint64_t wait_ns)
     return n < 0 ? -errno : n;
 }
 
-static void reactor_dispatch(struct reactor *r, int n)
+/* The source that @token names, or NULL when it is gone. */
+static struct reactor_source *reactor_source_of(struct reactor *r, uint64_t token)
 {
+    uint32_t slot = (uint32_t)token;
+    weir_assert(slot >= 1);
+    weir_assert(slot <= r->slot_count);
+    struct reactor_slot *entry = &r->slots[slot];
+    return entry->generation == (uint32_t)(token >> 32) ? entry->source : NULL;
+}
+
+static int reactor_epoll_dispatch(struct reactor *r, uint64_t wait_ns)
+{
+    int n = reactor_epoll(r, wait_ns);
+    r->now_ns = clock_mono_ns();
     for (int i = 0; i < n; i++) {
-        uint64_t token = r->events[i].data.u64;
-        uint32_t slot = (uint32_t)token;
-        weir_assert(slot >= 1);
-        weir_assert(slot <= r->slot_count);
-        struct reactor_slot *entry = &r->slots[slot];
-        if (!entry->source || entry->generation != (uint32_t)(token >> 32))
-            continue;
-        entry->source->ready(entry->source, r->events[i].events);
+        struct reactor_source *s = reactor_source_of(r, r->events[i].data.u64);
+        if (s)
+            s->ready(s, r->events[i].events);
     }
+    return n < 0 && n != -EINTR ? n : 0;
+}
+
+/* A poll has something to say. */
+static void reactor_uring_ready(struct reactor *r, uint64_t token, int result, uint32_t flags)
+{
+    struct reactor_source *s = reactor_source_of(r, token);
+    if (!s)
+        return;
+    /* A descriptor that cannot be watched looks like one that failed, as it does to poll(2). */
+    bool failed = result < 0 && result != -ECANCELED;
+    if (!(flags & IORING_CQE_F_MORE) && !failed)
+        reactor_uring_poll(r, s->slot, s->fd);
+    if (result != -ECANCELED)
+        s->ready(s, failed ? EPOLLERR | EPOLLHUP : (uint32_t)result);
+}
+
+static int reactor_uring_dispatch(struct reactor *r, uint64_t wait_ns)
+{
+    int ret = uring_wait(r->uring, wait_ns);
+    r->now_ns = clock_mono_ns();
+    reactor_uring_settle(r);
+    /* Only what is here now; a callback may submit, and so bring more. */
+    uint32_t end = uring_end(r->uring);
+    for (uint32_t i = uring_first(r->uring); i != end; i++) {
+        const struct io_uring_cqe c = *uring_at(r->uring, i);
+        uring_drop(r->uring, i + 1);
+        if (c.user_data != REACTOR_TOKEN_NONE)
+            reactor_uring_ready(r, c.user_data, c.res, c.flags);
+    }
+    return ret;
 }
 
 static void reactor_fire(struct reactor *r)
@@ -356,12 +551,10 @@ static void reactor_run_works(struct reactor *r)
 
 int reactor_round(struct reactor *r, uint64_t timeout_ns)
 {
-    int n = reactor_epoll(r, reactor_wait_ns(r, timeout_ns));
-    if (n < 0 && n != -EINTR)
-        return n;
-    r->now_ns = clock_mono_ns();
-    if (n > 0)
-        reactor_dispatch(r, n);
+    uint64_t wait_ns = reactor_wait_ns(r, timeout_ns);
+    int ret = r->uring ? reactor_uring_dispatch(r, wait_ns) : reactor_epoll_dispatch(r, wait_ns);
+    if (ret < 0)
+        return ret;
     reactor_fire(r);
     reactor_run_works(r);
     return 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One thread's event loop: edge-triggered epoll, timers, and work put off to the end of a round.
+/* One thread's event loop: edge-triggered readiness (epoll, or io_uring), timers, work put off to
+ * the end of a round, and sends carried out together.
  *
  * Every function is for the owning thread only, except reactor_wake. Sources and timers are
  * embedded in their owners and must be removed before they are freed; removing one inside a
@@ -20,6 +21,10 @@ struct reactor_source {
     int fd; /* owner's; not closed by the reactor */
     void (*ready)(struct reactor_source *s, uint32_t epoll_events);
     uint32_t slot; /* reactor's; 0 when not added */
+    /* For those who use reactor_send: of @n bytes at @data, less than all were sent. @ret is how
+     * many, or -errno. Called in a flush or at the beginning of a round, before any ready(). */
+    void (*unsent)(struct reactor_source *s, const void *data, size_t n, int ret);
+    bool sending; /* reactor's: a send is put off */
 };
 
 struct reactor_timer {
@@ -38,6 +43,10 @@ struct reactor_work {
 struct reactor *reactor_new(size_t max_sources, size_t max_timers);
 void reactor_free(struct reactor *r);
 
+/* Use io_uring instead of epoll: before anything is added, in the thread that runs the loop. 0, or
+ * -errno when the system lacks or forbids it; then all stays as it was. */
+int reactor_use_uring(struct reactor *r);
+
 /* Watch s->fd with @epoll_events (EPOLLIN | EPOLLOUT ...; EPOLLET is added). 0, -errno,
  * WEIR_E_FULL. */
 int reactor_add(struct reactor *r, struct reactor_source *s, uint32_t epoll_events);
@@ -46,6 +55,16 @@ void reactor_remove(struct reactor *r, struct reactor_source *s);
 /* Arm or move @t (t->fire set by the owner). Asserts when more than max_timers are armed. */
 void reactor_timer_set(struct reactor *r, struct reactor_timer *t, uint64_t at_ns);
 void reactor_timer_clear(struct reactor *r, struct reactor_timer *t);
+
+/* Put off a send of all @n bytes (no waiting, no signal) to the end of the round, when it costs no
+ * system call of its own; @data stays untouched until then (see reactor_sending). Unless
+ * s->unsent is called, all of it was sent. False, and nothing done: without io_uring, or when a
+ * send of @s is put off already. */
+bool reactor_send(struct reactor *r, struct reactor_source *s, const void *data, size_t n);
+/* Whether sends are put off. */
+bool reactor_sending(const struct reactor *r);
+/* Carry out now what was put off. */
+void reactor_flush(struct reactor *r);
 
 void reactor_work_init(struct reactor_work *w, void (*run)(struct reactor_work *w));
 /* Run @w once at the end of this round; again only if deferred again. Idempotent. */

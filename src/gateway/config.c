@@ -37,6 +37,22 @@ static const struct section_type {
     [SECTION_LIMIT] = {"limit", true, CONFIG_MAX_LIMITS},
 };
 
+const char *config_engine_name(enum config_engine e)
+{
+    switch (e) {
+    case CONFIG_ENGINE_AUTO:
+        return "auto";
+    case CONFIG_ENGINE_URING:
+        return "io_uring";
+    case CONFIG_ENGINE_EPOLL:
+        return "epoll";
+    case CONFIG_ENGINE_COUNT:
+        break;
+    }
+    weir_assert(!"an engine out of its enum");
+    return "";
+}
+
 void gateway_config_init(struct gateway_config *c)
 {
     *c = (struct gateway_config){

@@ -69,6 +69,15 @@ struct limit_config {
     struct gate_limits limits;
 };
 
+/* How the data path waits and sends. */
+enum config_engine {
+    CONFIG_ENGINE_AUTO,  /* io_uring where the system has it, else epoll */
+    CONFIG_ENGINE_URING, /* io_uring, or do not start */
+    CONFIG_ENGINE_EPOLL,
+    CONFIG_ENGINE_COUNT,
+};
+const char *config_engine_name(enum config_engine e); /* as in gateway.conf */
+
 struct gateway_config {
     char name[NAME_SIZE];           /* default: the machine's host name */
     struct listener_config listeners[CONFIG_MAX_LISTENERS];
@@ -93,6 +102,7 @@ struct gateway_config {
     uint64_t max_hold_ns;           /* default 10 s */
     uint64_t worker_timeout_ns;     /* default 5 s: a worker silent for so long is replaced */
     uint32_t log_level;             /* enum log_level */
+    uint32_t io_engine;             /* enum config_engine; default auto */
 };
 
 /* Defaults only. */

@@ -35,6 +35,7 @@ static const struct config_key keys[] = {
      600 * NS_PER_S},
     {SECTION_GATEWAY, "worker-timeout", VALUE_DURATION, GATEWAY(worker_timeout_ns), NS_PER_S,
      600 * NS_PER_S},
+    {SECTION_GATEWAY, "io-engine", VALUE_ENGINE, GATEWAY(io_engine), 0, 0},
     {SECTION_SERVER, "address", VALUE_SERVER, GATEWAY(servers), 0, 0},
     {SECTION_SERVER, "key-file", VALUE_PATH, GATEWAY(key_file), 0, 0},
     {SECTION_SERVER, "token-file", VALUE_TOKEN, GATEWAY(token), 0, 0},
@@ -317,6 +318,16 @@ int config_key_read(struct gateway_config *c, void *object, const struct config_
             *(uint32_t *)field = level;
         break;
     }
+    case VALUE_ENGINE:
+        expected = "auto, io_uring or epoll";
+        r = WEIR_E_INVALID;
+        for (uint32_t i = 0; i < CONFIG_ENGINE_COUNT; i++) {
+            if (strcmp(value, config_engine_name((enum config_engine)i)) != 0)
+                continue;
+            *(uint32_t *)field = i;
+            r = 0;
+        }
+        break;
     case VALUE_SCOPE:
         expected = "stream (each stream has the limit for itself) or group (all share it)";
         r = strcmp(value, "stream") == 0 || strcmp(value, "group") == 0 ? 0 : WEIR_E_INVALID;

@@ -92,6 +92,23 @@ void relay_conn_put(struct relay *r, struct relay_conn *c)
     }
 }
 
+/* --- what is lent --- */
+
+uint8_t *relay_lend(struct relay *r)
+{
+    if (r->lent_used > RELAY_LENT_SIZE - RELAY_REPLY_SIZE)
+        reactor_flush(r->reactor);
+    if (!reactor_sending(r->reactor))
+        r->lent_used = 0;
+    return r->lent + r->lent_used;
+}
+
+void relay_lent(struct relay *r, size_t n)
+{
+    weir_assert(n <= RELAY_REPLY_SIZE);
+    r->lent_used += (n + 63) & ~(size_t)63;
+}
+
 /* --- the gate's timer --- */
 
 void relay_gate_rearm(struct relay *r)
@@ -293,11 +310,12 @@ int relay_new_over(struct reactor *r, const struct gateway_config *config,
                    const char **ret_where)
 {
     weir_assert(config->listener_count <= CONFIG_MAX_LISTENERS);
-    struct relay *relay = calloc(1, sizeof(*relay));
+    struct relay *relay = aligned_alloc(_Alignof(struct relay), sizeof(*relay));
     if (!relay) {
         *ret_where = "";
         return -ENOMEM;
     }
+    memset(relay, 0, sizeof(*relay));
     relay->reactor = r;
     relay->config = config;
     relay->streams = streams;

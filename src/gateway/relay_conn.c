@@ -65,6 +65,13 @@ static void relay_conn_set_state(struct relay_conn *c, enum relay_state to)
 
 /* --- sides --- */
 
+/* Nothing more can be sent; what came before the failure is still read. */
+static void relay_side_failed(struct relay_side *s)
+{
+    s->dead = true;
+    s->hangup = s->readable = true;
+}
+
 static void relay_side_ready(struct reactor_source *source, uint32_t events)
 {
     struct relay_side *s = container_of(source, struct relay_side, source);
@@ -77,10 +84,33 @@ static void relay_side_ready(struct reactor_source *source, uint32_t events)
     reactor_defer(s->conn->relay->reactor, &s->conn->work);
 }
 
+static void relay_side_unsent(struct reactor_source *source, const void *data, size_t n, int ret)
+{
+    struct relay_side *s = container_of(source, struct relay_side, source);
+    struct relay_conn *c = s->conn;
+    size_t sent = ret > 0 ? (size_t)ret : 0;
+    weir_assert(sent < n);
+    s->writable = false;
+    if (ret < 0 && ret != -EAGAIN && ret != -EINTR)
+        relay_side_failed(s);
+    if (s == &c->host)
+        relay_target_unsent(c, (const uint8_t *)data + sent, n - sent);
+    else
+        relay_out_unsent(&c->out, (const uint8_t *)data + sent, n - sent);
+    reactor_defer(c->relay->reactor, &c->work);
+}
+
+bool relay_side_put_off(struct relay_side *s, const uint8_t *data, size_t n)
+{
+    return s->writable && !s->dead && !s->tls &&
+           reactor_send(s->conn->relay->reactor, &s->source, data, n);
+}
+
 static int relay_side_open(struct relay_conn *c, struct relay_side *s, int fd)
 {
     s->source.fd = fd;
     s->source.ready = relay_side_ready;
+    s->source.unsent = relay_side_unsent;
     s->conn = c;
     s->open = true;
     addr_keep_alive(fd);
@@ -127,6 +157,7 @@ size_t relay_side_read(struct relay_side *s, void *to, size_t room)
 
 size_t relay_side_send(struct relay_side *s, const struct iovec *iov, int count)
 {
+    weir_assert(!s->source.sending);
     if (!s->writable || s->dead)
         return 0;
     if (s->tls)
@@ -140,10 +171,8 @@ size_t relay_side_send(struct relay_side *s, const struct iovec *iov, int count)
     if (n >= 0)
         return (size_t)n;
     s->writable = false;
-    if (errno != EAGAIN) {
-        s->dead = true;
-        s->hangup = s->readable = true;
-    }
+    if (errno != EAGAIN)
+        relay_side_failed(s);
     return 0;
 }
 
@@ -327,6 +356,11 @@ static void relay_conn_pump(struct relay_conn *c)
         progress = false;
         if (!relay_target_pump(c, now, &progress) || !relay_host_pump(c, now, &progress))
             return;
+        if (c->host.source.sending || c->target.source.sending) {
+            /* A side has one send put off at most; what else there is to read waits a round. */
+            progress = c->host.readable || c->target.readable;
+            break;
+        }
     }
     bool lives = relay_conn_settle(c);
     /* Also when the connection ends: what it held may have stood before others of its stream. */
@@ -362,7 +396,7 @@ static void relay_conn_transmit(struct relay_conn *c)
                                reactor_now(r->reactor));
     relay_input_init(&c->input);
     relay_out_init(&c->out, &c->input, c->hold, c->header, c->runs);
-    weir_assert(t->from_host.len <= sizeof(c->input.data));
+    weir_assert(t->from_host.len <= sizeof(c->input.own));
     weir_assert(t->from_target.len <= sizeof(c->reply_own));
     if (t->from_host.len > 0)
         memcpy(c->input.data, t->from_host.data, t->from_host.len);
@@ -517,7 +551,7 @@ static void relay_conn_negotiate(struct relay_conn *c)
             if (!relay_talk_secure(c, &progress))
                 return;
         } else if (!t->done && !t->ended) {
-            progress |= relay_talk_read(&c->host, &t->from_host, &t->to_host, c->input.data);
+            progress |= relay_talk_read(&c->host, &t->from_host, &t->to_host, c->input.own);
             progress |= relay_talk_read(&c->target, &t->from_target, &t->to_host, c->reply);
         }
         if (!relay_talk_step(c))

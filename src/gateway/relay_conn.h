@@ -25,6 +25,9 @@
 #include "proto/nbd/request.h"
 #include "tls/session.h"
 
+/* Where all connections read to, for as long as what was read is not yet sent: four reads at once,
+ * from the front again and again, so that it stays in the processor's cache. */
+#define RELAY_LENT_SIZE (4u * 256u * 1024u)
 /* Requests of one connection that the target has not answered; beyond it the host is not read. */
 #define RELAY_SLOTS 1024u
 /* Replies on their way to a host that does not read; beyond it the target is not read. */
@@ -151,7 +154,7 @@ struct relay_conn {
 
     uint64_t reply_left;            /* payload of the reply that is passing */
     size_t reply_start, reply_parsed, reply_end; /* in reply */
-    uint8_t *reply;                 /* reply_own, or the relay's while relay_target_pump runs */
+    uint8_t *reply;                 /* reply_own, or lent while relay_target_pump runs */
 
     uint32_t slot_high, slot_free;  /* slots ever used; entries of free_slots */
     uint16_t free_slots[RELAY_SLOTS];
@@ -190,13 +193,21 @@ struct relay {
     struct reactor_work handshake_round;
     unsigned handshake_steps;        /* in this round */
     uint8_t record[TLS_RECORD_MAX];  /* scratch: what goes out in one record */
-    uint8_t reply[RELAY_REPLY_SIZE]; /* see relay_target.c */
+    size_t lent_used; /* bytes in front that wait to be sent */
+    _Alignas(64) uint8_t lent[RELAY_LENT_SIZE];
 };
+
+_Static_assert(RELAY_INPUT_SIZE == RELAY_REPLY_SIZE, "both read to what relay_lend lends");
 
 /* --- relay.c --- */
 
 /* Give back @c, closed before. */
 void relay_conn_put(struct relay *r, struct relay_conn *c);
+/* RELAY_REPLY_SIZE bytes to read to until the end of this turn of one connection. May send what
+ * others put off, or this one. */
+uint8_t *relay_lend(struct relay *r);
+/* The first @n bytes of what was lent last wait to be sent. */
+void relay_lent(struct relay *r, size_t n);
 /* Set the gate's timer to when it next has something. After each submit, poll or cancel. */
 void relay_gate_rearm(struct relay *r);
 
@@ -217,6 +228,9 @@ void relay_conn_drain(struct relay_conn *c, enum relay_close why);
 size_t relay_side_read(struct relay_side *s, void *to, size_t room);
 /* Send pieces, keeping the side's flags. Returns the bytes, 0 when nothing went. */
 size_t relay_side_send(struct relay_side *s, const struct iovec *iov, int count);
+
+/* Put off a send of all @n bytes, which were lent, to the end of this round. False: send it now. */
+bool relay_side_put_off(struct relay_side *s, const uint8_t *data, size_t n);
 
 /* The host as streams know it: who it proved to be, else its address. */
 static inline const char *relay_conn_host(const struct relay_conn *c)
@@ -247,5 +261,7 @@ void relay_slots_drop(struct relay_conn *c);
 void relay_slot_put(struct relay_conn *c, struct relay_slot *s);
 
 bool relay_target_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress);
+/* The last @n bytes put off for the host, at @data, were not sent. */
+void relay_target_unsent(struct relay_conn *c, const uint8_t *data, size_t n);
 
 #endif

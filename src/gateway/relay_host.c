@@ -362,8 +362,23 @@ static void relay_host_ended(struct relay_conn *c)
 
 /* --- the pump --- */
 
+/* With nothing held there is one piece, and it can go together with what others send. */
+static bool relay_host_put_off(struct relay_conn *c)
+{
+    size_t n = relay_out_plain(&c->out);
+    if (n == 0 || c->input.data == c->input.own || c->state != RELAY_TRANSMITTING ||
+        c->host.hangup ||
+        !relay_side_put_off(&c->target, c->input.data + c->input.start, n))
+        return false;
+    relay_lent(c->relay, c->input.start + n);
+    relay_out_sent(&c->out, n);
+    return true;
+}
+
 static void relay_host_send(struct relay_conn *c, bool *ret_progress)
 {
+    if (c->out.pending == 0 || relay_host_put_off(c))
+        return;
     struct iovec iov[RELAY_OUT_IOV];
     while (c->out.pending > 0 && c->target.writable && !c->target.dead) {
         size_t bytes;
@@ -378,7 +393,8 @@ static void relay_host_send(struct relay_conn *c, bool *ret_progress)
 
 bool relay_host_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress)
 {
-    if (c->state == RELAY_TRANSMITTING) {
+    if (c->state == RELAY_TRANSMITTING && c->host.readable) {
+        relay_input_borrow(&c->input, relay_lend(c->relay));
         size_t room = relay_input_room(&c->input);
         size_t n = room > 0 ? relay_side_read(&c->host, c->input.data + c->input.end, room) : 0;
         if (n > 0) {
@@ -395,5 +411,6 @@ bool relay_host_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress)
         *ret_progress |= c->state == RELAY_DRAINING; /* replies may now go nowhere, at once */
     }
     relay_host_send(c, ret_progress);
+    relay_input_keep(&c->input);
     return true;
 }

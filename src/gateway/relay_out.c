@@ -26,6 +26,8 @@
 
 /* Moving so few bytes to the front of the input is cheaper than a colder cache. */
 #define RELAY_INPUT_MOVE_FREE 64u
+/* So many bytes left over are taken to where the next read goes: a header's part as a rule. */
+#define RELAY_INPUT_MOVE_MAX 4096u
 
 _Static_assert((RELAY_HOLD_SIZE & (RELAY_HOLD_SIZE - 1)) == 0, "ring places are masks");
 _Static_assert((RELAY_HEADER_SIZE & (RELAY_HEADER_SIZE - 1)) == 0, "ring places are masks");
@@ -33,7 +35,34 @@ _Static_assert((RELAY_RUNS & (RELAY_RUNS - 1)) == 0, "ring places are masks");
 
 void relay_input_init(struct relay_input *in)
 {
+    in->data = in->own;
     in->start = in->parsed = in->end = 0;
+}
+
+/* Replace the place of the bytes from start to end. */
+static void relay_input_move(struct relay_input *in, uint8_t *to)
+{
+    size_t start = in->start;
+    weir_assert(start <= in->parsed);
+    weir_assert(in->parsed <= in->end);
+    memcpy(to, in->data + start, in->end - start);
+    in->data = to;
+    in->start = 0;
+    in->parsed -= start;
+    in->end -= start;
+}
+
+void relay_input_borrow(struct relay_input *in, uint8_t *lent)
+{
+    weir_assert(in->data == in->own);
+    if (in->start == in->parsed && in->end - in->parsed <= RELAY_INPUT_MOVE_MAX)
+        relay_input_move(in, lent);
+}
+
+void relay_input_keep(struct relay_input *in)
+{
+    if (in->data != in->own)
+        relay_input_move(in, in->own);
 }
 
 size_t relay_input_room(struct relay_input *in)
@@ -212,6 +241,28 @@ void relay_out_sent(struct relay_out *o, size_t n)
         o->run_head++;
     }
     weir_assert(n == 0);
+}
+
+size_t relay_out_plain(const struct relay_out *o)
+{
+    const struct relay_run *run = &o->runs[o->run_head & (RELAY_RUNS - 1)];
+    return o->run_tail - o->run_head == 1 && run->kind == RELAY_RUN_INPUT ? run->len : 0;
+}
+
+void relay_out_unsent(struct relay_out *o, const uint8_t *data, size_t n)
+{
+    struct relay_input *in = o->input;
+    size_t left = in->end - in->start;
+    weir_assert(o->run_head == o->run_tail);
+    weir_assert(in->data == in->own);
+    weir_assert(in->start == in->parsed);
+    weir_assert(n <= RELAY_INPUT_SIZE - left);
+    memmove(in->own + n, in->own + in->start, left);
+    memcpy(in->own, data, n);
+    in->start = 0;
+    in->parsed = n;
+    in->end = n + left;
+    relay_out_push(o, RELAY_RUN_INPUT, n);
 }
 
 void relay_out_discard(struct relay_out *o)

@@ -35,8 +35,9 @@ struct relay_run {
 
 /* A linear buffer: [start, parsed) is in the weave, [parsed, end) not yet looked at. */
 struct relay_input {
-    uint8_t data[RELAY_INPUT_SIZE];
+    uint8_t *data; /* own, or RELAY_INPUT_SIZE bytes lent for the time of one read and its sending */
     size_t start, parsed, end;
+    uint8_t own[RELAY_INPUT_SIZE];
 };
 
 struct relay_out {
@@ -51,6 +52,10 @@ struct relay_out {
 };
 
 void relay_input_init(struct relay_input *in);
+/* Go on in @lent instead, if what is left is little and none of it in the weave. */
+void relay_input_borrow(struct relay_input *in, uint8_t *lent);
+/* Take what is left along from what was lent. */
+void relay_input_keep(struct relay_input *in);
 /* Room behind end; moves what is left to the front first when that is cheap. */
 size_t relay_input_room(struct relay_input *in);
 
@@ -78,8 +83,13 @@ void relay_out_release(struct relay_out *o, const uint8_t *header, size_t header
 
 /* The pieces to send next, at most RELAY_OUT_IOV; returns their number and total in *@ret_bytes. */
 int relay_out_gather(const struct relay_out *o, struct iovec *iov, size_t *ret_bytes);
+/* The bytes to send when they are one piece of the input, else 0. */
+size_t relay_out_plain(const struct relay_out *o);
 /* @n of the gathered bytes were sent. */
 void relay_out_sent(struct relay_out *o, size_t n);
+/* The last @n bytes said to be sent, input all of them and now at @data, were not. Only with nothing
+ * else to send, and the input kept. */
+void relay_out_unsent(struct relay_out *o, const uint8_t *data, size_t n);
 /* Forget everything that waits to be sent (the target takes no more). */
 void relay_out_discard(struct relay_out *o);
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Transmission, target to host: replies pass in place, in order, and are never held.
  *
- * All connections share one buffer to read into, which therefore stays in the processor's cache: as
- * a rule the host takes all of it at once and nothing is left when the pump ends. What is left is
- * copied to the connection's own buffer, and that is read into until it is empty again.
+ * All connections read to memory they are lent for the turn, which therefore stays in the
+ * processor's cache: as a rule all of it is sent at once, or put off to the end of the round, and
+ * next to nothing is left when the pump ends. What is left is copied to the connection's own buffer;
+ * with something to send in it, that is read into until it is empty again.
  *
  * One linear buffer: [start, parsed) goes to the host, [parsed, end) is not yet walked. Walking a
  * reply puts the host's own cookie back into its header and counts its payload through; payload is
@@ -19,28 +20,45 @@
 #include "base/assert.h"
 #include "gateway/relay_conn.h"
 
-/* With nothing left over, read into the relay's buffer. */
-static void relay_reply_borrow(struct relay_conn *c)
+static void relay_reply_move(struct relay_conn *c, uint8_t *to)
 {
-    if (c->reply_start == c->reply_end) {
-        c->reply = c->relay->reply;
-        c->reply_start = c->reply_parsed = c->reply_end = 0;
-    }
-}
-
-/* The relay's buffer is the next connection's: take along what is left. */
-static void relay_reply_keep(struct relay_conn *c)
-{
-    if (c->reply == c->reply_own)
-        return;
     size_t start = c->reply_start;
     weir_assert(start <= c->reply_parsed);
     weir_assert(c->reply_parsed <= c->reply_end);
-    memcpy(c->reply_own, c->reply + start, c->reply_end - start);
-    c->reply = c->reply_own;
+    memcpy(to, c->reply + start, c->reply_end - start);
+    c->reply = to;
     c->reply_start = 0;
     c->reply_parsed -= start;
     c->reply_end -= start;
+}
+
+/* With nothing to send left over, read to what is lent; the part of a header comes along. */
+static void relay_reply_borrow(struct relay_conn *c)
+{
+    weir_assert(c->reply == c->reply_own);
+    if (c->target.readable && c->reply_start == c->reply_parsed &&
+        c->reply_end - c->reply_parsed < NBD_REPLY_MAX_SIZE)
+        relay_reply_move(c, relay_lend(c->relay));
+}
+
+/* What was lent is the next connection's: take along what is left. */
+static void relay_reply_keep(struct relay_conn *c)
+{
+    if (c->reply != c->reply_own)
+        relay_reply_move(c, c->reply_own);
+}
+
+void relay_target_unsent(struct relay_conn *c, const uint8_t *data, size_t n)
+{
+    size_t left = c->reply_end - c->reply_start;
+    weir_assert(c->reply == c->reply_own);
+    weir_assert(c->reply_start == c->reply_parsed);
+    weir_assert(n <= RELAY_REPLY_SIZE - left);
+    memmove(c->reply_own + n, c->reply_own + c->reply_start, left);
+    memcpy(c->reply_own, data, n);
+    c->reply_start = 0;
+    c->reply_parsed = n;
+    c->reply_end = n + left;
 }
 
 /* Room behind reply_end, once everything walked has been sent. */
@@ -146,6 +164,12 @@ static bool relay_reply_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_pr
         .iov_base = c->reply + c->reply_start,
         .iov_len = c->reply_parsed - c->reply_start,
     };
+    if (c->reply != c->reply_own && c->state == RELAY_TRANSMITTING && !c->target.hangup &&
+        relay_side_put_off(&c->host, iov.iov_base, iov.iov_len)) {
+        relay_lent(c->relay, c->reply_parsed);
+        c->reply_start = c->reply_parsed;
+        return true;
+    }
     size_t sent = relay_side_send(&c->host, &iov, 1);
     if (c->host.dead) {
         sent = iov.iov_len;

@@ -197,13 +197,30 @@ static void worker_timers_start(struct worker *w)
 
 /* --- start and end --- */
 
+static int worker_engine_start(struct worker *w)
+{
+    enum config_engine engine = (enum config_engine)w->config->io_engine;
+    if (engine == CONFIG_ENGINE_EPOLL)
+        return 0;
+    int ret = reactor_use_uring(w->reactor);
+    if (ret == 0 || engine == CONFIG_ENGINE_AUTO) {
+        log_debug("the data path uses %s%s%s", ret == 0 ? "io_uring" : "epoll",
+                  ret == 0 ? "" : ", io_uring: ", ret == 0 ? "" : weir_strerror(ret));
+        return 0;
+    }
+    log_error("io-engine = io_uring, but this system does not offer it");
+    return ret;
+}
+
 static int worker_reactor_start(struct worker *w)
 {
     const struct gateway_config *c = w->config;
     size_t sources = 2 * (size_t)c->max_connections + CONFIG_MAX_LISTENERS + REACTOR_SPARE;
     w->reactor = reactor_new(sources, (size_t)c->max_connections + CONFIG_MAX_LISTENERS +
                                           REACTOR_SPARE);
-    int ret = w->reactor ? worker_signals_start(w) : -ENOMEM;
+    int ret = w->reactor ? worker_engine_start(w) : -ENOMEM;
+    if (ret == 0)
+        ret = worker_signals_start(w);
     if (ret == 0 && w->control.fd >= 0) {
         w->control.ready = worker_control;
         ret = reactor_add(w->reactor, &w->control, EPOLLIN);

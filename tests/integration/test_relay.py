@@ -829,7 +829,7 @@ class Program(RelayCase):
         self.assertGreater(self.stream(g)["heldNow"], 30)
         rewrite(config(t.uri, "iops = 100000", gateway="max-hold = 600s"))
         self.assertEqual(sorted(h.reply(512)[0] for _ in range(50)), list(range(50)))
-        g.wait_line("1 limits, max-hold and log-level")
+        g.wait_line("1 limits, max-hold, log-level")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: events, timers, deferred work and wakes reach exactly those who still ask for them, in the
  * order that reactor.h promises.
- * Method: real pipes and threads; timers are due in the past or a moment ahead, never measured. The
+ * Method: real pipes, sockets and threads, every test with epoll and with io_uring (skipped where the
+ * system has none); timers are due in the past or a moment ahead, never measured. The
  * random test keeps a plain model of the armed timers beside the heap and prints its seed. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,13 +14,26 @@
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <errno.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/reactor.h"
 #include "base/rng.h"
+
+static bool with_uring;
+
+static struct reactor *reactor_made(size_t max_sources, size_t max_timers)
+{
+    struct reactor *r = reactor_new(max_sources, max_timers);
+    assert_non_null(r);
+    if (with_uring)
+        assert_int_equal(reactor_use_uring(r), 0);
+    return r;
+}
 
 struct probe {
     struct reactor *reactor;
@@ -98,7 +112,7 @@ static void probe_fini(struct probe *p)
 static void readiness_is_told_once_until_it_changes(void **state)
 {
     (void)state;
-    struct reactor *r = reactor_new(4, 4);
+    struct reactor *r = reactor_made(4, 4);
     struct probe p;
     probe_init(&p, r);
     probe_pipe(&p);
@@ -122,7 +136,7 @@ static void readiness_is_told_once_until_it_changes(void **state)
 static void a_source_removed_in_a_batch_gets_no_event_of_it(void **state)
 {
     (void)state;
-    struct reactor *r = reactor_new(4, 4);
+    struct reactor *r = reactor_made(4, 4);
     struct probe p[2];
     for (int i = 0; i < 2; i++) {
         probe_init(&p[i], r);
@@ -165,7 +179,7 @@ static void on_ready_replace(struct reactor_source *s, uint32_t events)
 static void an_event_of_a_removed_source_does_not_reach_its_heir(void **state)
 {
     (void)state;
-    struct reactor *r = reactor_new(4, 4);
+    struct reactor *r = reactor_made(4, 4);
     struct replacer a, b;
     struct probe heir;
     probe_init(&a.p, r);
@@ -197,7 +211,7 @@ static void an_event_of_a_removed_source_does_not_reach_its_heir(void **state)
 static void sources_are_bounded_and_their_places_come_back(void **state)
 {
     (void)state;
-    struct reactor *r = reactor_new(2, 0);
+    struct reactor *r = reactor_made(2, 0);
     struct probe p[3];
     for (int i = 0; i < 3; i++) {
         probe_init(&p[i], r);
@@ -223,7 +237,7 @@ static void timers_fire_in_order_of_time_whatever_the_order_of_arming(void **sta
     print_message("seed %llu\n", (unsigned long long)seed);
     struct rng rng;
     rng_seed(&rng, seed);
-    struct reactor *r = reactor_new(1, COUNT);
+    struct reactor *r = reactor_made(1, COUNT);
     static struct probe p[COUNT];
     bool armed[COUNT] = {false};
     for (int i = 0; i < COUNT; i++) {
@@ -253,7 +267,7 @@ static void timers_fire_in_order_of_time_whatever_the_order_of_arming(void **sta
 static void a_timer_that_is_always_due_does_not_keep_the_round_going(void **state)
 {
     (void)state;
-    struct reactor *r = reactor_new(1, 2);
+    struct reactor *r = reactor_made(1, 2);
     struct probe p;
     probe_init(&p, r);
     p.again = true;
@@ -267,7 +281,7 @@ static void a_timer_that_is_always_due_does_not_keep_the_round_going(void **stat
 static void a_timer_ahead_ends_a_wait_without_end(void **state)
 {
     (void)state;
-    struct reactor *r = reactor_new(1, 1);
+    struct reactor *r = reactor_made(1, 1);
     struct probe p;
     probe_init(&p, r);
     uint64_t at = reactor_now_fresh(r) + 3 * NS_PER_MS;
@@ -282,7 +296,7 @@ static void work_runs_once_a_round_however_often_it_is_put_off(void **state)
 {
     (void)state;
     uint64_t clock = 0;
-    struct reactor *r = reactor_new(1, 1);
+    struct reactor *r = reactor_made(1, 1);
     struct probe a, b;
     probe_init(&a, r);
     probe_init(&b, r);
@@ -302,7 +316,7 @@ static void work_runs_once_a_round_however_often_it_is_put_off(void **state)
 static void work_put_off_while_it_runs_waits_for_the_next_round(void **state)
 {
     (void)state;
-    struct reactor *r = reactor_new(1, 1);
+    struct reactor *r = reactor_made(1, 1);
     struct probe a;
     probe_init(&a, r);
     a.again = true;
@@ -320,7 +334,7 @@ static void work_put_off_while_it_runs_waits_for_the_next_round(void **state)
 static void work_cancelled_by_earlier_work_of_the_same_round_does_not_run(void **state)
 {
     (void)state;
-    struct reactor *r = reactor_new(1, 1);
+    struct reactor *r = reactor_made(1, 1);
     struct probe a, b;
     probe_init(&a, r);
     probe_init(&b, r);
@@ -362,7 +376,7 @@ static void on_wake(void *arg)
 static void no_wake_from_another_thread_is_lost(void **state)
 {
     (void)state;
-    struct waker w = {.reactor = reactor_new(1, 1), .total = 100000};
+    struct waker w = {.reactor = reactor_made(1, 1), .total = 100000};
     pthread_t thread;
     reactor_on_wake(w.reactor, on_wake, &w);
     assert_int_equal(pthread_create(&thread, NULL, wake_often, &w), 0);
@@ -376,12 +390,199 @@ static void no_wake_from_another_thread_is_lost(void **state)
 static void wakes_before_the_wait_are_one(void **state)
 {
     (void)state;
-    struct waker w = {.reactor = reactor_new(1, 1), .total = 50};
+    struct waker w = {.reactor = reactor_made(1, 1), .total = 50};
     reactor_on_wake(w.reactor, on_wake, &w);
     wake_often(&w);
     assert_int_equal(reactor_run(w.reactor), 0);
     assert_int_equal(w.wakes, 1);
     reactor_free(w.reactor);
+}
+
+/* A socket that sends, and its peer. */
+struct sender {
+    struct reactor_source source;
+    int peer;
+    unsigned ready;
+    const void *unsent;
+    size_t unsent_of;
+    int unsent_ret;
+};
+
+static void on_sender_ready(struct reactor_source *s, uint32_t events)
+{
+    (void)events;
+    container_of(s, struct sender, source)->ready++;
+}
+
+static void on_unsent(struct reactor_source *s, const void *data, size_t n, int ret)
+{
+    struct sender *x = container_of(s, struct sender, source);
+    assert_null(x->unsent);
+    assert_false(s->sending);
+    x->unsent = data;
+    x->unsent_of = n;
+    x->unsent_ret = ret;
+}
+
+static void sender_init(struct sender *x, struct reactor *r)
+{
+    int fds[2];
+    *x = (struct sender){.source.ready = on_sender_ready, .source.unsent = on_unsent};
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+    x->source.fd = fds[0];
+    x->peer = fds[1];
+    assert_int_equal(reactor_add(r, &x->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP), 0);
+}
+
+static void sender_fini(struct sender *x, struct reactor *r)
+{
+    reactor_remove(r, &x->source);
+    close(x->source.fd);
+    close(x->peer);
+}
+
+static void a_send_put_off_goes_before_the_next_wait(void **state)
+{
+    (void)state;
+    struct reactor *r = reactor_made(4, 4);
+    struct sender x;
+    char got[8];
+    sender_init(&x, r);
+    if (!with_uring) {
+        assert_false(reactor_send(r, &x.source, "abc", 3));
+        assert_false(reactor_sending(r));
+        reactor_flush(r);
+    } else {
+        assert_true(reactor_send(r, &x.source, "abc", 3));
+        assert_true(reactor_sending(r));
+        assert_false(reactor_send(r, &x.source, "def", 3));
+        assert_int_equal(read(x.peer, got, sizeof(got)), -1);
+        assert_int_equal(errno, EAGAIN);
+        assert_int_equal(reactor_round(r, 0), 0);
+        assert_false(reactor_sending(r));
+        assert_int_equal(read(x.peer, got, sizeof(got)), 3);
+        assert_memory_equal(got, "abc", 3);
+        assert_true(reactor_send(r, &x.source, "def", 3));
+        reactor_flush(r);
+        assert_int_equal(read(x.peer, got, sizeof(got)), 3);
+        assert_memory_equal(got, "def", 3);
+        assert_null(x.unsent);
+    }
+    sender_fini(&x, r);
+    reactor_free(r);
+}
+
+/* Take all there is of @x's peer; returns how much, and holds it to be what @data says. */
+static size_t sender_taken(struct sender *x, const uint8_t *data, size_t at)
+{
+    static uint8_t got[65536];
+    size_t all = 0;
+    for (ssize_t n; (n = read(x->peer, got, sizeof(got))) > 0; all += (size_t)n)
+        assert_memory_equal(got, data + at + all, (size_t)n);
+    return all;
+}
+
+static void what_the_socket_does_not_take_comes_back(void **state)
+{
+    (void)state;
+    enum { SIZE = 8 * 1024 * 1024 };
+    struct reactor *r = reactor_made(4, 4);
+    struct sender x;
+    uint8_t *data = malloc(SIZE);
+    assert_non_null(data);
+    for (size_t i = 0; i < SIZE; i++)
+        data[i] = (uint8_t)(i * 2654435761u >> 24);
+    sender_init(&x, r);
+    if (with_uring) {
+        assert_true(reactor_send(r, &x.source, data, SIZE));
+        assert_int_equal(reactor_round(r, 0), 0);
+        assert_ptr_equal(x.unsent, data);
+        assert_int_equal(x.unsent_of, SIZE);
+        assert_true(x.unsent_ret > 0);
+        size_t sent = (size_t)x.unsent_ret;
+        assert_true(sent < SIZE);
+        /* A full socket: nothing goes. */
+        x.unsent = NULL;
+        assert_true(reactor_send(r, &x.source, data + sent, SIZE - sent));
+        reactor_flush(r);
+        assert_ptr_equal(x.unsent, data + sent);
+        assert_int_equal(x.unsent_ret, -EAGAIN);
+        x.unsent = NULL;
+        unsigned before = x.ready;
+        assert_int_equal(sender_taken(&x, data, 0), sent);
+        assert_int_equal(reactor_round(r, 0), 0);
+        assert_true(x.ready > before); /* there is room again */
+        assert_true(reactor_send(r, &x.source, data + sent, 1000));
+        reactor_flush(r);
+        assert_null(x.unsent);
+        assert_int_equal(sender_taken(&x, data, sent), 1000);
+        /* A peer that has gone. */
+        close(x.peer);
+        x.peer = -1;
+        assert_true(reactor_send(r, &x.source, data, 10));
+        reactor_flush(r);
+        assert_int_equal(x.unsent_ret, -EPIPE);
+    }
+    sender_fini(&x, r);
+    free(data);
+    reactor_free(r);
+}
+
+static void many_sends_go_in_order_and_a_removed_source_still_sends(void **state)
+{
+    (void)state;
+    enum { COUNT = 40 };
+    struct reactor *r = reactor_made(COUNT, 4);
+    struct sender x[COUNT];
+    char got[8];
+    for (int i = 0; i < COUNT; i++)
+        sender_init(&x[i], r);
+    for (int i = 0; with_uring && i < COUNT; i++) {
+        assert_true(reactor_send(r, &x[i].source, "12345", 5));
+        if (i % 3)
+            continue;
+        /* Its owner closes it: the bytes go, then the stream ends, without another round. */
+        reactor_remove(r, &x[i].source);
+        close(x[i].source.fd);
+        assert_int_equal(read(x[i].peer, got, sizeof(got)), 5);
+        assert_int_equal(read(x[i].peer, got, sizeof(got)), 0);
+        assert_int_equal(close(x[i].peer), 0);
+        sender_init(&x[i], r);
+        assert_true(reactor_send(r, &x[i].source, "12345", 5));
+    }
+    assert_int_equal(reactor_round(r, 0), 0);
+    for (int i = 0; i < COUNT; i++) {
+        if (with_uring)
+            assert_int_equal(read(x[i].peer, got, sizeof(got)), 5);
+        assert_null(x[i].unsent);
+        sender_fini(&x[i], r);
+    }
+    reactor_free(r);
+}
+
+static void a_removed_source_is_let_go_of_though_an_event_is_on_its_way(void **state)
+{
+    (void)state;
+    struct reactor *r = reactor_made(4, 4);
+    for (int i = 0; i < 100; i++) {
+        struct sender x;
+        char got;
+        sender_init(&x, r);
+        assert_int_equal(reactor_round(r, 0), 0);
+        unsigned before = x.ready;
+        assert_int_equal(write(x.peer, "x", 1), 1);
+        if (i % 2)
+            assert_int_equal(reactor_round(r, 0), 0);
+        assert_int_equal(x.ready, before + (unsigned)i % 2);
+        assert_int_equal(read(x.source.fd, &got, 1), 1);
+        reactor_remove(r, &x.source);
+        close(x.source.fd);
+        assert_int_equal(read(x.peer, &got, 1), 0); /* the end, not EAGAIN */
+        assert_int_equal(reactor_round(r, 0), 0);
+        assert_int_equal(x.ready, before + (unsigned)i % 2);
+        close(x.peer);
+    }
+    reactor_free(r);
 }
 
 int main(void)
@@ -399,6 +600,19 @@ int main(void)
         cmocka_unit_test(work_cancelled_by_earlier_work_of_the_same_round_does_not_run),
         cmocka_unit_test(no_wake_from_another_thread_is_lost),
         cmocka_unit_test(wakes_before_the_wait_are_one),
+        cmocka_unit_test(a_send_put_off_goes_before_the_next_wait),
+        cmocka_unit_test(what_the_socket_does_not_take_comes_back),
+        cmocka_unit_test(many_sends_go_in_order_and_a_removed_source_still_sends),
+        cmocka_unit_test(a_removed_source_is_let_go_of_though_an_event_is_on_its_way),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("epoll", tests, NULL, NULL);
+    struct reactor *r = reactor_new(1, 1);
+    int ret = reactor_use_uring(r);
+    reactor_free(r);
+    if (ret < 0) {
+        print_message("no io_uring here: %s\n", strerror(-ret));
+        return failed;
+    }
+    with_uring = true;
+    return failed + cmocka_run_group_tests_name("io_uring", tests, NULL, NULL);
 }
