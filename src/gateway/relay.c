@@ -15,7 +15,7 @@
  * Memory, bounded by max_connections:
  *    sizeof(struct relay_conn)      1.3 MiB of address space, of which a connection touches
  *                                   what it uses: buffers 3 x 256 KiB (input, hold, reply),
- *                                   slots 1,024 x 208 B, runs 32 KiB, headers 32 KiB
+ *                                   slots 1,024 x 192 B, runs 32 KiB, headers 32 KiB
  *  + while it negotiates            4 texts: 2 x 128 KiB in, 2 x 1 MiB out, at most
  *  = 1,024 connections (default)    at most 1.3 GiB, about 70 KiB each when idle,
  *  + once                           256 KiB that replies are read into (relay_target.c).

@@ -72,19 +72,22 @@ enum relay_slot_state {
 
 /* One request between its header's arrival and the target's last word on it. */
 struct relay_slot {
-    struct gate_io io;
-    struct relay_conn *conn;
     uint64_t host_cookie, wire_cookie;
     uint64_t length; /* as requested: what a simple reply to READ carries */
     uint64_t dispatched_ns;
     enum relay_slot_state state;
     enum nbd_cmd cmd;
     bool error;              /* an error chunk has passed */
-    uint8_t header_size;     /* of the header below; filled in when held */
+    /* What only a held request has, here and below io. */
+    uint8_t header_size;
     uint32_t held_bytes;     /* of payload in the hold ring */
-    struct list link;        /* conn->released */
+    struct gate_io io;
+    struct relay_conn *conn;
+    struct list link;        /* conn->released, when RELEASED */
     uint8_t header[NBD_REQUEST_EXT_SIZE];
 };
+/* Whole cache lines, of which a request that is not held touches two. */
+_Static_assert(sizeof(struct relay_slot) == 3 * 64, "slots are cut to cache lines");
 
 /* What the next bytes of the host are. */
 enum relay_host_mode {
@@ -158,7 +161,7 @@ struct relay_conn {
 
     uint32_t slot_high, slot_free;  /* slots ever used; entries of free_slots */
     uint16_t free_slots[RELAY_SLOTS];
-    struct relay_slot slots[RELAY_SLOTS];
+    _Alignas(64) struct relay_slot slots[RELAY_SLOTS];
     struct relay_run runs[RELAY_RUNS];
     uint8_t header[RELAY_HEADER_SIZE];
     struct relay_input input;

@@ -46,11 +46,8 @@ static struct relay_slot *relay_slot_get(struct relay_conn *c)
     uint32_t index = c->slot_free > 0 ? c->free_slots[--c->slot_free] : c->slot_high++;
     struct relay_slot *s = &c->slots[index];
     weir_assert(s->state == RELAY_SLOT_FREE);
-    s->conn = c;
     s->wire_cookie = (uint64_t)c->next_cookie++ << 32 | index;
     s->error = false;
-    s->held_bytes = 0;
-    list_init(&s->link);
     return s;
 }
 
@@ -90,7 +87,7 @@ static void relay_slot_drop(struct relay_conn *c, struct relay_slot *s)
         return;
     if (s->state == RELAY_SLOT_HELD)
         gate_cancel(c->relay->gate, &s->io, reactor_now(c->relay->reactor));
-    if (list_linked(&s->link))
+    if (s->state == RELAY_SLOT_RELEASED)
         list_remove(&s->link);
     meter_drop(c->stream->meter, s->io.op);
     relay_slot_put(c, s);
@@ -196,6 +193,8 @@ static void relay_request_hold(struct relay_conn *c, struct relay_slot *s, size_
                                uint64_t payload)
 {
     const uint8_t *header = c->input.data + c->input.parsed;
+    s->conn = c;
+    s->held_bytes = 0;
     memcpy(s->header, header, size);
     s->header_size = (uint8_t)size;
     nbd_request_set_cookie(s->header, s->wire_cookie);
@@ -219,12 +218,9 @@ static void relay_request_submit(struct relay_conn *c, const struct nbd_request 
     s->host_cookie = q->cookie;
     s->length = q->length;
     s->cmd = q->type;
-    s->io = (struct gate_io){
-        .op = op,
-        .bytes = relay_request_bytes(c, op, q),
-        .arrived_ns = now_ns,
-    };
-    list_init(&s->io.link);
+    s->io.op = op;
+    s->io.bytes = relay_request_bytes(c, op, q);
+    s->io.arrived_ns = now_ns;
     meter_arrive(c->stream->meter, op, s->io.bytes);
     if (!gate_submit(c->relay->gate, &c->stream->flow, &s->io, now_ns)) {
         relay_request_hold(c, s, size, payload);

@@ -111,10 +111,8 @@ static void relay_out_push(struct relay_out *o, enum relay_run_kind kind, size_t
     *run = (struct relay_run){.kind = kind, .len = (uint32_t)n};
 }
 
-void relay_out_pass(struct relay_out *o, size_t n)
+void relay_out_pass_new(struct relay_out *o, size_t n)
 {
-    weir_assert(n <= o->input->end - o->input->parsed);
-    o->input->parsed += n;
     relay_out_push(o, RELAY_RUN_INPUT, n);
 }
 

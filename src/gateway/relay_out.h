@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "base/assert.h"
 #include "proto/nbd/request.h"
 
 /* Each a power of two. */
@@ -70,8 +71,21 @@ static inline bool relay_out_ready(const struct relay_out *o)
            RELAY_HEADER_SIZE - (o->header_tail - o->header_head) >= NBD_REQUEST_EXT_SIZE;
 }
 
-/* The next @n unparsed input bytes go to the target in place. */
-void relay_out_pass(struct relay_out *o, size_t n);
+/* Begin a run of @n bytes of input; for relay_out_pass. */
+void relay_out_pass_new(struct relay_out *o, size_t n);
+/* The next @n unparsed input bytes go to the target in place. Inline: once or twice an I/O. */
+static inline void relay_out_pass(struct relay_out *o, size_t n)
+{
+    struct relay_run *last = &o->runs[(o->run_tail - 1) & (RELAY_RUNS - 1)];
+    weir_assert(n <= o->input->end - o->input->parsed);
+    o->input->parsed += n;
+    if (o->run_head == o->run_tail || last->kind != RELAY_RUN_INPUT) {
+        relay_out_pass_new(o, n);
+        return;
+    }
+    last->len += (uint32_t)n;
+    o->pending += n;
+}
 /* The next @n unparsed input bytes were taken elsewhere. */
 void relay_out_skip(struct relay_out *o, size_t n);
 /* Copy the next @n unparsed input bytes to the hold ring (room asserted) and skip them. */

@@ -63,6 +63,14 @@ void bucket_change(struct bucket *b, const struct bucket_rate *rate, uint64_t no
  * are as they were, within the new bounds. One that held nothing (all zero) begins anew. */
 void bucket_adopt(struct bucket *b, const struct bucket_rate *rate, uint64_t now_ns);
 
+/* Whether @b is known to let an I/O go at @now_ns without another look at the clock: true for all
+ * but the first of a batch. False: ask bucket_wait_ns. Inline: twice an I/O. */
+static inline bool bucket_ready(const struct bucket *b, uint64_t now_ns)
+{
+    const struct bucket_state *s = &b->state[b->in_force];
+    return now_ns <= s->last_ns && s->credit >= 0 && s->pace >= 0;
+}
+
 /* 0 when an I/O may go now, else the nanoseconds until it may (if nothing else is taken). Takes
  * nothing. @now_ns may repeat but not go back; going back is treated as standing still. */
 uint64_t bucket_wait_ns(struct bucket *b, uint64_t now_ns);

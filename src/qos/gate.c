@@ -249,6 +249,45 @@ static struct gate_verdict gate_judge(const struct gate_io *io, bool newcomer, u
     return (struct gate_verdict){.goes = true};
 }
 
+/* What a newcomer pays into, gathered while it is judged. */
+struct gate_bill {
+    uint32_t count;
+    struct gate_item {
+        struct bucket *bucket;
+        bool iops;
+    } item[GATE_MAX_COVER * GATE_KIND_COUNT];
+};
+
+/* As gate_judge of a newcomer; what it pays into when it goes is in @bill then. */
+static struct gate_verdict gate_judge_newcomer(const struct gate_io *io, uint64_t now_ns,
+                                               struct gate_bill *bill)
+{
+    const struct gate_flow *f = io->flow;
+    uint8_t kinds = gate_kinds_of(io->op);
+    bill->count = 0;
+    for (uint32_t i = 0; i < f->cover_count; i++) {
+        struct gate_rule *r = f->cover[i];
+        for (uint8_t mask = r->in_force & kinds; mask != 0;) {
+            enum gate_kind k = gate_mask_pop(&mask);
+            struct bucket *b = &r->bucket[k];
+            uint64_t wait_ns = bucket_ready(b, now_ns) ? 0 : bucket_wait_ns(b, now_ns);
+            if (wait_ns > 0 || r->place[k].heap_index != 0)
+                return (struct gate_verdict){.cover_index = i, .kind = k, .wait_ns = wait_ns};
+            bill->item[bill->count++] = (struct gate_item){b, gate_kind_is_iops(k)};
+        }
+    }
+    return (struct gate_verdict){.goes = true};
+}
+
+static void gate_pay_bill(const struct gate_io *io, const struct gate_bill *bill, uint64_t now_ns)
+{
+    uint64_t bytes = gate_bytes_of(io);
+    for (uint32_t i = 0; i < bill->count; i++) {
+        const struct gate_item *x = &bill->item[i];
+        bucket_take(x->bucket, x->iops ? 1 : bytes, now_ns);
+    }
+}
+
 static void gate_pay(const struct gate_io *io, uint64_t now_ns)
 {
     const struct gate_flow *f = io->flow;
@@ -472,14 +511,12 @@ bool gate_flow_idle(const struct gate_flow *f)
 
 /* ---- I/Os ------------------------------------------------------------------------------------ */
 
-static bool gate_pass(struct gate_io *io, uint64_t now_ns)
+/* Most of an I/O's fields matter only from here on, and are left alone before. */
+static void gate_enqueue(struct gate *g, struct gate_queue *q, struct gate_io *io, uint64_t now_ns)
 {
-    io->released_ns = now_ns;
-    return true;
-}
-
-static void gate_enqueue(struct gate *g, struct gate_queue *q, struct gate_io *io)
-{
+    io->submitted_ns = now_ns;
+    io->parked_at = 0;
+    io->hit_max_hold = false;
     io->queued = true;
     io->was_held = true;
     list_push_back(&q->ios, &io->link);
@@ -487,33 +524,37 @@ static void gate_enqueue(struct gate *g, struct gate_queue *q, struct gate_io *i
     q->length++;
 }
 
+/* As gate_submit, of an operation that no bucket holds. */
+static bool gate_submit_free(struct gate *g, struct gate_flow *f, struct gate_io *io,
+                             uint64_t now_ns)
+{
+    struct gate_queue *writes = &f->queue[IO_DIR_WRITE];
+    if (io->op != IO_FLUSH || writes->length == 0)
+        return true;
+    gate_enqueue(g, writes, io, now_ns);
+    return false;
+}
+
 bool gate_submit(struct gate *g, struct gate_flow *f, struct gate_io *io, uint64_t now_ns)
 {
     io->flow = f;
-    io->queued = io->was_held = io->hit_max_hold = false;
-    io->parked_at = 0;
-    io->submitted_ns = now_ns;
+    io->queued = io->was_held = false;
+    io->released_ns = now_ns;
     enum io_direction dir = io_op_direction(io->op);
-    if (dir == IO_DIR_NONE) {
-        struct gate_queue *writes = &f->queue[IO_DIR_WRITE];
-        if (io->op != IO_FLUSH || writes->length == 0)
-            return gate_pass(io, now_ns);
-        gate_enqueue(g, writes, io);
-        return false;
-    }
+    if (dir == IO_DIR_NONE)
+        return gate_submit_free(g, f, io, now_ns);
     struct gate_queue *q = &f->queue[dir];
     if (q->length > 0) {
-        gate_enqueue(g, q, io);
+        gate_enqueue(g, q, io, now_ns);
         return false;
     }
-    if (f->cover_count == 0)
-        return gate_pass(io, now_ns);
-    struct gate_verdict v = gate_judge(io, true, now_ns);
+    struct gate_bill bill;
+    struct gate_verdict v = gate_judge_newcomer(io, now_ns, &bill);
     if (v.goes) {
-        gate_pay(io, now_ns);
-        return gate_pass(io, now_ns);
+        gate_pay_bill(io, &bill, now_ns);
+        return true;
     }
-    gate_enqueue(g, q, io);
+    gate_enqueue(g, q, io, now_ns);
     gate_park(q, f->cover[v.cover_index], v.kind, gate_after(now_ns, v.wait_ns));
     return false;
 }

@@ -94,18 +94,19 @@ struct gate_flow {
 
 /* Embedded in the owner's request. */
 struct gate_io {
-    struct list link;
-    struct list age_link;    /* the gate's: all held I/Os, longest held first */
-    struct gate_flow *flow;
     enum io_op op;
-    uint16_t parked_at;      /* covering rules that counted it, as a bit mask */
-    uint64_t bytes;
-    uint64_t arrived_ns;
-    uint64_t submitted_ns;   /* when it came to the gate: max-hold counts from here */
-    uint64_t released_ns;    /* when it was let go; held = released - arrived */
     bool queued;
     bool was_held;
+    uint64_t bytes;
+    uint64_t arrived_ns;
+    uint64_t released_ns;    /* when it was let go; held = released - arrived */
+    struct gate_flow *flow;
+    /* The rest has a meaning only for those that were held. */
     bool hit_max_hold;
+    uint16_t parked_at;      /* covering rules that counted it, as a bit mask */
+    uint64_t submitted_ns;   /* when it came to the gate: max-hold counts from here */
+    struct list link;
+    struct list age_link;    /* the gate's: all held I/Os, longest held first */
 };
 
 /* @max_rules bounds rules that can be parked at. NULL: no memory. */

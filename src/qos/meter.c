@@ -150,15 +150,17 @@ void meter_complete(struct meter *m, enum io_op op, uint64_t bytes, bool error, 
     struct hist *h = m->hist[dir];
     m->undo.bucket[METER_HELD] = hist_index(held_ns);
     m->undo.bucket[METER_TARGET] = hist_index(target_ns);
-    m->undo.bucket[METER_TOTAL] = hist_index(total_ns);
+    /* As a rule it was not held, and both are the same. */
+    m->undo.bucket[METER_TOTAL] =
+        total_ns == target_ns ? m->undo.bucket[METER_TARGET] : hist_index(total_ns);
     m->undo.sum_ns[METER_HELD] = h[METER_HELD].sum_ns;
     m->undo.sum_ns[METER_TARGET] = h[METER_TARGET].sum_ns;
     m->undo.sum_ns[METER_TOTAL] = h[METER_TOTAL].sum_ns;
     meter_begin(m, METER_COMPLETING);
     meter_count_completion(&m->op[op], op, bytes, error, held_ns);
-    hist_record(&h[METER_HELD], held_ns);
-    hist_record(&h[METER_TARGET], target_ns);
-    hist_record(&h[METER_TOTAL], total_ns);
+    hist_record_at(&h[METER_HELD], m->undo.bucket[METER_HELD], held_ns);
+    hist_record_at(&h[METER_TARGET], m->undo.bucket[METER_TARGET], target_ns);
+    hist_record_at(&h[METER_TOTAL], m->undo.bucket[METER_TOTAL], total_ns);
     meter_end(m);
 }
 
