@@ -36,7 +36,7 @@ struct relay_run {
 
 /* A linear buffer: [start, parsed) is in the weave, [parsed, end) not yet looked at. */
 struct relay_input {
-    uint8_t *data; /* own, or RELAY_INPUT_SIZE bytes lent for the time of one read and its sending */
+    uint8_t *data; /* own, or RELAY_INPUT_SIZE bytes lent for one read and its sending */
     size_t start, parsed, end;
     uint8_t own[RELAY_INPUT_SIZE];
 };
@@ -101,8 +101,8 @@ int relay_out_gather(const struct relay_out *o, struct iovec *iov, size_t *ret_b
 size_t relay_out_plain(const struct relay_out *o);
 /* @n of the gathered bytes were sent. */
 void relay_out_sent(struct relay_out *o, size_t n);
-/* The last @n bytes said to be sent, input all of them and now at @data, were not. Only with nothing
- * else to send, and the input kept. */
+/* The last @n bytes said to be sent, input all of them and now at @data, were not. Only with
+ * nothing else to send, and the input kept. */
 void relay_out_unsent(struct relay_out *o, const uint8_t *data, size_t n);
 /* Forget everything that waits to be sent (the target takes no more). */
 void relay_out_discard(struct relay_out *o);

@@ -3,8 +3,8 @@
  *
  * All connections read to memory they are lent for the turn, which therefore stays in the
  * processor's cache: as a rule all of it is sent at once, or put off to the end of the round, and
- * next to nothing is left when the pump ends. What is left is copied to the connection's own buffer;
- * with something to send in it, that is read into until it is empty again.
+ * next to nothing is left when the pump ends. What is left is copied to the connection's own
+ * buffer; with something to send in it, that is read into until it is empty again.
  *
  * One linear buffer: [start, parsed) goes to the host, [parsed, end) is not yet walked. Walking a
  * reply puts the host's own cookie back into its header and counts its payload through; payload is

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: events, timers, deferred work and wakes reach exactly those who still ask for them, in the
  * order that reactor.h promises.
- * Method: real pipes, sockets and threads, every test with epoll and with io_uring (skipped where the
- * system has none); timers are due in the past or a moment ahead, never measured. The
+ * Method: real pipes, sockets and threads, every test with epoll and with io_uring (skipped where
+ * the system has none); timers are due in the past or a moment ahead, never measured. The
  * random test keeps a plain model of the armed timers beside the heap and prints its seed. */
 #include <setjmp.h>
 #include <stdarg.h>
