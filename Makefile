@@ -46,6 +46,7 @@ bench-monitor:
 bench-limits:
 	@tools/deps test
 	@tools/build $(BUILD)
+	@ninja -C $(BUILD) --quiet bench/nbdload
 	@WEIR_BUILD=$(BUILD) /usr/bin/python3 bench/limits.py $(BENCH_ROUNDS)
 
 # Hours with limits changing and faults arriving; SOAK_SECONDS=3600 SOAK_SEED=... by default.

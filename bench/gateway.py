@@ -7,15 +7,19 @@ metering on and a limit in force that never bites, haproxy (TCP, one thread) as 
 its rate filter, QEMU's storage daemon with a throttle. All stand ready all the time; only one is loaded at once. In each round every row
 is run through every one in turn, so that a slow moment of the machine meets all alike.
 
-    bench/gateway.py [--rounds N] [--seconds S] [--rows REGEX] [--proxies REGEX] [--no-limits] [--json FILE] [--write FILE]
+    bench/gateway.py [--rounds N] [--seconds S] [--rows REGEX] [--proxies REGEX] [--no-limits] [--no-instructions]
+                     [--gateway NAME=BINARY] [--engine ENGINE] [--json FILE] [--write FILE]
 
-Binaries come from $WEIR_BUILD. A proxy's CPU is its process clock over a run (warm-up included) by all answers of that run.
+Binaries come from $WEIR_BUILD; --gateway puts another build of weir-gateway beside it in the same rounds. A proxy's CPU is its process
+clock over a run (warm-up included) by all answers of that run. Instructions are counted by valgrind, of the gateway's user code only.
 """
 import argparse
 import json
 import os
 import platform
 import re
+import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -48,10 +52,20 @@ ROWS = [Row(*shape, connections) for connections in (1, 8) for shape in SHAPES]
 
 # Each starts a proxy before the storage at `port` and returns (process, "host:port").
 
-def weir(w, port):
-    gateway = w.gateway(config=f"[listener l]\naddress = 127.0.0.1:0\ntarget = t\n[target t]\nuri = nbd://127.0.0.1:{port}\n"
-                               f"[limit never]\niops = {NEVER}\nbandwidth = {NEVER * 1000}\n")
-    return gateway, gateway.address
+def weir_config(port, engine="auto"):
+    return (f"[gateway]\nio-engine = {engine}\n[listener l]\naddress = 127.0.0.1:0\ntarget = t\n[target t]\n"
+            f"uri = nbd://127.0.0.1:{port}\n[limit never]\niops = {NEVER}\nbandwidth = {NEVER * 1000}\n")
+
+
+def weir(binary=None, engine="auto"):
+    def start(w, port):
+        own, weirtest.GATEWAY = weirtest.GATEWAY, binary or weirtest.GATEWAY
+        try:
+            gateway = w.gateway(config=weir_config(port, engine))
+        finally:
+            weirtest.GATEWAY = own
+        return gateway, gateway.address
+    return start
 
 
 def haproxy(tuned):
@@ -93,7 +107,8 @@ def listening(w, port, name, argv):
 
 
 DIRECT = "no proxy"
-PROXIES = {"weir-gateway": weir, "haproxy": haproxy(False), "haproxy tuned": haproxy(True), "nbdkit nbd + rate": nbdkit,
+US, TUNED = "weir-gateway", "haproxy tuned"
+PROXIES = {US: weir(), "haproxy": haproxy(False), TUNED: haproxy(True), "nbdkit nbd + rate": nbdkit,
            "qemu-storage-daemon + throttle": qemu}
 
 
@@ -122,7 +137,9 @@ def measure(rows, names, rounds, seconds):
         for i in range(rounds):
             print(f"round {i + 1} of {rounds}, load average {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
             for row in rows:
-                for name, (process, at) in ready.items():
+                # A proxy must not always run right after the same other one.
+                turn = list(ready.items())
+                for name, (process, at) in turn[i % len(turn):] + turn[:i % len(turn)]:
                     before = cpu_seconds(process.pid) if process else 0
                     r = load(at, row, seconds)
                     r["proxy_cpu_us"] = (cpu_seconds(process.pid) - before) * 1e6 / r["all_ios"] if process else None
@@ -145,37 +162,120 @@ def tables(results, rows, names):
         cells = [f"{median(results, row, DIRECT, 'iops'):,.0f}"]
         cells += [f"{paired(results, row, n, DIRECT, 'iops'):.2f} · {median(results, row, n, 'proxy_cpu_us'):.2f} s" for n in names]
         out.append(f"| {row.name} | " + " | ".join(cells) + " |")
-    single = [row for row in rows if row.depth == 1 and row.connections == 1]
-    if single:
+    if singles(rows):
         out += ["", f"| Mean latency added, µs | {DIRECT} | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
-    for row in single:
+    for row in singles(rows):
         base = median(results, row, DIRECT, "mean_us")
-        added = [f"+{statistics.median(a['mean_us'] - b['mean_us'] for a, b in zip(results[row.name, n], results[row.name, DIRECT])):.1f}"
-                 for n in names]
+        added = [f"{added_us(results, row, n):+.1f}" for n in names]
         out.append(f"| {row.name} | {base:.1f} | " + " | ".join(added) + " |")
     return out
 
 
+def ratio(results, row, base, key):
+    """weir-gateway to `base`: the rounds' ratios, as median and quartiles."""
+    each = [a[key] / b[key] for a, b in zip(results[row.name, US], results[row.name, base])]
+    low, middle, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
+    return middle, low, high
+
+
+def added_us(results, row, name):
+    return statistics.median(a["mean_us"] - b["mean_us"] for a, b in zip(results[row.name, name], results[row.name, DIRECT]))
+
+
+def singles(rows):
+    return [row for row in rows if row.depth == 1 and row.connections == 1]
+
+
+def best_aware(results, row, names):
+    aware = [n for n in names if n.startswith(("nbdkit", "qemu"))]
+    return max(aware, key=lambda n: median(results, row, n, "iops")) if aware else None
+
+
 def verdicts(results, rows, names):
     """weir-gateway to haproxy tuned, row by row, and to the best of the NBD-aware rivals at depth 16."""
-    us, tuned, out = "weir-gateway", "haproxy tuned", []
-    if us not in names:
+    out = []
+    if US not in names:
         return out
-    if tuned in names:
-        out += ["| Load | IOPS to haproxy tuned | CPU per I/O to haproxy tuned |", "|---|---|---|"]
-        out += [f"| {row.name} | {paired(results, row, us, tuned, 'iops'):.2f} | {paired(results, row, us, tuned, 'proxy_cpu_us'):.2f} |"
-                for row in rows]
-    aware = [n for n in names if n.startswith(("nbdkit", "qemu"))]
-    if aware and any(row.depth == 16 for row in rows):
+    if TUNED in names:
+        out += ["| Load | IOPS to haproxy tuned (quartiles) | CPU per I/O to haproxy tuned (quartiles) |", "|---|---|---|"]
+        out += [f"| {row.name} | " + " | ".join("{:.2f} ({:.2f} to {:.2f})".format(*ratio(results, row, TUNED, key))
+                                                for key in ("iops", "proxy_cpu_us")) + " |" for row in rows]
+    deep = [row for row in rows if row.depth == 16 and best_aware(results, row, names)]
+    if deep:
         out += ["", "| Load | IOPS to the best NBD-aware rival |", "|---|---|"]
-    for row in [row for row in rows if row.depth == 16 and aware]:
-        best = max(aware, key=lambda n: median(results, row, n, "iops"))
-        out.append(f"| {row.name} | {paired(results, row, us, best, 'iops'):.1f} ({best}) |")
-    if "haproxy" in names:
-        for row in [row for row in rows if row.depth == 1 and row.connections == 1]:
-            added = [statistics.median(a["mean_us"] - b["mean_us"] for a, b in
-                                       zip(results[row.name, n], results[row.name, DIRECT])) for n in (us, "haproxy")]
-            out += ["", f"Added latency, {row.name}: {added[0] / added[1]:.2f} of haproxy's."]
+    for row in deep:
+        best = best_aware(results, row, names)
+        out.append(f"| {row.name} | {paired(results, row, US, best, 'iops'):.1f} ({best}) |")
+    return out
+
+
+def said(misses, words="met"):
+    return words if not misses else "**missed**: " + "; ".join(misses)
+
+
+def summary(results, rows, names, limiters):
+    """What was wanted, and whether this run shows it."""
+    out = ["| Wanted | Found |", "|---|---|"]
+    small = [row for row in rows if row.size == 4 * KIB]
+    if small and {US, TUNED} <= set(names):
+        iops = {row.name: ratio(results, row, TUNED, "iops")[0] for row in small}
+        cpu = {row.name: ratio(results, row, TUNED, "proxy_cpu_us")[0] for row in small}
+        behind = [f"{n} {v:.2f}" for n, v in iops.items() if v < 0.995]
+        above = [f"{n} {v:.2f}" for n, v in cpu.items() if v > 1.005]
+        out += [f"| 4 KiB: IOPS no less than haproxy tuned's (must) | {len(iops) - len(behind)} of {len(iops)} loads; {said(behind)} |",
+                f"| 4 KiB: CPU per I/O no more than haproxy tuned's (must) | {len(cpu) - len(above)} of {len(cpu)} loads; {said(above)} |",
+                f"| 4 KiB: IOPS 1.05 or more (goal) | {sum(v >= 1.05 for v in iops.values())} of {len(iops)} loads |",
+                f"| 4 KiB: CPU per I/O 0.85 or less (goal) | {sum(v <= 0.85 for v in cpu.values())} of {len(cpu)} loads |"]
+    deep = {row.name: paired(results, row, US, best_aware(results, row, names), "iops")
+            for row in rows if row.depth == 16 and US in names and best_aware(results, row, names)}
+    if deep:
+        out.append(f"| At least 5 times the best NBD-aware rival at depth 16 (must; goal 8) | {min(deep.values()):.1f} to "
+                   f"{max(deep.values()):.1f}; {said([f'{n} {v:.1f}' for n, v in deep.items() if v < 5])} |")
+    if {US, "haproxy"} <= set(names) and singles(rows):
+        added = {row.name: added_us(results, row, US) / added_us(results, row, "haproxy") for row in singles(rows)}
+        found = ", ".join(f"{v:.2f} ({n})" for n, v in added.items())
+        out.append(f"| Latency added at depth 1, 0.75 or less of haproxy's (goal) | {found} |")
+    if limiters:
+        mine = {key: [statistics.median(v) for (n, _, k), v in limiters.items() if n == US and k == key] for key in
+                ("steady", "first", "p99")}
+        steady, first, p99 = (max(mine[k], key=abs) for k in ("steady", "first", "p99"))
+        out += [f"| Limits: steady error 0.1 % or less, first second +1 % or less (goal) | {100 * steady:+.2f} %, {100 * first:+.1f} % |",
+                f"| Limits: p99 at depth 1 within 1.15 of the ideal 0.50 ms (goal) | {p99:.2f} ms, {p99 / 0.5:.2f} |"]
+    return out
+
+
+INSTRUCTIONS = [Row(4 * KIB, read, depth, 1) for read in (True, False) for depth in (1, 16, 64)]
+
+
+def instructions(row, seconds):
+    """Instructions per I/O of the gateway's own code and its libraries, those of its start and end taken off."""
+    counted = []
+    for length in (seconds, 2 * seconds):
+        with weirtest.World() as w:
+            storage = weirtest.Process(w, "ramnbd", [RAM])
+            port = int(storage.wait_line(r"^ramnbd: listening on (\S+)$").group(1).rsplit(":", 1)[1])
+            path, out, state = w.path("gateway.conf"), w.path("callgrind.out"), w.path("state")
+            os.mkdir(state, 0o700)
+            with open(path, "w") as f:
+                f.write(weir_config(port))
+            gateway = weirtest.Process(w, "callgrind", [
+                "valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}", weirtest.GATEWAY, "--state-dir", state,
+                "--socket", os.path.join(state, "s"), "--config", path])
+            address = gateway.wait_line(r"^weir-gateway: listening on (\S+) for target").group(1)
+            ios = load(address, row, length)["all_ios"]
+            gateway.popen.terminate()
+            gateway.popen.wait(60)
+            with open(out) as f:
+                counted.append((ios, int(re.search(r"^(?:summary|totals): (\d+)", f.read(), re.M).group(1))))
+    (few, less), (many, more) = counted
+    return (more - less) / (many - few)
+
+
+def instructions_table(rows, seconds):
+    out = ["| Load | instructions per I/O |", "|---|---|"]
+    for row in rows:
+        print(f"instructions: {row.name}", file=sys.stderr, flush=True)
+        out.append(f"| {row.name} | {instructions(row, seconds):,.0f} |")
     return out
 
 
@@ -196,39 +296,56 @@ def machine():
             f"- {version('haproxy', '-v')}", f"- {version('nbdkit', '--version')}", f"- {version('qemu-storage-daemon', '--version')}"]
 
 
-def matching(pattern, names):
-    return [n for n in names if re.search(pattern, n)]
-
-
-def main():
+def arguments():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--rounds", type=int, default=7)
-    p.add_argument("--seconds", type=float, default=0.5, help="of each run")
+    p.add_argument("--seconds", type=float, default=0.4, help="of each run")
     p.add_argument("--rows", default="", metavar="REGEX", help="of loads' names, as in the table")
     p.add_argument("--proxies", default="", metavar="REGEX")
+    p.add_argument("--gateway", action="append", default=[], metavar="NAME=BINARY", help="another build of weir-gateway beside this one")
+    p.add_argument("--engine", action="append", default=[], choices=["epoll", "io_uring"], help="weir-gateway with this engine too")
     p.add_argument("--no-limits", action="store_true", help="leave the limiters' table out")
     p.add_argument("--limit-seconds", type=float, default=2, help="of each limiter's run")
+    p.add_argument("--no-instructions", action="store_true", help="leave the instruction counts out")
     p.add_argument("--json", metavar="FILE", help="every single result")
     p.add_argument("--write", metavar="FILE", help="the report, as Markdown, between its two marks if it has them")
     a = p.parse_args()
-    rows = [row for row in ROWS if re.search(a.rows, row.name)]
-    names = matching(a.proxies, PROXIES)
-    if not rows:
+    a.chosen = [row for row in ROWS if re.search(a.rows, row.name)]
+    if not a.chosen:
         p.error(f"--rows {a.rows}: no such load")
-    began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    if not a.no_instructions and not shutil.which("valgrind"):
+        p.error("valgrind is missing; --no-instructions does without")
+    return a
+
+
+def main():
+    a = arguments()
+    names = [n for n in PROXIES if re.search(a.proxies, n)]
+    more = {f"{US}, {engine}": weir(engine=engine) for engine in a.engine}
+    more.update({name: weir(binary=binary) for name, binary in (g.split("=", 1) for g in a.gateway)})
+    PROXIES.update(more)
+    names += more
+    rows, began, load_average = a.chosen, time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), os.getloadavg()[0]
     results = measure(rows, names, a.rounds, a.seconds)
-    out = ["## Measured", "", f"{began}, {a.rounds} interleaved rounds of {a.seconds} s a run.", "", *machine(), "",
+    limiters = {} if a.no_limits else limits.measure_all(a.rounds, a.limit_seconds)
+    command = shlex.join(["bench/gateway.py", *sys.argv[1:]])
+    out = ["## Measured", "", f"{began}, `{command}`: {a.rounds} interleaved rounds of {a.seconds} s a run; load average "
+           f"{load_average:.1f} before.", "", *machine(), "", "### In short", "", *summary(results, rows, names, limiters), "",
            "### Data path", "",
            "IOPS as a ratio to no proxy (median of the rounds' ratios) · proxy CPU seconds per million I/Os (median).", "",
            *tables(results, rows, names), "", "### Beside the rivals", "", *verdicts(results, rows, names)]
-    if not a.no_limits:
-        out += ["", "### Limits", "", f"{a.rounds} interleaved rounds of {a.limit_seconds} s a run; medians.", "",
-                *limits.table(limits.measure_all(a.rounds, a.limit_seconds))]
+    if not a.no_instructions:
+        counted = [row for row in INSTRUCTIONS if re.search(a.rows, row.name)]
+        out += ["", "### Instructions", "", "By callgrind, the reactor and the C library included, two limits in force; the kernel's "
+                "are not counted.", "", *instructions_table(counted, a.seconds * 2)]
+    if limiters:
+        out += ["", "### Limits", "", f"{a.rounds} interleaved rounds of {a.limit_seconds} s a run; medians.", "", *limits.table(limiters)]
     text = "\n".join(out) + "\n"
     print(text, flush=True)
     if a.json:
         with open(a.json, "w") as f:
-            json.dump([{"row": row, "proxy": proxy, "rounds": r} for (row, proxy), r in results.items()], f, indent=1)
+            json.dump([{"row": row, "proxy": proxy, "rounds": r} for (row, proxy), r in results.items()] +
+                      [{"limiter": n, "iops": iops, "figure": key, "rounds": v} for (n, iops, key), v in limiters.items()], f, indent=1)
     if a.write:
         write(a.write, text)
 
