@@ -511,6 +511,9 @@ int gateway_config_check(struct gateway_config *c, struct text *errors)
             text_printf(errors, "server %s: only loopback and Unix sockets are allowed without "
                                 "TLS, which this version does not have\n", c->servers[i].text);
     }
+    if (c->server_listen.len > 0 && !addr_is_local(&c->server_listen))
+        text_printf(errors, "server listen %s: only loopback and Unix sockets are allowed without "
+                            "TLS, which this version does not have\n", c->server_listen.text);
     if (c->socket_path[0] == '\0') {
         int n = snprintf(c->socket_path, sizeof(c->socket_path), "%s/gateway.sock", c->state_dir);
         if (n < 0 || (size_t)n >= sizeof(c->socket_path))

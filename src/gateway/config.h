@@ -90,6 +90,7 @@ struct gateway_config {
     size_t limit_count;
     struct addr servers[CONFIG_MAX_SERVERS];
     size_t server_count;
+    struct addr server_listen;      /* where a server dials this gateway; len 0: nowhere */
     char state_dir[512];            /* identity, credential, last controls; default
                                      * /var/lib/weir-gateway */
     char socket_path[512];          /* local socket, 0600; default <state_dir>/gateway.sock */

@@ -14,6 +14,7 @@
 
 #define NBD_PORT 10809u
 #define CONTROL_PORT 7400u
+#define CONTROL_LISTEN_PORT 7401u
 #define TOKEN_FILE_MAX 4096u
 
 #define AT(type, member) offsetof(struct type, member), sizeof(((struct type *)0)->member)
@@ -37,6 +38,7 @@ static const struct config_key keys[] = {
      600 * NS_PER_S},
     {SECTION_GATEWAY, "io-engine", VALUE_ENGINE, GATEWAY(io_engine), 0, 0},
     {SECTION_SERVER, "address", VALUE_SERVER, GATEWAY(servers), 0, 0},
+    {SECTION_SERVER, "listen", VALUE_SERVER_LISTEN, GATEWAY(server_listen), 0, 0},
     {SECTION_SERVER, "key-file", VALUE_PATH, GATEWAY(key_file), 0, 0},
     {SECTION_SERVER, "token-file", VALUE_TOKEN, GATEWAY(token), 0, 0},
     {SECTION_LISTENER, "address", VALUE_ADDRESS, AT(listener_config, addr), 0, 0},
@@ -288,6 +290,9 @@ int config_key_read(struct gateway_config *c, void *object, const struct config_
         break;
     case VALUE_SERVER:
         r = read_server(c, value, &expected);
+        break;
+    case VALUE_SERVER_LISTEN:
+        r = addr_parse(value, CONTROL_LISTEN_PORT, field, &expected);
         break;
     case VALUE_URI:
         r = read_uri(object, value, &expected);

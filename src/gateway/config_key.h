@@ -25,6 +25,7 @@ enum config_value {
     VALUE_TOKEN,     /* file whose first line is the token */
     VALUE_ADDRESS,   /* struct addr */
     VALUE_SERVER,    /* next of gateway_config.servers */
+    VALUE_SERVER_LISTEN,
     VALUE_URI,       /* target_config.uri, addr and export_name */
     VALUE_TARGET,    /* struct target_config * */
     VALUE_MODE,      /* octal */

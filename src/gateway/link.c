@@ -7,6 +7,9 @@
  *
  *   IDLE                      no server in the configuration: for ever
  *
+ *   A connection that a server opened (link_listen.c) enters at CONNECTING, from WAITING or in the
+ *   place of a dial of our own; with no server to dial, WAITING waits for that alone.
+ *
  *   WAITING --time is up--> CONNECTING --connected--> PROVING --Welcome--> ESTABLISHED
  *      ^                        |                        |                      |
  *      +------------------------+------------------------+----------------------+
@@ -53,6 +56,8 @@
 #define BACKOFF_DOUBLINGS 6u
 #define HANDSHAKE_NS (10 * NS_PER_S)
 #define STEADY_NS (5 * NS_PER_S)
+/* One that dialled us has so long to prove the key: meanwhile nobody else can. */
+#define ADOPT_NS (2 * NS_PER_S)
 #define SILENT_HEARTBEATS 3u
 
 static const char *const state_names[LINK_STATE_COUNT] = {
@@ -91,8 +96,17 @@ size_t link_max_slots(const struct gateway_config *config)
     return (size_t)config->max_streams + CONFIG_MAX_TARGETS;
 }
 
+static bool link_wanted(const struct gateway_config *c)
+{
+    return c->server_count > 0 || c->server_listen.len > 0;
+}
+
 static const char *link_server(const struct link *l)
 {
+    if (l->adopted)
+        return l->peer;
+    if (l->config->server_count == 0)
+        return "a server that dials";
     return l->config->servers[l->server].text;
 }
 
@@ -137,10 +151,12 @@ void link_drop(struct link *l, const char *why)
         wait = BACKOFF_MAX_NS;
     wait = wait / 2 + rng_below(&l->rng, wait / 2);
     l->failures++;
-    if (!stood)
+    if (!stood && !l->adopted && l->config->server_count > 0)
         l->server = (l->server + 1) % l->config->server_count;
+    l->adopted = false;
     link_set_state(l, LINK_WAITING);
-    reactor_timer_set(l->reactor, &l->timer, now + wait);
+    if (l->config->server_count > 0)
+        reactor_timer_set(l->reactor, &l->timer, now + wait);
 }
 
 /* Send what waits; false: the link was dropped. */
@@ -417,23 +433,47 @@ static void link_ready(struct reactor_source *s, uint32_t events)
         link_read(l);
 }
 
-static void link_dial(struct link *l)
+/* @fd is connected or on its way. */
+static void link_begin(struct link *l, int fd)
 {
-    link_set_state(l, LINK_CONNECTING);
-    int fd = addr_connect(&l->config->servers[l->server]);
-    if (fd < 0) {
-        link_drop(l, weir_strerror(fd));
-        return;
-    }
     l->fd = fd;
     l->source.fd = fd;
-    l->heard_ns = reactor_now(l->reactor);
+    l->heard_ns = l->began_ns = reactor_now(l->reactor);
     int r = reactor_add(l->reactor, &l->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP);
     if (r < 0) {
         link_drop(l, weir_strerror(r));
         return;
     }
-    reactor_timer_set(l->reactor, &l->timer, l->heard_ns + HANDSHAKE_NS);
+    reactor_timer_set(l->reactor, &l->timer,
+                      l->heard_ns + (l->adopted ? ADOPT_NS : HANDSHAKE_NS));
+}
+
+static void link_dial(struct link *l)
+{
+    link_set_state(l, LINK_CONNECTING);
+    int fd = addr_connect(&l->config->servers[l->server]);
+    if (fd < 0)
+        link_drop(l, weir_strerror(fd));
+    else
+        link_begin(l, fd);
+}
+
+void link_adopt(struct link *l, int fd)
+{
+    bool busy = l->state == LINK_ESTABLISHED || (l->state == LINK_PROVING && l->proved) ||
+                (l->adopted && reactor_now(l->reactor) - l->began_ns < ADOPT_NS);
+    if (busy) {
+        close(fd);
+        return;
+    }
+    if (l->state != LINK_WAITING)
+        link_drop(l, "a server dialled");
+    reactor_timer_clear(l->reactor, &l->timer);
+    l->adopted = true;
+    if (addr_peer_host(fd, l->peer, sizeof(l->peer)) < 0)
+        snprintf(l->peer, sizeof(l->peer), "unknown");
+    link_set_state(l, LINK_CONNECTING);
+    link_begin(l, fd);
 }
 
 static void link_beat(struct link *l, uint64_t now)
@@ -481,7 +521,7 @@ static int link_alloc(struct link *l)
     char path[sizeof(l->config->state_dir) + 16];
     snprintf(path, sizeof(path), "%s/controls", l->config->state_dir);
     l->scratch = malloc(LINK_READ_SIZE);
-    bool alone = l->config->server_count == 0;
+    bool alone = !link_wanted(l->config);
     l->disk = alone ? NULL : link_disk_new(path);
     l->stats = link_stats_new(l);
     l->controls = link_controls_new(l);
@@ -514,18 +554,23 @@ int link_new(struct reactor *r, const struct gateway_config *config, struct stre
     rng_seed(&l->rng, seed);
     memcpy(l->boot_id, ledger_boot_id(stream_ledger(streams)), sizeof(l->boot_id));
     int e = link_alloc(l);
-    if (e == 0 && config->server_count > 0)
+    if (e == 0 && link_wanted(config))
         e = link_identity_load(config->state_dir, l->gateway_id, ret_why);
+    if (e == 0 && config->server_listen.len > 0) {
+        *ret_why = "the address that the server dials (listen in [server]) cannot be listened on";
+        e = link_listen_new(l, &l->listen);
+    }
     if (e < 0) {
         link_free(l);
         return e;
     }
-    if (config->server_count > 0) {
+    if (link_wanted(config)) {
         if (!link_controls_resume(l->controls))
             link_controls_load(l->controls);
         link_set_state(l, LINK_WAITING);
-        reactor_timer_set(r, &l->timer, reactor_now(r));
     }
+    if (config->server_count > 0)
+        reactor_timer_set(r, &l->timer, reactor_now(r));
     *ret = l;
     return 0;
 }
@@ -548,6 +593,7 @@ void link_free(struct link *l)
         link_say_bye(l);
     if (l->stats != NULL && l->surge != NULL)
         link_close(l);
+    link_listen_free(l->listen);
     link_surge_free(l->surge);
     link_controls_free(l->controls);
     link_stats_free(l->stats);
@@ -563,7 +609,7 @@ void link_free(struct link *l)
 void link_status(const struct link *l, struct link_status *ret)
 {
     *ret = (struct link_status){
-        .configured = l->config->server_count > 0,
+        .configured = link_wanted(l->config),
         .connected = link_up(l),
         .state = state_names[l->state],
         .epoch = link_controls_epoch(l->controls),

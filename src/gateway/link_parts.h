@@ -50,4 +50,10 @@ void link_surge_free(struct link_surge *s);
 void link_surge_start(struct link_surge *s);
 void link_surge_stop(struct link_surge *s);
 
+/* ---- the other way round (link_listen.c). 0 or -errno. */
+struct link_listen;
+int link_listen_new(struct link *l, struct link_listen **ret);
+void link_listen_free(struct link_listen *n);
+int link_listen_address(const struct link_listen *n, char *out, size_t size);
+
 #endif

@@ -43,6 +43,7 @@ enum link_state {
 struct link_stats;
 struct link_controls;
 struct link_surge;
+struct link_listen;
 
 struct link {
     struct reactor *reactor;
@@ -54,8 +55,10 @@ struct link {
     uint8_t gateway_id[AUTH_ID_SIZE], boot_id[AUTH_ID_SIZE];
     struct rng rng;
     size_t server;     /* in config->servers: the one dialled */
+    bool adopted;      /* this session's connection came in; peer says from where */
+    char peer[ADDR_TEXT_SIZE];
     unsigned failures; /* in a row, for the back-off */
-    uint64_t established_ns;
+    uint64_t established_ns, began_ns; /* began: of the connection */
 
     int fd; /* -1: none */
     struct reactor_source source;
@@ -76,6 +79,7 @@ struct link {
     struct link_stats *stats;
     struct link_controls *controls;
     struct link_surge *surge;
+    struct link_listen *listen; /* NULL: the server does not dial */
 
     uint64_t polls, polls_before, sessions; /* ever; ever when this session began */
     char last_error[128], logged_error[128];
@@ -85,6 +89,8 @@ struct link {
 /* Append @f to what is to be sent and try to send it; a link that cannot take it is dropped (then
  * false, and nothing of the session may be touched). */
 bool link_send(struct link *l, const Weir__Control__Frame *f);
+/* A connection that a server opened: taken as the link's, or closed. */
+void link_adopt(struct link *l, int fd);
 /* Bytes accepted and not yet sent. */
 size_t link_unsent(const struct link *l);
 /* End the session, with words for people, and try again later. */

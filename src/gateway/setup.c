@@ -69,7 +69,8 @@ static int state_dir_settle(struct gateway_config *c, const struct options *o)
     if (!dir_usable(c->state_dir, false)) {
         int error = errno;
         char other[sizeof(c->state_dir)];
-        if (!is_default || !dir_of_user(c->server_count > 0, other, sizeof(other))) {
+        bool lasting = c->server_count > 0 || c->server_listen.len > 0;
+        if (!is_default || !dir_of_user(lasting, other, sizeof(other))) {
             fprintf(stderr,
                     "weir-gateway: state directory %s: %s. Choose one that this user can write "
                     "with --state-dir DIR\n",

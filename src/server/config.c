@@ -40,7 +40,15 @@ void server_config_init(struct server_config *c)
     };
 }
 
-enum value_type { VALUE_TEXT, VALUE_LISTEN, VALUE_COUNT, VALUE_DURATION, VALUE_BOOL, VALUE_LEVEL };
+enum value_type {
+    VALUE_TEXT,
+    VALUE_LISTEN,
+    VALUE_GATEWAY,
+    VALUE_COUNT,
+    VALUE_DURATION,
+    VALUE_BOOL,
+    VALUE_LEVEL
+};
 
 struct key {
     const char *section, *key;
@@ -63,6 +71,7 @@ static const struct key keys[] = {
     {"server", "lease", VALUE_DURATION, FIELD(lease_ns), NS_PER_S, 600 * NS_PER_S},
     {"server", "observe", VALUE_BOOL, FIELD(observe), 0, 0},
     {"control", "listen", VALUE_LISTEN, FIELD(control_listen), 0, 0},
+    {"control", "gateways", VALUE_GATEWAY, FIELD(gateways), 0, 0},
     {"http", "listen", VALUE_TEXT, FIELD(http_listen), 0, 0},
     {"resource", "probe-period", VALUE_DURATION, FIELD(probe_period_ns), NS_PER_S, 3600 * NS_PER_S},
     {"history", "keep-1s", VALUE_DURATION, FIELD(keep_1s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
@@ -105,6 +114,13 @@ static int read_value(struct server_config *c, const struct key *k, const char *
                           value);
         if (r == 0)
             c->control_listen_count++;
+        break;
+    case VALUE_GATEWAY:
+        words = "the address of a gateway that listens, such as 127.0.0.1:7401 (at most 64)";
+        if (c->gateway_count < sizeof(c->gateways) / sizeof(c->gateways[0]) && value[0] != '\0')
+            r = text_copy(c->gateways[c->gateway_count], sizeof(c->gateways[0]), value);
+        if (r == 0)
+            c->gateway_count++;
         break;
     case VALUE_COUNT:
         r = read_count(value, k->min, k->max, (uint32_t *)(void *)field);
@@ -219,6 +235,9 @@ int server_config_check(struct server_config *c, struct text *errors)
     int r = 0;
     for (size_t i = 0; i < c->control_listen_count; i++)
         if (check_local("[control] listen", c->control_listen[i], 7400, errors) < 0)
+            r = WEIR_E_INVALID;
+    for (size_t i = 0; i < c->gateway_count; i++)
+        if (check_local("[control] gateways", c->gateways[i], 7401, errors) < 0)
             r = WEIR_E_INVALID;
     if (check_local("[http] listen", c->http_listen, 7480, errors) < 0)
         r = WEIR_E_INVALID;

@@ -27,6 +27,8 @@ struct threads {
 struct server_config {
     char control_listen[8][160];   /* default "127.0.0.1:7400"; and unix:<state_dir>/control.sock */
     size_t control_listen_count;
+    char gateways[64][160];        /* gateways that listen: this server dials them */
+    size_t gateway_count;
     char http_listen[160];         /* default "127.0.0.1:7480" */
     char state_dir[512]; /* default /var/lib/weir: state.db samples.db admin.token gateway.key */
     uint32_t pairs;                /* default 1 */

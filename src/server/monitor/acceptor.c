@@ -142,6 +142,7 @@ static void session_shut(struct acceptor *a, uint64_t id, enum session_half half
     if (o->shut != (1u << SESSION_INBOUND | 1u << SESSION_OUTBOUND))
         return;
     wire_close(&o->session.wire);
+    dialler_over(a->dialler, o->dial, true);
     acceptor_session_forget(a, o);
     monitor_count_down(a->m, sessions_now);
 }
@@ -333,8 +334,10 @@ static void each_second(struct reactor_timer *t, uint64_t now)
 static void acceptor_alloc(struct acceptor *a)
 {
     size_t n = a->m->max_sessions;
-    /* Handshakes, listeners, the mailbox; a timer each, and the five below. */
-    a->reactor = reactor_new(HANDSHAKES_MAX + MONITOR_LISTENERS_MAX + 2, HANDSHAKES_MAX + 8);
+    size_t dials = a->m->config->gateway_count;
+    /* Handshakes, dials, listeners, the mailbox; a timer each, and the five below. */
+    a->reactor =
+        reactor_new(HANDSHAKES_MAX + dials + MONITOR_LISTENERS_MAX + 2, HANDSHAKES_MAX + dials + 8);
     a->handshake = calloc(HANDSHAKES_MAX, sizeof(*a->handshake));
     a->free_slot = calloc(n, sizeof(*a->free_slot));
     int r = frame_arena_init(&a->arena, HANDSHAKE_ARENA);
@@ -371,12 +374,15 @@ static void acceptor_open(struct acceptor *a)
     reactor_timer_set(a->reactor, &a->second, reactor_now(a->reactor) + NS_PER_S);
     reactor_defer(a->reactor, &a->accept_work);
     key_loader_init(a);
+    a->dialler = dialler_new(a);
+    weir_assert(a->dialler != NULL);
 }
 
 static void acceptor_close(struct acceptor *a)
 {
     list_for_each_safe(l, &a->busy) handshake_abandon(container_of(l, struct handshake, link));
     key_loader_fini(a);
+    dialler_free(a->dialler);
     mail_close(&a->mail);
     reactor_free(a->reactor);
     frame_arena_fini(&a->arena);

@@ -10,6 +10,7 @@
 #include "base/reactor.h"
 #include "base/text.h"
 #include "control/frame.h"
+#include "server/monitor/dialler.h"
 #include "server/monitor/keys.h"
 #include "server/monitor/mail.h"
 #include "server/monitor/monitor_private.h"
@@ -44,6 +45,7 @@ struct handshake {
     struct list link; /* acceptor.free or acceptor.busy */
     uint32_t number;  /* grows with each use: replies to an earlier use are told apart */
     struct wire wire;
+    size_t dial; /* of dialler.c, when this server dialled; 0: it did not */
     struct reactor_source source;
     struct reactor_timer timer;
     uint8_t in[SESSION_EARLY_MAX];
@@ -82,6 +84,7 @@ struct acceptor {
     bool waiting; /* connections may wait in the kernel for a free handshake */
     struct reactor_work accept_work;
     struct key_loader keys;
+    struct dialler *dialler;
     struct frame_arena arena;
     struct text out;     /* scratch for one frame */
     uint32_t *free_slot; /* stack of session slots */

@@ -44,6 +44,8 @@ size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16])
     X(refused_unavailable, "Handshakes refused: keys could not be read or written")                \
     X(handshake_timeouts, "Handshakes that took longer than their bound")                          \
     X(handshake_closed, "Handshakes that the peer left")                                           \
+    X(dials, "Connections opened to gateways that listen")                                         \
+    X(dial_failures, "Gateways that listen and could not be reached")                              \
     X(enrolled, "Gateways that enrolled by token")                                                 \
     X(sessions, "Sessions that ever stood")                                                        \
     X(frames_in, "Frames from gateways")                                                           \

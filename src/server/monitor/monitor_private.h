@@ -34,6 +34,7 @@ struct owned_session {
     struct session session;
     uint8_t told; /* bits of enum session_half that got MSG_SESSION_OPEN */
     uint8_t shut; /* and those that said MSG_SESSION_SHUT */
+    size_t dial;  /* of dialler.c; 0: the gateway dialled */
     struct owned_session *next_untold;
 };
 
