@@ -22,6 +22,7 @@ enum cli_exit {
 enum cli_verb {
     VERB_GET,
     VERB_DESCRIBE,
+    VERB_EXPLAIN,
     VERB_APPLY,
     VERB_DIFF,
     VERB_DELETE,
@@ -80,6 +81,7 @@ enum cli_exit cli_fail(enum cli_exit code, const char *format, ...)
 /* Verbs, one function each. */
 enum cli_exit cli_get(struct cli *c);
 enum cli_exit cli_describe(struct cli *c);
+enum cli_exit cli_explain(struct cli *c);
 enum cli_exit cli_apply(struct cli *c);
 enum cli_exit cli_diff(struct cli *c);
 enum cli_exit cli_delete(struct cli *c);

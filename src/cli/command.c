@@ -18,6 +18,10 @@ static const struct command commands[VERB_COUNT] = {
                        "A stream's latency is split in three: held by Weir, in the storage, "
                        "total.\n",
                        "KIND", 2, CLI_ARGS_MAX, cli_describe},
+    [VERB_EXPLAIN] = {"explain", "stream HOST/VOLUME...",
+                      "Say what holds for a stream now and why",
+                      "Then what was done last, and what was wanted and did not leave.\n", "stream",
+                      2, CLI_ARGS_MAX, cli_explain},
     [VERB_APPLY] = {"apply", "-f FILE", "Make or change agreements, tenants and policies",
                     "Every document is checked before any is changed.\n", NULL, 0, 0, cli_apply},
     [VERB_DIFF] = {"diff", "-f FILE", "Show what apply would change",
@@ -354,7 +358,7 @@ void command_completion(struct text *out)
                     "            COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
                     "        elif [ \"$COMP_CWORD\" -eq 3 ]; then\n"
                     "            case $verb in\n"
-                    "            get|describe|delete|watch)\n"
+                    "            get|describe|explain|delete|watch)\n"
                     "                COMPREPLY=($(compgen -W \"$(weir get \"$prev\" -o name "
                     "2>/dev/null | sed 's,^[^/]*/,,')\" -- \"$cur\")) ;;\n"
                     "            esac\n"

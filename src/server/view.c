@@ -9,6 +9,7 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "server/services/explain.h"
 #include "server/services/precedence.h"
 
 /* Of the agreements that select a stream. */
@@ -189,6 +190,16 @@ static json_t *rules(const struct entities *e, const struct entity_stream *st)
     return all;
 }
 
+static json_t *explanation(const struct entities *e, const struct entity_stream *st)
+{
+    char line[EXPLAIN_SENTENCES][EXPLAIN_SIZE];
+    size_t n = explain_stream(e, st, line);
+    json_t *all = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(all, text(line[i]));
+    return all;
+}
+
 static json_t *stream(const struct entity_stream *st, bool with_histograms)
 {
     json_t *j = json_object();
@@ -217,8 +228,10 @@ static void render_streams(const struct entities *e, const struct view_request *
         if (r->name[0] != '\0' && strcmp(r->name, st->key) != 0)
             continue;
         json_t *j = stream(st, r->histograms);
-        if (r->name[0] != '\0')
+        if (r->name[0] != '\0') {
             json_object_set_new(j, "rules", rules(e, st));
+            json_object_set_new(j, "explanation", explanation(e, st));
+        }
         json_array_append_new(out, j);
     }
 }
@@ -339,6 +352,7 @@ static json_t *target(const struct target_row *rows, size_t n)
     const struct entity_target *t = rows[0].t;
     json_t *gateways = json_array();
     uint64_t connections = 0, connects = 0, failures = 0, inflight = 0, errors = 0;
+    uint64_t window = 0, parallel = 0;
     const char *last_error = "";
     for (size_t i = 0; i < n; i++) {
         const struct entity_target *one = rows[i].t;
@@ -348,6 +362,8 @@ static json_t *target(const struct target_row *rows, size_t n)
         failures += one->connect_failures;
         inflight += one->inflight;
         errors += one->errors;
+        window += one->window_milli;
+        parallel = one->parallelism_milli > parallel ? one->parallelism_milli : parallel;
         if (one->last_error[0] != '\0')
             last_error = one->last_error;
     }
@@ -363,6 +379,12 @@ static json_t *target(const struct target_row *rows, size_t n)
     json_object_set_new(j, "lastError", text_or_null(last_error));
     json_object_set_new(j, "iops", count(rows[0].iops));
     json_object_set_new(j, "latency", rows_latency(&rows[0]));
+    json_object_set_new(j, "slots", window > 0 ? json_real((double)window / 1e3) : json_null());
+    json_object_set_new(j, "parallelism",
+                        parallel > 0 ? json_real((double)parallel / 1e3) : json_null());
+    json_object_set_new(j, "reservedPercent",
+                        t->reserved_ppm > 0 ? percent(t->reserved_ppm) : json_null());
+    json_object_set_new(j, "overcommitted", json_boolean(t->overcommitted));
     json_object_set_new(j, "probe", probe(t));
     return j;
 }

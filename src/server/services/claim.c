@@ -204,9 +204,20 @@ static bool held_by_claim(const struct claim *c, const struct stream *st)
            (st->e.held_by[0] == '\0' || strcmp(st->e.held_by, c->id) == 0);
 }
 
+static void part_add_served(struct part *p, const struct stream *st)
+{
+    const struct meter_op *r = &st->e.now.op[IO_READ], *w = &st->e.now.op[IO_WRITE];
+    p->promised++;
+    p->cost_ns += st->e.cost_served_ns;
+    p->ios += r->completions + w->completions;
+    p->bytes += r->bytes + w->bytes;
+}
+
 static void part_add(struct part *p, const struct stream *st)
 {
     const struct entity_window *w = &st->e.window;
+    if (st->agreed != NULL && st->agreed == p->claim->agreed)
+        part_add_served(p, st);
     p->connected += st->e.connections > 0;
     p->demand[GATE_IOPS_READ] += (double)w->read_iops;
     p->demand[GATE_IOPS_WRITE] += (double)w->write_iops;
@@ -230,7 +241,8 @@ void claim_gather(struct services *s, struct gateway *g)
     (void)s;
     list_for_each(it, &g->parts) {
         struct part *p = container_of(it, struct part, in_gateway);
-        p->connected = 0;
+        p->connected = p->promised = 0;
+        p->cost_ns = p->ios = p->bytes = 0;
         memset(p->demand, 0, sizeof(p->demand));
         memset(p->held, 0, sizeof(p->held));
         memcpy(p->bound, p->least, sizeof(p->bound));
@@ -465,7 +477,7 @@ static void give_whole(struct part *p, const struct gate_limits *l)
     }
 }
 
-static void gateway_mark(struct services *s, struct gateway *g)
+void claim_mark(struct services *s, struct gateway *g)
 {
     g->parts_changed = true;
     if (!list_linked(&g->in_changed))
@@ -489,7 +501,7 @@ static void divide(struct services *s, struct claim *c, struct part **holder, si
     }
     for (size_t i = 0; changed && i < n; i++) {
         give_whole(holder[i], &holder[i]->limits);
-        gateway_mark(s, holder[i]->gateway);
+        claim_mark(s, holder[i]->gateway);
     }
     c->dirty = false;
 }
@@ -522,6 +534,15 @@ void claim_split_dirty(struct services *s, struct gateway *g)
     list_for_each(it, &g->parts) {
         struct claim *c = container_of(it, struct part, in_gateway)->claim;
         if (c->dirty)
+            claim_split(s, c);
+    }
+}
+
+void claim_resplit(struct services *s, struct gateway *g)
+{
+    list_for_each(it, &g->parts) {
+        struct claim *c = container_of(it, struct part, in_gateway)->claim;
+        if (c->part_count > 1)
             claim_split(s, c);
     }
 }

@@ -15,6 +15,9 @@
  *   agreement/NAME         limits of an agreement for the group: all its streams at the gateway
  *   agreement/NAME/STREAM  the same for each stream
  *   tenant/NAME            limits of a tenant: all its streams at the gateway
+ *   share/NAME[/STREAM]@TARGET  what its members are owed at the target
+ *   plan/NAME[/STREAM]@TARGET   planned: the same with what other gateways served, or scaled
+ *   target/TARGET          planned: how the gateway shall use its target
  *   throttle/STREAM        planned
  *
  * What a gateway holds of limits over several is settled in claim.c.
@@ -39,6 +42,10 @@ struct wish {
     struct gate_limits limits;
     const struct claim *claim;   /* members: its streams here */
     const struct stream *one;    /* or this stream */
+    const struct part *part;     /* of a share: only those whose promise it is, at its target */
+    struct sched_terms share;
+    const struct target *target; /* of a plan */
+    struct window_plan plan;
     size_t members, bytes;
 };
 
@@ -78,13 +85,13 @@ static int sent_order(const void *a, const void *b)
 }
 
 /* An id that does not fit ends in a hash of the whole. */
-static void throttle_id(char out[2 * NAME_SIZE], const char *key)
+static void wish_id(char out[2 * NAME_SIZE], const char *kind, const char *name, const char *at)
 {
     size_t size = 2 * NAME_SIZE;
-    words(out, size, "throttle/%s", key);
-    if (strlen("throttle/") + strlen(key) < size)
+    words(out, size, at[0] != '\0' ? "%s/%s@%s" : "%s/%s%s", kind, name, at);
+    if (strlen(kind) + 1 + strlen(name) + (at[0] != '\0') + strlen(at) < size)
         return;
-    uint64_t h = hash_bytes(HASH_SEED, key, strlen(key));
+    uint64_t h = hash_bytes(hash_bytes(HASH_SEED, name, strlen(name)), at, strlen(at));
     words(out + size - 18, 18, "~%016llx", (unsigned long long)h);
 }
 
@@ -101,6 +108,11 @@ static bool wish_covers(const struct wish *w, const struct stream *st)
 {
     if (w->one != NULL)
         return w->one == st;
+    if (w->target != NULL)
+        return false;
+    if (w->part != NULL)
+        return st->agreed == w->claim->agreed && st->target == w->part->target &&
+               claim_covers(w->claim, st);
     return claim_covers(w->claim, st);
 }
 
@@ -108,7 +120,7 @@ static bool wish_covers(const struct wish *w, const struct stream *st)
 static void wish_finish(struct wish *w, const struct gateway *g)
 {
     uint64_t members_hash = HASH_SEED;
-    w->bytes = strlen(w->id) + sizeof(((struct control_item *)NULL)->reason) + 256;
+    w->bytes = strlen(w->id) + sizeof(((struct control_item *)NULL)->reason) + 512;
     list_for_each(it, &g->streams) {
         const struct stream *st = container_of(it, struct stream, in_gateway);
         if (!wish_covers(w, st))
@@ -121,6 +133,8 @@ static void wish_finish(struct wish *w, const struct gateway *g)
         members_hash = hash_bytes(members_hash, st->e.key, strlen(st->e.key) + 1);
     }
     w->content = hash_bytes(members_hash, &w->limits, sizeof(w->limits));
+    w->content = hash_bytes(w->content, &w->share, sizeof(w->share));
+    w->content = hash_bytes(w->content, &w->plan, sizeof(w->plan));
 }
 
 static void wish_part(struct gateway *g, const struct part *p, struct wishes *ws)
@@ -138,6 +152,38 @@ static void wish_part(struct gateway *g, const struct part *p, struct wishes *ws
     wish_finish(w, g);
 }
 
+static void wish_share(struct gateway *g, const struct part *p, bool planned, struct wishes *ws)
+{
+    const struct sched_terms *t = planned ? &p->planned : &p->share;
+    const char *name = strchr(p->claim->id, '/');
+    if (t->weight == 0 || name == NULL)
+        return;
+    struct wish *w = wish_new(ws);
+    if (w == NULL)
+        return;
+    wish_id(w->id, planned ? "plan" : "share", name + 1, p->target->e.name);
+    w->planned = planned;
+    w->claim = p->claim;
+    w->part = p;
+    w->share = *t;
+    wish_finish(w, g);
+}
+
+static void wish_plan(struct gateway *g, const struct target *t, struct wishes *ws)
+{
+    static const struct window_plan none;
+    if (memcmp(&t->plan, &none, sizeof(none)) == 0)
+        return;
+    struct wish *w = wish_new(ws);
+    if (w == NULL)
+        return;
+    wish_id(w->id, "target", t->e.name, "");
+    w->planned = true;
+    w->target = t;
+    w->plan = t->plan;
+    wish_finish(w, g);
+}
+
 static void wish_throttle(struct gateway *g, struct stream *st, struct wishes *ws)
 {
     struct wish *w = wish_new(ws);
@@ -145,7 +191,7 @@ static void wish_throttle(struct gateway *g, struct stream *st, struct wishes *w
         return;
     const struct entity_throttle *t = &st->e.throttle;
     weir_assert(t->active && t->iops > 0);
-    throttle_id(w->id, st->e.key);
+    wish_id(w->id, "throttle", st->e.key, "");
     w->planned = true;
     w->one = st;
     w->limits.rate[GATE_IOPS_TOTAL].rate = t->iops;
@@ -162,7 +208,11 @@ static void wishes_collect(struct services *s, struct gateway *g, struct wishes 
         if (p->claim->walk != walk) /* one control, before how many targets ever */
             wish_part(g, p, ws);
         p->claim->walk = walk;
+        wish_share(g, p, false, ws);
+        wish_share(g, p, true, ws);
     }
+    list_for_each(it, &g->targets)
+        wish_plan(g, container_of(it, struct target, link), ws);
     list_for_each(it, &g->streams) {
         struct stream *st = container_of(it, struct stream, in_gateway);
         if (st->brake.rate > 0)
@@ -211,6 +261,10 @@ static int item_fill(struct control_update *u, size_t i, const struct wish *w,
     item->planned = w->planned;
     item->remove = w->remove;
     item->limits = w->limits;
+    item->share = w->share;
+    item->plan = w->plan;
+    if (w->target != NULL)
+        memcpy(item->target, w->target->e.name, sizeof(item->target));
     if (w->planned && w->one != NULL)
         words(item->reason, sizeof(item->reason), "%s", w->one->e.throttle.reason);
     if (w->remove)

@@ -68,6 +68,10 @@ struct entity_target {
     struct entity_gateway *gateway;
     uint64_t connections, connects, connect_failures, inflight, errors;
     char last_error[128];
+    uint64_t window_milli, parallelism_milli; /* of its scheduler, thousandths; 0: none */
+    uint64_t wait_p99_us;
+    bool overcommitted;                    /* more is reserved than it can do */
+    uint32_t reserved_ppm;                 /* of what it can do; 0: that is not known */
     bool has_health;
     struct target_health health;
 };
@@ -113,6 +117,9 @@ struct entity_stream {
     bool has_burst;
     uint32_t burst_ppm;
     struct meter now;                      /* cumulative, as last reported */
+    uint64_t cost_served_ns, late;         /* cumulative, of the target's scheduler */
+    uint32_t queued_now;                   /* wait for their turn at the target */
+    char share[2 * NAME_SIZE];             /* id of the control whose share it has; "" : none */
     struct entity_window window;
     const struct agreement *agreement;     /* whose promise and weight it has, or NULL */
     const struct objective *objective;     /* the one that applies at this demand, or NULL */

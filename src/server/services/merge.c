@@ -199,6 +199,10 @@ static void merge_stream(struct services *s, struct gateway *g, const struct rep
     st->e.held_now = r->held_now;
     st->e.oldest_held_ns = r->oldest_held_ns;
     words(st->e.held_by, sizeof(st->e.held_by), "%.*s", (int)sizeof(r->held_by) - 1, r->held_by);
+    st->e.cost_served_ns = r->cost_served_ns;
+    st->e.late = r->late;
+    st->e.queued_now = r->queued_now;
+    words(st->e.share, sizeof(st->e.share), "%.*s", (int)sizeof(r->share) - 1, r->share);
     st->e.has_burst = r->has_burst;
     st->e.burst_ppm = r->burst_ppm;
     merge_max_hold(s, st, r->max_hold_hits);
@@ -216,6 +220,10 @@ static void merge_target(struct services *s, struct gateway *g, const struct rep
         storage_join(s, t);
         s->sink.target_seen(s->sink.ctx, g->e.hello.name, t->e.name, t->e.uri);
     }
+    t->e.window_milli = r->window_milli;
+    t->e.parallelism_milli = r->parallelism_milli;
+    t->e.wait_p99_us = r->wait_p99_us;
+    t->cost = r->cost;
     t->e.connections = r->connections;
     t->e.connects = r->connects;
     t->e.connect_failures = r->connect_failures;

@@ -8,13 +8,18 @@
 #include "base/text.h"
 #include "server/services/state.h"
 
+void vwords(char *out, size_t size, const char *format, va_list args)
+{
+    int n = vsnprintf(out, size, format, args);
+    weir_assert(n >= 0);
+}
+
 void words(char *out, size_t size, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    int n = vsnprintf(out, size, format, args);
+    vwords(out, size, format, args);
     va_end(args);
-    weir_assert(n >= 0);
 }
 
 void note_stream_subject(const struct stream *st, char *out, size_t size)

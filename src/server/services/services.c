@@ -227,6 +227,7 @@ void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us)
     if (s->now_ns >= s->plan_ns) {
         s->plan_ns = s->now_ns + s->config.period_ns;
         claim_split_all(s);
+        plan_run(s);
     }
     dispatch_changed(s);
 }
@@ -393,6 +394,9 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
     }
     reconcile_epoch(s, g, r->epoch);
     claim_gather(s, g);
+    if (g->surged)
+        claim_resplit(s, g);
+    g->surged = false;
     analyzer_run(s, g);
     throttle_run(s, g);
     dispatch_gateway(s, g);
@@ -433,6 +437,7 @@ void services_surge(struct services *s, uint64_t session, uint32_t stream, uint6
     if (entity_stream_find(s, g, stream) == NULL)
         return;
     g->surge_ns = s->now_ns;
+    g->surged = true;
     gateway_poll_now(s, g);
 }
 
@@ -466,6 +471,7 @@ int services_agreement_put(struct services *s, const struct agreement *a, uint64
     if (err < 0)
         return err;
     throttle_review_all(s); /* it may promise something to one that is throttled */
+    plan_run(s);
     dispatch_all(s);
     return 0;
 }
@@ -490,6 +496,7 @@ int services_policy_put(struct services *s, const struct policy *p, uint64_t now
     if (err < 0)
         return err;
     throttle_review_all(s);
+    plan_run(s);
     dispatch_all(s);
     return 0;
 }
@@ -522,6 +529,7 @@ int services_document_remove(struct services *s, const char *kind, const char *n
     if (err < 0)
         return err;
     throttle_review_all(s);
+    plan_run(s);
     dispatch_all(s);
     return 0;
 }
@@ -539,6 +547,7 @@ void services_enforcement(struct services *s, bool on, uint64_t now_ns, int64_t 
                : "all planned throttles are lifted and none is planned; limits of agreements hold");
     if (!on)
         throttle_lift_all(s, "enforcement was switched off", "enforcement-off");
+    plan_run(s);
     dispatch_all(s);
 }
 

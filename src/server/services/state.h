@@ -7,6 +7,8 @@
  * TARGETS_PER_GATEWAY each; documents SERVICES_MAX_*. Everything is freed by services_free. */
 #ifndef WEIR_SERVER_SERVICES_STATE_H
 #define WEIR_SERVER_SERVICES_STATE_H
+#include <stdarg.h>
+
 #include "server/services/precedence.h"
 #include "server/services/services.h"
 #include "server/services/split.h"
@@ -83,6 +85,12 @@ struct storage {
     char uri[512];
     struct list link;
     struct list targets, streams;       /* of all its gateways */
+    double reserved;                    /* device time a second, of all promises */
+    double capacity;                    /* the same that it can do; 0: not known */
+    double fits;                        /* part of the reservations that fits */
+    bool overcommitted;                 /* said */
+    uint64_t overcommitted_ns;          /* last seen so */
+    uint64_t wait_us;                   /* bound of the device's wait that promises ask for */
     uint64_t run_ns;                    /* when it was last looked at */
     uint64_t asked_ns;                  /* all its gateways were asked at once; 0: not */
     bool was_failing;
@@ -100,6 +108,8 @@ struct target {
     struct entity_target e;
     struct gateway *gateway;
     struct storage *storage;
+    struct cost_model cost;             /* as its gateway reckons; all 0: not known */
+    struct window_plan plan;            /* as last decided */
     struct list link;                   /* in its gateway */
     struct list in_storage;
 };
@@ -141,6 +151,13 @@ struct part {
     uint64_t least[GATE_KIND_COUNT];    /* rate in force, at the least since the last report */
     uint64_t bound[GATE_KIND_COUNT];    /* the same of the window that was reported */
     bool split;                         /* limits are set */
+    /* The promise of those streams here that have it from this claim. */
+    uint32_t promised;
+    uint64_t cost_ns, ios, bytes;       /* served, cumulative */
+    double reserve;                     /* I/Os a second at its storage, wanted */
+    double reserve_fits;                /* the same as far as it fits */
+    struct sched_terms share;           /* in force; weight 0: none */
+    struct sched_terms planned;         /* on top, while the server lives; weight 0: none */
 };
 
 /* One agreement that covers one stream. */
@@ -199,6 +216,7 @@ struct gateway {
     uint64_t whole_mono_ns, whole_now_ns;
     uint64_t window_start_ns;           /* of the last whole window, server's clock */
     uint64_t lost_ns, surge_ns;
+    bool surged;                        /* the answer that comes is to an early warning */
     bool stale_counted; /* lost for so long that it no longer takes a share of limits */
     bool ask_all;                       /* the next poll asks for everything */
     bool refused_streams;
@@ -336,12 +354,21 @@ void claim_gather(struct services *s, struct gateway *g);
 void claim_split_all(struct services *s);
 /* The same for what is dirty at @g. */
 void claim_split_dirty(struct services *s, struct gateway *g);
+/* An early warning of @g was answered: divide anew what it has a part of, and nothing else. */
+void claim_resplit(struct services *s, struct gateway *g);
 /* All claims at @g are dirty: it came, went, or no longer counts. */
 void claim_gateway_changed(struct gateway *g);
 /* The claim's limits as agreed, for all gateways together. */
 void claim_limits(const struct services *s, const struct claim *c, struct gate_limits *ret);
 bool claim_covers(const struct claim *c, const struct stream *st);
 void claim_fini(struct services *s);
+/* Put @g in s->changed: something about its parts is to be sent. */
+void claim_mark(struct services *s, struct gateway *g);
+
+/* --- plan.c: shares and targets
+ * --------------------------------------------------------------------------------------- */
+/* Once a period: reservations against capacity, shares and plans for targets. */
+void plan_run(struct services *s);
 
 /* --- analyzer.c
  * -------------------------------------------------------------------------------------- */
@@ -407,6 +434,8 @@ void note_action(struct services *s, struct action_record *a);
 void note_samples(struct services *s, struct gateway *g);
 /* snprintf that cuts and says nothing. */
 void words(char *out, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void vwords(char *out, size_t size, const char *format, va_list args)
+    __attribute__((format(printf, 3, 0)));
 
 /* Events' subjects: "stream/..." and "gateway/...". */
 #define SUBJECT_SIZE (STREAM_KEY_SIZE + 32)

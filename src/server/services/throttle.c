@@ -67,6 +67,7 @@
 #define SLACK_PERIODS 8u
 #define SLACK_PART 0.75
 #define HELPLESS_PERIODS 3u
+#define LAST_RESORT_PERIODS 3u
 #define MEMO_PERIODS 10u
 #define RECORD_STEP 0.10
 #define KNEE_KEPT_NS UINT64_C(600000000000)
@@ -461,10 +462,25 @@ static void say_short(struct services *s, struct storage *t, const struct scene 
                t->name, sc->victim->agreed->e.agreement.name, sc->victim->e.key, what);
 }
 
+/* Cuts are the last resort where gateways schedule: shares and the window may keep the promise by
+ * themselves, a few periods late. */
+static bool scheduler_tries(const struct storage *t, const struct scene *sc)
+{
+    if (t->throttles > 0 || failing_periods(sc->victim) > LAST_RESORT_PERIODS)
+        return false;
+    list_for_each(it, &t->targets) {
+        if (container_of(it, struct target, in_storage)->e.window_milli == 0)
+            return false;
+    }
+    return true;
+}
+
 /* Bullies in their order; those who suffer themselves only when nobody else could be cut. */
 static void storage_failing(struct services *s, struct storage *t, const struct scene *sc)
 {
     bool handled = false;
+    if (scheduler_tries(t, sc))
+        return;
     for (size_t i = 0; i < sc->bully_count; i++) {
         if (sc->bully[i].exempt && handled)
             break;

@@ -231,6 +231,7 @@ struct report *world_report(const struct world *w, int gateway, uint64_t seq)
     }
     r->target_count = 1;
     snprintf(r->target[0].name, NAME_SIZE, "array1");
+    r->target[0].parallelism_milli = w->parallelism_milli;
     snprintf(r->target[0].uri, sizeof(r->target[0].uri), "nbd://127.0.0.1:%d", 10809 + g->device);
     return r;
 }
@@ -281,6 +282,8 @@ static void limit_set(struct world *w, struct world_stream *s, bool planned, uin
  */
 static void item_apply(struct world *w, int gateway, const struct control_item *item)
 {
+    if (item->share.weight > 0 || item->target[0] != '\0')
+        return; /* gateways of this world schedule nothing */
     for (size_t i = 0; i < w->streams; i++) {
         struct world_stream *s = &w->stream[i];
         if (s->gateway != gateway)
@@ -289,7 +292,7 @@ static void item_apply(struct world *w, int gateway, const struct control_item *
         snprintf(mine, sizeof(mine), "throttle/%s", s->key);
         if (item->remove && item->planned && strcmp(item->id, mine) == 0)
             limit_set(w, s, true, 0);
-        if (item->remove && !item->planned)
+        if (item->remove && !item->planned && strncmp(item->id, "share/", 6) != 0)
             limit_set(w, s, false, 0);
         for (size_t k = 0; k < item->member_count; k++) {
             if (strcmp(item->member[k], s->key) != 0)

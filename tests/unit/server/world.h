@@ -80,6 +80,7 @@ struct world {
     struct event_record *event;
     size_t events;
     uint64_t samples, sample_reads, planned_controls, full_updates, ended, updates;
+    uint64_t parallelism_milli; /* as gateways report it; 0: they do not know */
     bool controls_full;         /* the sink says WEIR_E_FULL */
 };
 

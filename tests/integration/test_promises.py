@@ -1,0 +1,173 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Goal: promises hold over two gateways on the real path: a bully behind the other one, demand that moves between them, a
+storage that turns slow, a gateway and a server that die, an agreement that changes under load, and observing that changes
+nothing.
+Method: the demo's device (one queue, bounded parallelism) in nbdkit behind two gateways, one server, fio as clients. Orders of
+events and outcomes are looked at, with wide margins; no speed is asserted.
+"""
+import os
+import signal
+import time
+import unittest
+
+import weirtest
+
+PLUGIN = os.path.join(weirtest.BUILD, "demo", "nbdkit-device-plugin.so")
+GOLD = {"kind": "Agreement", "name": "gold", "appliesTo": {"volume": "db"}, "weight": 200,
+        "objectives": [{"percentile": 99, "latency": "15ms", "whileIops": 600}], "reservation": {"iops": 200}}
+LONG = 120
+
+
+def cap(iops):
+    return {"kind": "Agreement", "name": "cap", "appliesTo": {"volume": "part*"}, "limit": {"iops": iops}}
+
+
+def fio(world, gateway, name, *args):
+    weirtest.need("fio")
+    return weirtest.Process(world, f"fio-{name}", [
+        "fio", f"--name={name}", "--ioengine=nbd", f"--uri={gateway.uri(name)}", "--time_based", "--runtime=600",
+        "--size=64m", "--norandommap", "--output-format=normal", *args])
+
+
+class TwoGateways(unittest.TestCase):
+    def setUp(self):
+        weirtest.need(PLUGIN)
+        self.world = weirtest.World()
+        self.world.__enter__()
+        self.addCleanup(self.leave)
+        self.slow = self.world.path("slow")
+        self.storage = self.world.nbdkit(
+            "-t", "256", PLUGIN, "parallel=8", "service=2000", f"slow-file={self.slow}",
+            *[f"export={name}" for name in ("db", "batch", "part1", "part2")])
+
+    def leave(self):
+        failed = self._outcome and any(e for _, e in getattr(self._outcome, "errors", []) if e)
+        self.world.__exit__(AssertionError if failed else None, None, None)
+
+    def start_server(self, **where):
+        """One SLA process, so that what is decided over both gateways is decided in one place."""
+        config = self.world.path("server.conf")
+        with open(config, "w", encoding="ascii") as f:
+            f.write("[server]\nsla-processes = 1\n")
+        return self.world.server("--config", config, *self.server_args, **where)
+
+    def start(self, *server_args):
+        self.server_args = server_args
+        self.server = self.start_server()
+        self.gateways = [self.world.gateway(target=self.storage.uri, server=self.server, name=f"gw{n}") for n in (1, 2)]
+        self.wait_admitted(2)
+
+    def wait_admitted(self, count):
+        weirtest.wait_until(lambda: count == len([g for g in self.server.items("/gateways") if g["state"] == "admitted"]),
+                            f"{count} gateways to be admitted")
+
+    def start_story(self):
+        """A victim behind the first gateway, its bully behind the second."""
+        self.server.put("/agreements/gold", GOLD)
+        self.victim = fio(self.world, self.gateways[0], "db", "--rw=randread", "--bs=8k", "--iodepth=16", "--rate_iops=300")
+        self.bully = fio(self.world, self.gateways[1], "batch", "--rw=randread", "--bs=16k", "--iodepth=128")
+
+    def stream(self, volume, gateway=None):
+        return next((s for s in self.server.items("/streams") if s["volume"] == volume and
+                     gateway in (None, s["gateway"])), None)
+
+    def done(self, volume):
+        """I/Os done by all streams of a volume."""
+        return sum(s["counters"]["read"]["completions"] for s in self.server.items("/streams") if s["volume"] == volume)
+
+    def rate(self, volumes, seconds=5):
+        """I/Os a second of some volumes together, by their counters."""
+        before, begin = sum(map(self.done, volumes)), time.monotonic()
+        time.sleep(seconds)
+        return (sum(map(self.done, volumes)) - before) / (time.monotonic() - begin)
+
+    def wait_met(self, what):
+        weirtest.wait_until(lambda: (s := self.stream("db")) and s["verdict"] == "met", what, LONG)
+
+    def wait_held_back(self):
+        weirtest.wait_until(lambda: (s := self.stream("batch")) and s["control"]["applied"]["iops"],
+                            "the bully to be held back", LONG)
+
+    def planned(self):
+        return [c for g in self.gateways for c in g.local(get="controls")["controls"] if c.get("origin") == "planned"]
+
+    def test_a_bully_behind_the_other_gateway_is_held_back_and_the_promise_survives_a_slow_storage(self):
+        self.start()
+        self.start_story()
+        self.wait_held_back()
+        sent = weirtest.wait_until(
+            lambda: [a for a in self.server.items("/actions?limit=500") if a["enforced"] and a["verb"] == "throttle"],
+            "the action to be in the store")[-1]
+        self.assertTrue(sent["victim"].endswith("/db") and sent["bully"].endswith("/batch"), sent)
+        self.assertEqual(sent["gateway"], "gw2")
+        self.assertEqual((sent["agreement"], sent["agreementVersion"]), ("gold", 1))
+        self.wait_met("the promise to be kept beside the bully")
+        said = self.world.cli(self.server, "explain", "stream", self.stream("batch")["key"], check=True).stdout
+        self.assertRegex(said, r"planned throttle holds it to \d+ IOPS")
+        self.assertRegex(said, r"Last actions\n .*throttled .*batch from \d+ to \d+ IOPS")
+        with open(self.slow, "w", encoding="ascii"):
+            pass
+        time.sleep(3)  # so that the slow storage is seen
+        self.wait_met("the promise to be kept by a storage that is slower by 40 %")
+        self.assertGreater(self.rate(["batch"]), 1)
+        self.assertTrue(self.victim.alive() and self.bully.alive())
+
+    def test_a_limit_follows_the_demand_and_its_change_and_outlives_a_gateway_and_the_server(self):
+        self.start()
+        self.server.put("/agreements/cap", cap(300))
+        one = fio(self.world, self.gateways[0], "part1", "--rw=randread", "--bs=4k", "--iodepth=8")
+        weirtest.wait_until(lambda: self.stream("part1"), "the first stream to be seen")
+        weirtest.wait_until(lambda: self.stream("part1")["iops"] > 200, "the whole limit where the demand is", LONG)
+        self.assertLess(self.rate(["part1"]), 1.15 * 300)
+        # The demand moves.
+        two = fio(self.world, self.gateways[1], "part2", "--rw=randread", "--bs=4k", "--iodepth=8")
+        one.stop(signal.SIGINT)
+        weirtest.wait_until(lambda: (self.stream("part2") or {"iops": 0})["iops"] > 200, "the limit to move with the demand", LONG)
+        self.assertLess(self.rate(["part1", "part2"]), 1.15 * 300)
+        # Both at once: together no more.
+        one = fio(self.world, self.gateways[0], "part1", "--rw=randread", "--bs=4k", "--iodepth=8")
+        weirtest.wait_until(lambda: min(self.stream(v)["iops"] for v in ("part1", "part2")) > 100, "each to have its part", LONG)
+        self.assertLess(self.rate(["part1", "part2"]), 1.15 * 300)
+        # The agreement changes under load.
+        self.server.put("/agreements/cap", cap(600))
+        weirtest.wait_until(lambda: sum(self.stream(v)["iops"] for v in ("part1", "part2")) > 450, "the new limit to hold", LONG)
+        self.assertLess(self.rate(["part1", "part2"]), 1.15 * 600)
+        self.assertEqual(self.server.get("/agreements/cap")["status"]["version"], 2)
+        # The server dies: what was agreed goes on.
+        self.server.kill()
+        before = self.gateways[0].local(get="streams")
+        time.sleep(3)
+        self.assertNotEqual(before, self.gateways[0].local(get="streams"), "I/O stood still without the server")
+        self.server = self.start_server(state_dir=self.server.state_dir, control=self.server.control)
+        self.wait_admitted(2)
+        self.assertLess(self.rate(["part1", "part2"]), 1.15 * 600)
+        # A gateway dies: the other goes on with no more than its part and what the dead one leaves.
+        self.gateways[1].kill()
+        weirtest.wait_until(lambda: [g for g in self.server.items("/gateways") if g["state"] == "lost"], "the loss to be seen")
+        rate = self.rate(["part1"])
+        self.assertGreater(rate, 100)
+        self.assertLess(rate, 1.15 * 600)
+        self.assertTrue(one.alive())
+        two.stop(signal.SIGINT)
+
+    def test_observing_changes_nothing_until_a_policy_enforces_one_target(self):
+        self.start("--observe")
+        self.start_story()
+        found = weirtest.wait_until(lambda: [a for a in self.server.items("/actions?limit=50") if a["decision"] == "observe"],
+                                    "an action that was observed only", LONG)
+        self.assertFalse(found[0]["enforced"])
+        time.sleep(3)
+        self.assertEqual(self.planned(), [])
+        self.assertFalse([c for g in self.gateways for c in g.local(get="controls")["controls"]])
+        self.assertFalse([a for a in self.server.items("/actions?limit=500") if a["enforced"]])
+        said = self.world.cli(self.server, "explain", "stream", self.stream("batch")["key"], check=True).stdout
+        self.assertIn("The server observes", said)
+        self.assertRegex(said, r"Wanted, and not sent\n .*would throttle .*batch")
+        self.server.put("/policies/on", {"kind": "Policy", "name": "on", "appliesTo": {"target": "*"}, "enforce": True})
+        self.wait_held_back()
+        self.wait_met("the promise to be kept once it is enforced")
+
+
+if __name__ == "__main__":
+    weirtest.main()
