@@ -61,5 +61,13 @@ soak-monitor:
 	@tools/build $(BUILD)
 	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 tests/soak/soak_monitor.py
 
+.PHONY: simulate
+# Made-up worlds with faults, each from a seed, every event checked: SEEDS=1000 FROM=1 by default.
+simulate:
+	@tools/deps test
+	@tools/build $(BUILD)
+	@ninja -C $(BUILD) --quiet tests/sim/sim_seeds
+	@$(BUILD)/tests/sim/sim_seeds --seeds $(or $(SEEDS),1000) --from $(or $(FROM),1)
+
 clean:
 	rm -rf build build-*

@@ -31,6 +31,7 @@ enum cli_verb {
     VERB_EVENTS,
     VERB_ACTIONS,
     VERB_STATUS,
+    VERB_SIMULATE,
     VERB_LOGIN,
     VERB_TOKEN,
     VERB_ENFORCEMENT,
@@ -53,7 +54,8 @@ struct cli_options {
     size_t file_count;
     const char *sort, *gateway, *role, *expires;
     const char *host, *volume, *tenant, *target, *agreement, *verdict;
-    uint64_t limit;       /* rows; 0: the verb's default */
+    const char *plot, *scheme;
+    uint64_t limit;       /* rows; of simulate: the seed; 0: the verb's default */
     uint64_t interval_ns; /* 0: the verb's default */
     uint64_t timeout_ns;
     bool no_headers, dry_run, wait, once, follow, help;
@@ -90,6 +92,7 @@ enum cli_exit cli_watch(struct cli *c);
 enum cli_exit cli_events(struct cli *c);
 enum cli_exit cli_actions(struct cli *c);
 enum cli_exit cli_status(struct cli *c);
+enum cli_exit cli_simulate(struct cli *c);
 enum cli_exit cli_login(struct cli *c);
 enum cli_exit cli_token(struct cli *c);
 enum cli_exit cli_enforcement(struct cli *c);

@@ -38,6 +38,10 @@ static const struct command commands[VERB_COUNT] = {
     [VERB_ACTIONS] = {"actions", "", "What the server did to whom, the latest last", NULL, NULL, 0,
                       0, cli_actions},
     [VERB_STATUS] = {"status", "", "The server in one view", NULL, NULL, 0, 0, cli_status},
+    [VERB_SIMULATE] = {"simulate", "FILE", "What would happen, from a scenario file",
+                       "Asks no server. Schemes: weir (default), weir-no-surge, weir-no-server,\n"
+                       "none, static, sleds, parda, mclock. The guide simulate.md has every key.",
+                       NULL, 1, 1, cli_simulate},
     [VERB_LOGIN] = {"login", "", "Keep a token for this server",
                     "The token is read from standard input, or from --token-file.\n", NULL, 0, 0,
                     cli_login},
@@ -69,7 +73,7 @@ enum option_type {
 
 #define V(verb) (1u << VERB_##verb)
 #define SHOWS (V(GET) | V(TOP) | V(WATCH) | V(EVENTS) | V(ACTIONS) | V(TOKEN) | V(DEBUG))
-#define ASKS (~(V(COMPLETION) | V(VERSION) | V(HELP)))
+#define ASKS (~(V(COMPLETION) | V(VERSION) | V(HELP) | V(SIMULATE)))
 #define SELECTS (V(GET) | V(TOP))
 #define FIELD(member) offsetof(struct cli_options, member)
 
@@ -85,7 +89,7 @@ static const struct option {
 } options[] = {
     {"output", 'o', "FORMAT", "table wide json yaml csv name",
      "table, wide, json, yaml, csv or name", OPTION_OUTPUT, FIELD(output_text),
-     SHOWS | V(STATUS) | V(ENFORCEMENT) | V(GATEWAY)},
+     SHOWS | V(STATUS) | V(ENFORCEMENT) | V(GATEWAY) | V(SIMULATE)},
     {"no-headers", 0, NULL, NULL, "leave out the headers of tables", OPTION_FLAG, FIELD(no_headers),
      SHOWS},
     {"filename", 'f', "FILE", NULL, "documents in YAML or JSON; - is standard input; repeatable",
@@ -120,6 +124,11 @@ static const struct option {
      FIELD(role), V(TOKEN)},
     {"expires", 0, "TIME", NULL, "how long the token is good, such as 30d", OPTION_TEXT,
      FIELD(expires), V(TOKEN) | V(GATEWAY)},
+    {"plot", 0, "PREFIX", NULL, "write PREFIX-p99.svg and PREFIX-iops.svg", OPTION_TEXT,
+     FIELD(plot), V(SIMULATE)},
+    {"scheme", 0, "NAME", "weir weir-no-surge weir-no-server none static sleds parda mclock",
+     "another way of control, to compare with", OPTION_TEXT, FIELD(scheme), V(SIMULATE)},
+    {"seed", 0, "N", NULL, "instead of the scenario's", OPTION_COUNT, FIELD(limit), V(SIMULATE)},
     {"server", 0, "URL", NULL, "the SLA server (WEIR_SERVER; http://127.0.0.1:7480)", OPTION_TEXT,
      FIELD(server), ASKS},
     {"token-file", 0, "FILE", NULL, "a token in its first line (or WEIR_TOKEN)", OPTION_TEXT,

@@ -30,6 +30,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/list.h"
 #include "gateway/ledger.h"
@@ -45,7 +46,7 @@
 #define STREAM_BUCKETS (2u * METER_HIST_COUNT * HIST_BUCKETS)
 
 /* On the wire a bucket takes at most 2 bytes of index and 10 of count; a stream beside them at most
- * 8 operations of 92 bytes, 6 histograms' heads of 40, and 7 strings and numbers below 2,048. */
+ * 8 operations of 92 bytes, 6 histograms' heads of 40, and 8 strings and numbers below 2,048. */
 _Static_assert(FRAME_POOL * 12u + FRAME_STREAMS * (8u * 92u + 6u * 40u + 2048u) +
                        CONFIG_MAX_TARGETS * 1024u <
                    FRAME_MAX,
@@ -60,7 +61,7 @@ _Static_assert((int)WEIR__CONTROL__HIST_KIND__TOTAL == METER_TOTAL,
 /* What was said of a stream. */
 struct said {
     uint64_t size, max_hold_hits, burst_ppm;
-    uint32_t connections, held_now;
+    uint32_t connections, held_now, queued_now;
     struct meter_op op[IO_OP_COUNT];
     uint64_t hist_count[2][METER_HIST_COUNT];
     uint32_t bucket[2][METER_HIST_COUNT][HIST_BUCKETS];
@@ -223,6 +224,7 @@ static void stream_held_by(const struct stream *st, char out[2 * NAME_SIZE])
 static bool stream_changed(const struct said *was, const struct said *is)
 {
     return was->connections != is->connections || is->held_now != 0 || was->held_now != 0 ||
+           is->queued_now != 0 || was->queued_now != 0 ||
            was->burst_ppm != is->burst_ppm || was->max_hold_hits != is->max_hold_hits ||
            was->size != is->size || memcmp(was->op, is->op, sizeof(is->op)) != 0;
 }
@@ -237,6 +239,20 @@ static void build_info(struct building *b, size_t at, const struct stream *st)
     i->target = (char *)(uintptr_t)(st->target != NULL ? st->target->name : "");
     i->size = st->size;
     b->stream[at].info = i;
+}
+
+/* How it fares at its target. */
+static void build_turn(Weir__Control__StreamStats *out, const struct stream *st, uint64_t now)
+{
+    uint64_t oldest = sched_flow_oldest_ns(&st->turn);
+    out->cost_arrived_ns = st->turn.cost_arrived_ns;
+    out->cost_served_ns = st->turn.cost_served_ns;
+    out->reserved_ios = st->turn.reserved_ios;
+    out->queued_now = st->turn.queued;
+    out->oldest_queued_ns = oldest < now ? now - oldest : 0;
+    out->queued_ns = st->turn.queued_ns;
+    out->late = st->turn.late;
+    out->share = (char *)(uintptr_t)stream_share_id(st);
 }
 
 /* Operations that ever came; whole values. */
@@ -321,6 +337,7 @@ static bool stats_collect(struct link_stats *s, struct shadow *sh, struct stream
     const struct meter *m = stream_meter_total(s->link->streams, st, s->sum);
     is->connections = stream_connections_total(s->link->streams, st);
     is->held_now = stream_held(st);
+    is->queued_now = st->turn.queued;
     is->size = st->size;
     is->max_hold_hits = m->max_hold_hits;
     uint32_t burst;
@@ -343,6 +360,7 @@ static bool stats_collect(struct link_stats *s, struct shadow *sh, struct stream
     out->burst_ppm = is->burst_ppm;
     stream_held_by(st, b->held_by[at]);
     out->held_by = b->held_by[at];
+    build_turn(out, st, now);
     if (!sh->valid || was->size != is->size)
         build_info(b, at, st);
     build_ops(b, at, m);
@@ -351,7 +369,26 @@ static bool stats_collect(struct link_stats *s, struct shadow *sh, struct stream
     return true;
 }
 
-static void build_targets(struct link_stats *s)
+static void build_window(Weir__Control__TargetStats *t, struct target *port, uint64_t now)
+{
+    const struct sched_counts *c = sched_account(port->sched, now);
+    const struct cost_model *m = sched_cost(port->sched);
+    t->window_milli = target_window(port);
+    t->parallelism_milli = port->window.parallelism_milli;
+    t->wait_p99_us = port->wait_p99_ns / NS_PER_US;
+    t->busy_ns = c->busy_ns;
+    t->full_ns = c->full_ns;
+    t->cost_served_ns = c->cost_served_ns;
+    t->served_ios = c->served_ios;
+    t->served_bytes = c->served_bytes;
+    t->queued_now = sched_queued(port->sched);
+    t->read_base_ns = m->base_ns[IO_DIR_READ];
+    t->read_page_ns = m->page_ns[IO_DIR_READ];
+    t->write_base_ns = m->base_ns[IO_DIR_WRITE];
+    t->write_page_ns = m->page_ns[IO_DIR_WRITE];
+}
+
+static void build_targets(struct link_stats *s, uint64_t now)
 {
     const struct gateway_config *c = s->link->config;
     struct building *b = s->b;
@@ -369,6 +406,7 @@ static void build_targets(struct link_stats *s)
         t->errors = from->errors;
         t->last_error =
             (char *)(uintptr_t)(from->last_error != 0 ? weir_strerror(from->last_error) : "");
+        build_window(t, stream_port(s->link->streams, (uint32_t)i), now);
         b->target_ptr[i] = t;
     }
     b->targets = c->target_count;
@@ -424,7 +462,7 @@ static void stats_work(struct reactor_work *w)
     weir_assert(slots <= s->shadow_count);
     if (s->next_slot == 0) {
         stream_refresh(l->streams, now); /* burst credit is told as of now */
-        build_targets(s);
+        build_targets(s, now);
     }
     while (s->next_slot < slots && looked < ROUND_SLOTS && added < ROUND_STREAMS &&
            frame_has_room(s->b)) {

@@ -1,16 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Surge: the early warning between two polls (control.md section 3, in its simple form).
- *
- * Ten times a second the streams are looked over, SURGE_SLOTS a time. One is told of when
- *   backlog  its oldest held I/O is older than 250 ms: once, until the backlog is below that again,
- *   so that a
- *            stream that is meant to be held does not warn for ever;
- *   demand   its arrivals in the running second are already 25 % above those of the whole second
- *   before, or were
- *            25 % below when it ended; both by at least 100 I/Os, so that chance is not taken for a
- *            change.
- * One warning a stream and second, one in 5 ms and gateway (one a look, in fact): a warning only
- * makes the server poll at once, so the next look is soon enough for a second stream. */
+/* The early warning between two polls: looks over the streams, SURGE_SLOTS a time, and tells of one
+ * (surge.h says of which). */
 #include <stdlib.h>
 
 #include "base/assert.h"
@@ -19,31 +9,14 @@
 #include "gateway/link_parts.h"
 #include "gateway/link_private.h"
 #include "gateway/stream.h"
+#include "gateway/surge.h"
 
-#define SURGE_LOOK_NS (100 * NS_PER_MS)
-#define SURGE_LEAST_NS (5 * NS_PER_MS)
-#define SURGE_BACKLOG_NS (250 * NS_PER_MS)
-#define SURGE_STREAM_NS NS_PER_S
-#define SURGE_DEMAND_NS NS_PER_S
-#define SURGE_DEMAND_LEAST 100u
 #define SURGE_SLOTS 1024u
-
-_Static_assert(SURGE_LOOK_NS >= SURGE_LEAST_NS, "one a look is at most one in 5 ms");
-
-struct watch {
-    uint32_t index;     /* of the stream this is about */
-    bool used, backlog; /* backlog: told of, not yet over */
-    bool has_before;
-    uint64_t told_ns;
-    uint64_t window_ns; /* when the running second began */
-    uint64_t at_window; /* arrivals then */
-    uint64_t before;    /* arrivals in the second before it */
-};
 
 struct link_surge {
     struct link *link;
     struct reactor_timer timer;
-    struct watch *watch; /* by slot */
+    struct surge_watch *watch; /* by slot */
     size_t count, cursor;
 };
 
@@ -87,56 +60,6 @@ void link_surge_stop(struct link_surge *s)
     reactor_timer_clear(s->link->reactor, &s->timer);
 }
 
-static uint64_t stream_arrivals(const struct stream *st)
-{
-    uint64_t n = 0;
-    for (size_t op = 0; op < IO_OP_COUNT; op++)
-        n += st->meter->op[op].arrivals;
-    return n;
-}
-
-static bool moved_up(uint64_t from, uint64_t to)
-{
-    return to > from + from / 4 && to - from >= SURGE_DEMAND_LEAST;
-}
-
-static bool demand_moved(struct watch *w, uint64_t arrivals, uint64_t now)
-{
-    uint64_t so_far = arrivals - w->at_window;
-    bool over = now - w->window_ns >= SURGE_DEMAND_NS;
-    bool moved =
-        w->has_before && (moved_up(w->before, so_far) || (over && moved_up(so_far, w->before)));
-    if (over || moved) {
-        /* After a warning the count begins anew: the new level is what is compared with. */
-        w->before = so_far;
-        w->has_before = over;
-        w->window_ns = now;
-        w->at_window = arrivals;
-    }
-    return moved;
-}
-
-/* "" : nothing to tell. */
-static const char *surge_why(struct watch *w, const struct stream *st, uint64_t now)
-{
-    uint64_t arrivals = stream_arrivals(st);
-    if (!w->used || w->index != st->index) {
-        *w = (struct watch){
-            .used = true, .index = st->index, .window_ns = now, .at_window = arrivals};
-        return "";
-    }
-    uint64_t oldest = gate_flow_oldest_ns(&st->flow);
-    bool backlog = oldest < now && now - oldest > SURGE_BACKLOG_NS;
-    bool begins = backlog && !w->backlog;
-    bool demand = demand_moved(w, arrivals, now);
-    if (!backlog)
-        w->backlog = false;
-    if (w->told_ns != 0 && now - w->told_ns < SURGE_STREAM_NS)
-        return "";
-    w->backlog = backlog;
-    return begins ? "backlog" : demand ? "demand" : "";
-}
-
 static void surge_tell(struct link_surge *s, const struct stream *st, const char *why, uint64_t now)
 {
     Weir__Control__Surge m = WEIR__CONTROL__SURGE__INIT;
@@ -144,6 +67,9 @@ static void surge_tell(struct link_surge *s, const struct stream *st, const char
     m.stream = st->index;
     m.why = (char *)(uintptr_t)why;
     m.mono_ns = now;
+    m.oldest_ns = surge_oldest_ns(st, now);
+    m.late = sched_flow_late_recent(&st->turn);
+    m.demand_iops = s->watch[s->cursor].before;
     f.body_case = WEIR__CONTROL__FRAME__BODY_SURGE;
     f.surge = &m;
     (void)link_send(s->link, &f);
@@ -163,7 +89,6 @@ static void surge_look(struct reactor_timer *t, uint64_t now)
         const char *why = surge_why(&s->watch[s->cursor], st, now);
         if (why[0] == '\0')
             continue;
-        s->watch[s->cursor].told_ns = now;
         surge_tell(s, st, why, now);
         return; /* one a look; the link may be gone */
     }

@@ -114,18 +114,49 @@ void relay_lent(struct relay *r, size_t n)
 void relay_gate_rearm(struct relay *r)
 {
     uint64_t next = gate_next_ns(r->gate);
+    /* Nothing waits for its turn while no window is on; then the tick's timer is not set either. */
+    for (uint32_t i = 0; r->tick_timer.heap_index && i < r->config->target_count; i++) {
+        uint64_t turn = sched_next_ns(stream_port(r->streams, i)->sched);
+        next = turn < next ? turn : next;
+    }
     if (next == UINT64_MAX)
         reactor_timer_clear(r->reactor, &r->gate_timer);
     else if (!r->gate_timer.heap_index || r->gate_timer.at_ns != next)
         reactor_timer_set(r->reactor, &r->gate_timer, next);
 }
 
+void relay_turns_run(struct relay *r, struct target *port, uint64_t now_ns)
+{
+    (void)r;
+    if (!sched_pending(port->sched))
+        return;
+    for (struct sched_io *io; (io = sched_poll(port->sched, now_ns)) != NULL;)
+        relay_host_release(container_of(io, struct relay_slot, turn));
+}
+
 static void relay_gate_run(struct relay *r)
 {
     uint64_t now = reactor_now_fresh(r->reactor);
     for (struct gate_io *io; (io = gate_poll(r->gate, now)) != NULL;)
-        relay_host_release(container_of(io, struct relay_slot, io));
+        relay_host_pass_gate(container_of(io, struct relay_slot, io), now);
+    bool on = false;
+    for (uint32_t i = 0; i < r->config->target_count; i++) {
+        struct target *port = stream_port(r->streams, i);
+        relay_turns_run(r, port, now);
+        on = on || port->on;
+    }
+    if (on && !r->tick_timer.heap_index)
+        reactor_timer_set(r->reactor, &r->tick_timer, now + TARGET_TICK_NS);
     relay_gate_rearm(r);
+}
+
+/* Targets whose window is on learn; what it then has room for goes. */
+static void relay_tick(struct reactor_timer *t, uint64_t now_ns)
+{
+    struct relay *r = container_of(t, struct relay, tick_timer);
+    for (uint32_t i = 0; i < r->config->target_count; i++)
+        target_tick(stream_port(r->streams, i), now_ns);
+    relay_gate_run(r);
 }
 
 static void relay_gate_fire(struct reactor_timer *t, uint64_t now_ns)
@@ -324,6 +355,7 @@ int relay_new_over(struct reactor *r, const struct gateway_config *config,
     list_init(&relay->live);
     list_init(&relay->warm);
     relay->gate_timer.fire = relay_gate_fire;
+    relay->tick_timer.fire = relay_tick;
     reactor_work_init(&relay->kick, relay_kick_run);
     reactor_work_init(&relay->handshake_round, relay_handshake_round);
     char words[1024];
@@ -366,6 +398,7 @@ void relay_free(struct relay *r)
     for (struct list *l; (l = list_pop_front(&r->warm)) != NULL;)
         munmap(container_of(l, struct relay_conn, link), sizeof(struct relay_conn));
     reactor_timer_clear(r->reactor, &r->gate_timer);
+    reactor_timer_clear(r->reactor, &r->tick_timer);
     reactor_work_cancel(&r->kick);
     reactor_work_cancel(&r->handshake_round);
     relay_tls_free(r);

@@ -223,9 +223,11 @@ void relay_conn_close(struct relay_conn *c, enum relay_close why, const char *de
               c->stream ? c->stream->volume : "-", relay_state_names[c->state],
               relay_close_label(why), detail ? ": " : "", detail ? detail : "");
     if (c->stream) {
+        struct target *port = c->stream->port;
         relay_slots_drop(c);
         stream_disconnect(r->streams, c->stream, reactor_now(r->reactor));
         c->stream = NULL;
+        relay_turns_run(r, port, reactor_now(r->reactor));
     }
     if (c->counted) {
         weir_assert(c->stats->connections > 0);
@@ -362,7 +364,9 @@ static void relay_conn_pump(struct relay_conn *c)
             break;
         }
     }
+    struct target *port = c->stream->port;
     bool lives = relay_conn_settle(c);
+    relay_turns_run(r, port, reactor_now(r->reactor));
     /* Also when the connection ends: what it held may have stood before others of its stream. */
     relay_gate_rearm(r);
     if (!lives)
@@ -394,6 +398,7 @@ static void relay_conn_transmit(struct relay_conn *c)
     c->extended = c->mode == NBD_MODE_EXTENDED;
     c->stream = stream_connect(r->streams, target, relay_conn_host(c), volume, tenant, result->size,
                                reactor_now(r->reactor));
+    relay_kick(r); /* a share may have come into force with it */
     relay_input_init(&c->input);
     relay_out_init(&c->out, &c->input, c->hold, c->header, c->runs);
     weir_assert(t->from_host.len <= sizeof(c->input.own));

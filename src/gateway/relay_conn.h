@@ -65,8 +65,9 @@ enum relay_state {
 
 enum relay_slot_state {
     RELAY_SLOT_FREE,
-    RELAY_SLOT_HELD,       /* in the gate */
-    RELAY_SLOT_RELEASED,   /* let go, waits for its turn on the wire */
+    RELAY_SLOT_HELD,       /* in the gate: for a limit */
+    RELAY_SLOT_QUEUED,     /* in the scheduler: for its turn at the target */
+    RELAY_SLOT_RELEASED,   /* let go, waits for its place on the wire */
     RELAY_SLOT_DISPATCHED, /* in the weave or with the target */
 };
 
@@ -85,9 +86,10 @@ struct relay_slot {
     struct relay_conn *conn;
     struct list link;        /* conn->released, when RELEASED */
     uint8_t header[NBD_REQUEST_EXT_SIZE];
+    _Alignas(64) struct sched_io turn; /* its turn at the target */
 };
-/* Whole cache lines, of which a request that is not held touches two. */
-_Static_assert(sizeof(struct relay_slot) == 3 * 64, "slots are cut to cache lines");
+/* Whole cache lines, of which a request that is not held touches four. */
+_Static_assert(sizeof(struct relay_slot) == 5 * 64, "slots are cut to cache lines");
 
 /* What the next bytes of the host are. */
 enum relay_host_mode {
@@ -144,8 +146,9 @@ struct relay_conn {
     enum relay_host_mode host_mode;
     uint64_t payload_left;          /* PASS, HOLD, BLOCKED */
     struct relay_slot *payload_slot; /* HOLD, BLOCKED */
+    struct relay_slot *passing;     /* PASS: whose payload, unless it is answered already */
     struct list released;
-    uint32_t undispatched;          /* slots HELD or RELEASED */
+    uint32_t undispatched;          /* slots HELD, QUEUED or RELEASED */
     uint32_t outstanding;           /* slots DISPATCHED */
     uint32_t next_cookie;
     enum relay_close ending;        /* in DRAINING: the reason that began it */
@@ -190,6 +193,7 @@ struct relay {
     uint32_t warm_count;
     uint64_t next_id;
     struct reactor_timer gate_timer;
+    struct reactor_timer tick_timer; /* of targets whose window is on */
     struct reactor_work kick;
     struct relay_counts *counts; /* in the ledger */
     struct tls_creds *listener_tls[CONFIG_MAX_LISTENERS], *target_tls[CONFIG_MAX_TARGETS];
@@ -211,8 +215,11 @@ void relay_conn_put(struct relay *r, struct relay_conn *c);
 uint8_t *relay_lend(struct relay *r);
 /* The first @n bytes of what was lent last wait to be sent. */
 void relay_lent(struct relay *r, size_t n);
-/* Set the gate's timer to when it next has something. After each submit, poll or cancel. */
+/* Set the gate's timer to when it or a scheduler next has something. After each submit, poll or
+ * cancel. */
 void relay_gate_rearm(struct relay *r);
+/* Let go what the scheduler of @port has a slot for. */
+void relay_turns_run(struct relay *r, struct target *port, uint64_t now_ns);
 
 /* --- relay_conn.c --- */
 
@@ -255,7 +262,9 @@ void relay_tls_free(struct relay *r);
 
 /* Read, take apart, hold or weave, send. *@ret_progress is set when something moved. */
 bool relay_host_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress);
-/* The gate lets @s go. */
+/* The gate lets @s go: to the wire, or to wait for its turn at the target. */
+void relay_host_pass_gate(struct relay_slot *s, uint64_t now_ns);
+/* It is the turn of @s. */
 void relay_host_release(struct relay_slot *s);
 /* Nothing more comes from the host: drop what was not dispatched. */
 void relay_host_forget(struct relay_conn *c);

@@ -55,6 +55,7 @@ void relay_slot_put(struct relay_conn *c, struct relay_slot *s)
 {
     switch (s->state) {
     case RELAY_SLOT_HELD:
+    case RELAY_SLOT_QUEUED:
     case RELAY_SLOT_RELEASED:
         weir_assert(c->undispatched > 0);
         c->undispatched--;
@@ -70,6 +71,8 @@ void relay_slot_put(struct relay_conn *c, struct relay_slot *s)
     }
     s->state = RELAY_SLOT_FREE;
     weir_assert(c->slot_free < RELAY_SLOTS);
+    if (c->passing == s)
+        c->passing = NULL;
     c->free_slots[c->slot_free++] = (uint16_t)(s - c->slots);
 }
 
@@ -85,8 +88,13 @@ static void relay_slot_drop(struct relay_conn *c, struct relay_slot *s)
 {
     if (s->state == RELAY_SLOT_FREE)
         return;
+    uint64_t now_ns = reactor_now(c->relay->reactor);
     if (s->state == RELAY_SLOT_HELD)
-        gate_cancel(c->relay->gate, &s->io, reactor_now(c->relay->reactor));
+        gate_cancel(c->relay->gate, &s->io, now_ns);
+    else if (s->state == RELAY_SLOT_QUEUED)
+        sched_cancel(c->stream->port->sched, &s->turn, now_ns);
+    else
+        target_complete(c->stream->port, &s->turn, 0, now_ns);
     if (s->state == RELAY_SLOT_RELEASED)
         list_remove(&s->link);
     meter_drop(c->stream->meter, s->io.op);
@@ -117,10 +125,27 @@ void relay_host_forget(struct relay_conn *c)
 
 /* --- letting go --- */
 
+/* True: it is its turn now. */
+static bool relay_slot_turn(struct relay_conn *c, struct relay_slot *s, uint64_t now_ns)
+{
+    s->turn.op = s->io.op;
+    s->turn.bytes = s->io.bytes;
+    return sched_submit(c->stream->port->sched, &c->stream->turn, &s->turn, now_ns);
+}
+
+void relay_host_pass_gate(struct relay_slot *s, uint64_t now_ns)
+{
+    weir_assert(s->state == RELAY_SLOT_HELD);
+    if (relay_slot_turn(s->conn, s, now_ns))
+        relay_host_release(s);
+    else
+        s->state = RELAY_SLOT_QUEUED;
+}
+
 void relay_host_release(struct relay_slot *s)
 {
     struct relay_conn *c = s->conn;
-    weir_assert(s->state == RELAY_SLOT_HELD);
+    weir_assert(s->state == RELAY_SLOT_HELD || s->state == RELAY_SLOT_QUEUED);
     s->state = RELAY_SLOT_RELEASED;
     list_push_back(&c->released, &s->link);
     if (s->io.hit_max_hold)
@@ -139,8 +164,10 @@ static void relay_host_dispatch_released(struct relay_conn *c, uint64_t now_ns)
         relay_out_release(&c->out, s->header, s->header_size, s->held_bytes);
         c->undispatched--;
         relay_slot_dispatched(c, s, now_ns);
+        sched_resume(c->stream->port->sched, &s->turn, now_ns);
         if (s == c->payload_slot) {
             c->payload_slot = NULL;
+            c->passing = s;
             c->host_mode = RELAY_HOST_PASS;
         }
     }
@@ -198,7 +225,6 @@ static void relay_request_hold(struct relay_conn *c, struct relay_slot *s, size_
     memcpy(s->header, header, size);
     s->header_size = (uint8_t)size;
     nbd_request_set_cookie(s->header, s->wire_cookie);
-    s->state = RELAY_SLOT_HELD;
     c->undispatched++;
     relay_out_skip(&c->out, size);
     c->payload_left = payload;
@@ -222,7 +248,13 @@ static void relay_request_submit(struct relay_conn *c, const struct nbd_request 
     s->io.bytes = relay_request_bytes(c, op, q);
     s->io.arrived_ns = now_ns;
     meter_arrive(c->stream->meter, op, s->io.bytes);
+    s->state = RELAY_SLOT_HELD;
     if (!gate_submit(c->relay->gate, &c->stream->flow, &s->io, now_ns)) {
+        relay_request_hold(c, s, size, payload);
+        return;
+    }
+    if (!relay_slot_turn(c, s, now_ns)) {
+        s->state = RELAY_SLOT_QUEUED;
         relay_request_hold(c, s, size, payload);
         return;
     }
@@ -230,8 +262,10 @@ static void relay_request_submit(struct relay_conn *c, const struct nbd_request 
     relay_out_pass(&c->out, size);
     relay_slot_dispatched(c, s, now_ns);
     c->payload_left = payload;
-    if (payload > 0)
+    if (payload > 0) {
         c->host_mode = RELAY_HOST_PASS;
+        c->passing = s;
+    }
 }
 
 /* One request header at the front of the input. 1: taken, 0: not now, -1: @c is gone. */
@@ -266,7 +300,7 @@ static int relay_host_header(struct relay_conn *c, uint64_t now_ns)
 }
 
 /* Payload at the front of the input, in PASS or HOLD. False: nothing moved. */
-static bool relay_host_payload(struct relay_conn *c)
+static bool relay_host_payload(struct relay_conn *c, uint64_t now_ns)
 {
     size_t left = c->input.end - c->input.parsed;
     size_t n = left < c->payload_left ? left : (size_t)c->payload_left;
@@ -283,6 +317,9 @@ static bool relay_host_payload(struct relay_conn *c)
     if (c->payload_left == 0) {
         c->payload_slot = NULL;
         c->host_mode = RELAY_HOST_HEADER;
+        if (c->passing != NULL)
+            sched_resume(c->stream->port->sched, &c->passing->turn, now_ns);
+        c->passing = NULL;
     }
     return true;
 }
@@ -300,7 +337,7 @@ static bool relay_host_parse(struct relay_conn *c, uint64_t now_ns)
         }
         case RELAY_HOST_PASS:
         case RELAY_HOST_HOLD:
-            if (!relay_host_payload(c))
+            if (!relay_host_payload(c, now_ns))
                 return true;
             break;
         case RELAY_HOST_BLOCKED:
@@ -358,6 +395,17 @@ static void relay_host_ended(struct relay_conn *c)
 
 /* --- the pump --- */
 
+/* The host stalls in the middle of a payload: what cannot be sent before its rest comes takes no
+ * part of the target's window. */
+static void relay_host_stalled(struct relay_conn *c, uint64_t now_ns)
+{
+    struct sched *sched = c->stream->port->sched;
+    if (c->passing != NULL)
+        sched_suspend(sched, &c->passing->turn, now_ns);
+    list_for_each(l, &c->released)
+        sched_suspend(sched, &container_of(l, struct relay_slot, link)->turn, now_ns);
+}
+
 /* With nothing held there is one piece, and it can go together with what others send. */
 static bool relay_host_put_off(struct relay_conn *c)
 {
@@ -402,6 +450,8 @@ bool relay_host_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress)
     relay_host_dispatch_released(c, now_ns);
     if (!relay_host_parse(c, now_ns))
         return false;
+    if (c->host_mode == RELAY_HOST_PASS)
+        relay_host_stalled(c, now_ns);
     if (c->host.eof && c->state == RELAY_TRANSMITTING) {
         relay_host_ended(c);
         *ret_progress |= c->state == RELAY_DRAINING; /* replies may now go nowhere, at once */

@@ -90,6 +90,7 @@ static void relay_reply_complete(struct relay_conn *c, struct relay_slot *s, uin
     uint64_t held = s->io.was_held ? s->io.released_ns - s->io.arrived_ns : 0;
     meter_complete(c->stream->meter, s->io.op, s->io.bytes, s->error, held,
                    now_ns - s->dispatched_ns, now_ns - s->io.arrived_ns);
+    target_complete(c->stream->port, &s->turn, now_ns - s->io.arrived_ns - held, now_ns);
     c->stats->errors += s->error;
     relay_slot_put(c, s);
 }

@@ -31,6 +31,7 @@
 #include "base/assert.h"
 #include "base/err.h"
 #include "gateway/ledger.h"
+#include "gateway/share.h"
 
 #define FILE_PREFIX "file/"
 
@@ -238,6 +239,7 @@ static struct rule_group *group_new(const struct control *c)
     g->change = RULE_FRESH;
     list_init(&g->link);
     list_init(&g->owns);
+    list_init(&g->shares);
     if (group_copy_members(g, c->members, c->member_count))
         return g;
     group_free(g);
@@ -286,6 +288,7 @@ static void group_adopt(struct rule_group *g, uint64_t now_ns)
     g->staged = NULL;
     g->change = RULE_STANDS;
     free(s);
+    share_group_changed(g, now_ns);
     if (!changed)
         return;
     gate_rule_change(&g->rule, &g->control.limits, now_ns);
@@ -513,6 +516,7 @@ void rule_book_sweep(struct rule_book *b)
         if (g->change != RULE_DEAD)
             continue;
         weir_assert(list_empty(&g->owns));
+        weir_assert(list_empty(&g->shares));
         gate_rule_fini(&g->rule);
         ledger_cell_give(b->ledger, g->cell);
         book_unlink(b, g);

@@ -28,6 +28,7 @@ enum rule_change {
 struct rule_group {
     struct list link;       /* in rule_book.groups */
     struct list owns;       /* struct rule_own of a limit per stream */
+    struct list shares;     /* struct share of a control that owes one, by target (share.h) */
     struct rule_group *by_id_next;
     struct rule_group *staged;
     enum rule_change change;

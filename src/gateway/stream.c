@@ -40,6 +40,7 @@
 #include "base/err.h"
 #include "gateway/ledger.h"
 #include "gateway/rule.h"
+#include "gateway/share.h"
 
 static_assert(STREAM_FILE_LIMITS_MAX + STREAM_CONTROLS_MAX == GATE_MAX_COVER, "invariant 2");
 
@@ -51,8 +52,10 @@ struct slot {
     struct list idle_link;
     struct rule_own *own[STREAM_FILE_LIMITS_MAX];
     uint32_t own_count;
+    struct share *share;                    /* it has; NULL: its own */
     struct gate_rule *next[GATE_MAX_COVER]; /* cover being put together */
     uint32_t next_count;
+    struct rule_group *next_share;
 };
 
 struct stream_table {
@@ -68,6 +71,7 @@ struct stream_table {
     struct slot **hash;
     size_t hash_mask;
     struct list idle;
+    struct target port[CONFIG_MAX_TARGETS];
 };
 
 const char *rule_origin_name(enum rule_origin o)
@@ -108,6 +112,7 @@ static void slot_cover_file(struct stream_table *t, struct slot *s, struct rule_
     struct rule_own *own[STREAM_FILE_LIMITS_MAX];
     uint32_t own_count = 0;
     s->next_count = 0;
+    s->next_share = NULL;
     s->stream.limits_left_out = 0;
     list_for_each (l, &t->book.groups) {
         struct rule_group *g = container_of(l, struct rule_group, link);
@@ -142,8 +147,14 @@ static void slot_cover_file(struct stream_table *t, struct slot *s, struct rule_
     s->own_count = own_count;
 }
 
-static void slot_cover_add(struct slot *s, struct gate_rule *r)
+/* What a control says of a stream that it names. */
+static void slot_cover_add(struct slot *s, struct rule_group *g)
 {
+    struct gate_rule *r = &g->rule;
+    if (share_rather(g, s->next_share))
+        s->next_share = g;
+    if (r->in_force == 0)
+        return;
     for (uint32_t i = 0; i < s->next_count; i++)
         if (s->next[i] == r)
             return;
@@ -154,6 +165,7 @@ static void slot_cover_add(struct slot *s, struct gate_rule *r)
 static void slot_cover_commit(struct stream_table *t, struct slot *s, uint64_t now_ns)
 {
     struct gate_flow *f = &s->stream.flow;
+    share_move(&s->share, s->next_share, s->stream.port, &s->stream.turn, now_ns);
     if (f->cover_count == s->next_count &&
         memcmp(f->cover, s->next, s->next_count * sizeof s->next[0]) == 0)
         return;
@@ -178,7 +190,7 @@ static void slot_cover(struct stream_table *t, struct slot *s, uint64_t now_ns)
     list_for_each (l, &t->book.groups) {
         struct rule_group *g = container_of(l, struct rule_group, link);
         if (g->limit == NULL && group_names(g, s->key_hash, s->stream.key))
-            slot_cover_add(s, &g->rule);
+            slot_cover_add(s, g);
     }
     slot_cover_commit(t, s, now_ns);
     for (uint32_t i = 0; i < left_count; i++)
@@ -188,10 +200,12 @@ static void slot_cover(struct stream_table *t, struct slot *s, uint64_t now_ns)
 static void slot_uncover(struct stream_table *t, struct slot *s, uint64_t now_ns)
 {
     s->next_count = 0;
+    s->next_share = NULL;
     slot_cover_commit(t, s, now_ns);
     for (uint32_t i = 0; i < s->own_count; i++)
         rule_own_free(&t->book, s->own[i]);
     s->own_count = 0;
+    sched_flow_fini(&s->stream.turn);
 }
 
 /* Add the controls to every cover that is being put together: one look-up for each member. */
@@ -205,7 +219,7 @@ static void table_cover_controls(struct stream_table *t)
             struct slot *s = t->hash[g->member_hash[i] & t->hash_mask];
             for (; s != NULL; s = s->hash_next)
                 if (s->key_hash == g->member_hash[i] && strcmp(s->stream.key, g->members[i]) == 0)
-                    slot_cover_add(s, &g->rule);
+                    slot_cover_add(s, g);
         }
     }
 }
@@ -215,6 +229,7 @@ static void slot_cover_keep_file(struct slot *s)
 {
     const struct gate_flow *f = &s->stream.flow;
     s->next_count = 0;
+    s->next_share = NULL;
     for (uint32_t i = 0; i < f->cover_count; i++) {
         const struct rule_group *g = f->cover[i]->owner;
         if (g->limit != NULL)
@@ -240,6 +255,20 @@ static void table_cover_all(struct stream_table *t, bool limits_changed, uint64_
                 slot_cover_commit(t, &t->slots[i], now_ns);
     }
     rule_book_sweep(&t->book);
+}
+
+/* The plan of each target that has one. */
+static void table_plan(struct stream_table *t, uint64_t now_ns)
+{
+    for (size_t i = 0; i < t->config->target_count; i++) {
+        const struct window_plan *plan = NULL;
+        list_for_each (l, &t->book.groups) {
+            const struct rule_group *g = container_of(l, struct rule_group, link);
+            if (strcmp(g->control.target, t->config->targets[i].name) == 0)
+                plan = &g->control.plan;
+        }
+        target_plan(&t->port[i], plan, now_ns);
+    }
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -268,7 +297,10 @@ struct stream_table *stream_table_attach(const struct gateway_config *config,
     t->hash = calloc(buckets, sizeof(struct slot *));
     t->slots = calloc(t->slot_count + 1, sizeof t->slots[0]);
     t->gate = gate_new(rule_book_rules_max(max, spare), config->max_hold_ns);
-    if (t->hash == NULL || t->slots == NULL || t->gate == NULL ||
+    int err = 0;
+    for (size_t i = 0; err == 0 && i < config->target_count; i++)
+        err = target_init(&t->port[i], t->slot_count, config->max_hold_ns);
+    if (err != 0 || t->hash == NULL || t->slots == NULL || t->gate == NULL ||
         !rule_book_init(&t->book, t->gate, ledger, max, spare) ||
         stream_limits_reload(t, config->limits, config->limit_count, now_ns) != 0) {
         stream_table_free(t);
@@ -307,6 +339,8 @@ void stream_table_free(struct stream_table *t)
         slot_uncover(t, &t->slots[i], 0);
     }
     rule_book_fini(&t->book);
+    for (size_t i = 0; i < CONFIG_MAX_TARGETS; i++)
+        target_fini(&t->port[i]);
     gate_free(t->gate);
     free(t->slots);
     free(t->hash);
@@ -362,6 +396,7 @@ static struct slot *slot_take(struct stream_table *t, uint64_t now_ns)
         struct slot *s = container_of(l, struct slot, idle_link);
         weir_assert(s->stream.connections == 0);
         if (!gate_flow_idle(&s->stream.flow) ||
+            s->stream.turn.queued + s->stream.turn.inflight > 0 ||
             ledger_connections_other(t->ledger, slot_index(t, s)) > 0)
             continue;
         list_remove(&s->idle_link);
@@ -404,6 +439,8 @@ static void slot_fill(struct stream_table *t, struct slot *s, const struct targe
     slot_hash_in(t, s);
     gate_flow_init(t->gate, &st->flow);
     st->flow.owner = st;
+    st->port = &t->port[target->index];
+    sched_flow_init(st->port->sched, &st->turn, now_ns);
     slot_cover(t, s, now_ns);
 }
 
@@ -552,6 +589,18 @@ struct target_stats *stream_target_stats(struct stream_table *t, uint32_t target
     return ledger_target(t->ledger, target_index);
 }
 
+struct target *stream_port(struct stream_table *t, uint32_t target_index)
+{
+    weir_assert(target_index < t->config->target_count);
+    return &t->port[target_index];
+}
+
+const char *stream_share_id(const struct stream *s)
+{
+    const struct slot *slot = container_of(s, struct slot, stream);
+    return slot->share != NULL ? slot->share->group->control.id : "";
+}
+
 /* ---- controls -------------------------------------------------------------------------------- */
 
 int stream_controls_apply(struct stream_table *t, const struct control *controls, size_t count,
@@ -562,6 +611,7 @@ int stream_controls_apply(struct stream_table *t, const struct control *controls
         return r;
     rule_book_commit(&t->book, now_ns);
     table_cover_all(t, false, now_ns);
+    table_plan(t, now_ns);
     return 0;
 }
 
@@ -572,6 +622,7 @@ size_t stream_controls_expire(struct stream_table *t, uint64_t now_ns)
         return 0;
     rule_book_commit(&t->book, now_ns);
     table_cover_all(t, false, now_ns);
+    table_plan(t, now_ns);
     return count;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Streams of one gateway: who does I/O to what, metered and held; and the rules that cover them.
+/* Streams of one gateway: who does I/O to what, metered, held, and scheduled; and the rules that
+ * cover them.
  *
  * A stream is one host's I/O to one volume. It lives on when its connections are gone, so that a
  * host that reconnects finds its counters and limits again. At most max_streams exist; further
@@ -18,6 +19,7 @@
 #include "qos/gate.h"
 #include "qos/meter.h"
 #include "qos/sched.h"
+#include "qos/target.h"
 #include "qos/window.h"
 
 /* So many [limit X] and so many controls may cover one stream; together GATE_MAX_COVER. */
@@ -39,7 +41,9 @@ struct stream {
     uint32_t connections;     /* now */
     uint64_t created_ns, last_io_ns;
     struct meter *meter;      /* in the ledger; this worker's part: see stream_meter_total */
-    struct gate_flow flow;    /* flow.owner is the stream */
+    struct gate_flow flow;    /* limits; flow.owner is the stream */
+    struct sched_flow turn;   /* its turn at the target, behind the limits */
+    struct target *port;      /* that target */
     uint32_t limits_left_out; /* [limit X] that match but are beyond STREAM_FILE_LIMITS_MAX */
 };
 
@@ -114,6 +118,10 @@ uint32_t stream_connections_total(struct stream_table *t, const struct stream *s
 struct gate *stream_gate(struct stream_table *t);
 /* This worker's, to count in. */
 struct target_stats *stream_target_stats(struct stream_table *t, uint32_t target_index);
+/* Scheduler and window of a target. */
+struct target *stream_port(struct stream_table *t, uint32_t target_index);
+/* Id of the control whose share @s has; "" : none. */
+const char *stream_share_id(const struct stream *s);
 
 /* Replace all controls of origin AGREED and PLANNED (@full), or add, change and (those that say
  * nothing) remove the named ones. All or nothing: 0, WEIR_E_FULL or WEIR_E_INVALID. */

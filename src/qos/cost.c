@@ -20,7 +20,8 @@
 #include "base/assert.h"
 
 #define LEARN_SMALL_BYTES 16384u
-#define LEARN_LEAST 8u /* answers that a class needs in a round to count */
+#define PAGES_MAX (UINT64_C(1) << 24) /* times 2^36 ns overflows nothing */
+#define LEARN_LEAST       8u /* answers that a class needs in a round to count */
 
 struct cost_model cost_default(void)
 {
@@ -43,8 +44,8 @@ uint64_t cost_of(const struct cost_model *m, enum io_op op, uint64_t bytes)
     if (dir == IO_DIR_NONE)
         return op == IO_FLUSH && m->base_ns[IO_DIR_WRITE] > 0 ? m->base_ns[IO_DIR_WRITE] : 1;
     uint64_t pages = op == IO_TRIM ? 1 : pages_of(bytes);
-    uint64_t most = COST_MAX_NS / (m->page_ns[dir] + 1);
-    uint64_t cost = m->base_ns[dir] + (pages < most ? pages : most) * m->page_ns[dir];
+    pages = pages < PAGES_MAX ? pages : PAGES_MAX;
+    uint64_t cost = m->base_ns[dir] + pages * m->page_ns[dir];
     return cost < 1 ? 1 : cost > COST_MAX_NS ? COST_MAX_NS : cost;
 }
 

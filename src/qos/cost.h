@@ -31,7 +31,7 @@ uint64_t cost_of(const struct cost_model *m, enum io_op op, uint64_t bytes);
 /* Finds the model from latencies of I/Os that (almost) nobody waited before: for reads and for
  * writes the least mean latency of small and of large I/Os over the last COST_LEARN_ROUNDS rounds.
  * Owner thread only. */
-#define COST_LEARN_ROUNDS 8u
+#define COST_LEARN_ROUNDS  8u
 #define COST_LEARN_CLASSES 2u /* up to 16 KiB, above */
 
 struct cost_learn_class {

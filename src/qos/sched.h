@@ -28,7 +28,7 @@
 #include "qos/cost.h"
 #include "qos/meter.h"
 
-#define SCHED_WEIGHT_MAX 100000u
+#define SCHED_WEIGHT_MAX     100000u
 #define SCHED_WEIGHT_DEFAULT 100u
 /* Reservation that idleness may save, when terms do not say: bursts of a few I/Os keep first turn.
  */
@@ -60,52 +60,53 @@ struct sched_flow;
 struct sched_share {
     struct sched *sched;
     struct sched_terms terms;
-    uint64_t r_io_ns, r_byte_ps;  /* tag R: steps, nanoseconds an I/O, picoseconds a byte */
-    uint64_t r_io, r_bytes;       /* tag R, per unit: due at this time, nanoseconds */
-    uint64_t p;                   /* tag P: device time over weight */
-    struct list waiting;          /* struct sched_flow with something queued, served in turn */
-    uint32_t flows;               /* that belong to it */
+    uint64_t r_io_ns, r_byte_ps; /* tag R: steps, nanoseconds an I/O, picoseconds a byte */
+    uint64_t r_io, r_bytes;      /* tag R, per unit: due at this time, nanoseconds */
+    uint64_t p;                  /* tag P: device time over weight */
+    struct list waiting;         /* struct sched_flow with something queued, served in turn */
+    uint32_t flows;              /* that belong to it */
     uint32_t queued;
-    uint32_t r_index, p_index;    /* in the scheduler's heaps; 0: not in */
+    uint32_t r_index, p_index; /* in the scheduler's heaps; 0: not in */
     uint64_t cost_dispatched_ns, reserved_ios;
     void *owner;
 };
 
 struct sched_queue {
-    struct list ios;              /* struct sched_io, in order */
+    struct list ios; /* struct sched_io, in order */
     uint32_t length;
 };
 
 /* Embedded in its owner (a stream at one target). */
 struct sched_flow {
-    struct sched_share *share;    /* the one given, or own */
-    struct sched_share own;       /* of a flow that nobody gave a share */
-    struct sched_queue queue[2];  /* IO_DIR_READ, IO_DIR_WRITE */
-    struct list link;             /* in share->waiting */
-    uint32_t turn;                /* which queue is next */
+    struct sched_share *share;   /* the one given, or own */
+    struct sched_share own;      /* of a flow that nobody gave a share */
+    struct sched_queue queue[2]; /* IO_DIR_READ, IO_DIR_WRITE */
+    struct list link;            /* in share->waiting */
+    uint32_t turn;               /* which queue is next */
     uint32_t queued, inflight;
     uint64_t cost_arrived_ns, cost_served_ns, reserved_ios, queued_ns, late, overdue;
-    uint8_t recent[16];           /* of the last 128 answers: late or not */
+    uint8_t recent[16]; /* of the last 128 answers: late or not */
     uint32_t recent_at;
 };
 
 /* Embedded in the owner's request. */
 struct sched_io {
-    struct list link;             /* in its queue */
-    struct list age_link;         /* the scheduler's: all that wait, in order of submission */
+    struct list link;     /* in its queue */
+    struct list age_link; /* the scheduler's: all that wait, in order of submission */
     struct sched_flow *flow;
     enum io_op op;
-    bool queued;                  /* waits */
-    bool slot;                    /* has a slot (between dispatch and answer) */
+    bool queued; /* waits */
+    bool slot; /* has a slot (between dispatch and answer) */
+    bool suspended; /* let go, its slot given back for now */
     uint64_t bytes, cost_ns;
     uint64_t submitted_ns, dispatched_ns;
 };
 
 /* Cumulative, of one target. */
 struct sched_counts {
-    uint64_t busy_ns, full_ns;    /* as of the last sched_account */
+    uint64_t busy_ns, full_ns; /* as of the last sched_account */
     uint64_t cost_served_ns, served_ios, served_bytes, latency_ns;
-    uint64_t overdue;             /* let go because they had waited max_wait_ns */
+    uint64_t overdue; /* let go because they had waited max_wait_ns */
 };
 
 /* @max_shares: shares with something queued at most (flows count with their own). NULL: no memory.
@@ -145,11 +146,17 @@ uint64_t sched_next_ns(const struct sched *s);
 /* The target answered (or never will) what sched_submit or sched_poll let go. @judged_ns: how long
  * it took as its objective sees it; 0: it is not to be judged (dropped). */
 void sched_complete(struct sched *s, struct sched_io *io, uint64_t judged_ns, uint64_t now_ns);
+/* Let go, but its bytes are not all here: it gives its slot back until they are. A host that stalls
+ * in the middle of a write thus takes nothing of the window. Both may be repeated. */
+void sched_suspend(struct sched *s, struct sched_io *io, uint64_t now_ns);
+void sched_resume(struct sched *s, struct sched_io *io, uint64_t now_ns);
 /* Take one out that waits. */
 void sched_cancel(struct sched *s, struct sched_io *io, uint64_t now_ns);
 
 uint32_t sched_inflight(const struct sched *s); /* slots taken */
 uint32_t sched_queued(const struct sched *s);
+/* Whether sched_poll need be asked at all. */
+bool sched_pending(const struct sched *s);
 /* Bring busy_ns and full_ns up to @now_ns. */
 const struct sched_counts *sched_account(struct sched *s, uint64_t now_ns);
 /* When the oldest that waits in @f came; UINT64_MAX: nothing waits. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How many I/Os a target is given at once: slots, just past the knee of the device.
  *
- * See window.c for the model. Pure; embedded in its owner; one tracker a target (the gateway's own
- * finding when no plan says otherwise, and the planner's over all gateways, fed with sums). */
+ * See window.c for the model. Pure; embedded in its owner; one tracker a target: the gateway's own
+ * finding when no plan says otherwise, or the planner's over all gateways, fed with sums. */
 #ifndef WEIR_QOS_WINDOW_H
 #define WEIR_QOS_WINDOW_H
 #include <stdbool.h>
@@ -21,35 +21,48 @@ struct window_plan {
 /* What was seen of a target in one interval, by one gateway or summed over all that use it. */
 struct window_sample {
     uint64_t interval_ns;
-    uint64_t busy_ns;       /* integral of I/Os in flight */
-    uint64_t full_ns;       /* time with the window full and work waiting (of several: the mean) */
-    uint64_t cost_ns;       /* answered, by the cost model */
-    uint64_t ios;           /* answered */
-    uint64_t latency_ns;    /* sum over those answered, dispatch to answer; 0: not known */
-    uint64_t wait_p99_ns;   /* 0: not known */
-    bool stalled;           /* the device stood still for a time: not to be learnt from */
+    uint64_t busy_ns;     /* integral of I/Os in flight */
+    uint64_t full_ns;     /* time with work waiting (of several gateways: the mean, by slots) */
+    uint64_t cost_ns;     /* answered, by the cost model */
+    uint64_t ios;         /* answered */
+    uint64_t wait_p99_ns; /* of latency less service; 0: not known */
+    bool stalled;         /* the device stood still for a time: not to be learnt from */
 };
 
 #define WINDOW_SLOTS_MILLI_MIN 1000u
 #define WINDOW_SLOTS_MILLI_MAX 4096000u
+/* Where nothing is known. */
+#define WINDOW_START_MILLI 32000u
+
+enum window_phase { WINDOW_HIGH, WINDOW_LOW };
+
+/* Sums of one phase of the search. */
+struct window_sum {
+    double ns, busy_ns, cost_ns, ios;
+};
 
 struct window {
     uint64_t slots_milli;       /* what to use now */
-    uint64_t parallelism_milli; /* k: useful parallelism; 0: not known yet */
+    uint64_t parallelism_milli; /* k, useful parallelism; 0: not known yet */
     uint64_t wait_bound_ns;     /* 0: none */
-    uint32_t bound_ppm;         /* factor of the latency bound, 1000000: not bounded */
+    uint32_t bound_ppm;         /* what the latency bound leaves of the window */
     /* The search; window.c. */
-    uint32_t phase, rounds, calm;
-    uint64_t base_milli, base_rate, probe_rate;
-    uint64_t base_ns, base_ios, probe_ns, probe_ios;
-    uint64_t slope_rate;
+    double k;
+    enum window_phase phase;
+    bool settle;   /* the next sample began before the last change */
+    bool far;      /* k may be far off: search coarsely */
+    uint32_t calm; /* searches in a row that changed nothing */
+    struct window_sum high, low;
+    double low_ns;    /* how long the last LOW took */
+    double last_rate; /* of the last whole HIGH; 0: none */
 };
 
 /* @parallelism_milli: of calibration or an earlier life; 0: not known. */
 void window_init(struct window *w, uint64_t parallelism_milli);
 /* Bound of the p99 of the wait; 0: none. */
 void window_bound(struct window *w, uint64_t wait_ns);
-/* Learn from one interval (some 100 ms to some seconds). Changes slots_milli. */
+/* Learn from one interval (100 ms to some seconds) in which slots_milli was in force. Changes
+ * slots_milli, which is in force from then on. */
 void window_learn(struct window *w, const struct window_sample *s);
 
 #endif

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What is done to targets, loads, gateways, server and network while the simulation runs. */
+#include <string.h>
+
+#include "base/assert.h"
+#include "sim/private.h"
+
+static void load_move(struct sim_load *l, struct sim_node *to)
+{
+    struct sim *s = l->sim;
+    struct sim_node *from = l->node;
+    if (from == to)
+        return;
+    if (l->stream != NULL) {
+        struct stream *st = l->stream;
+        load_lost(l);
+        stream_disconnect(from->table, st, s->now);
+        node_run(from);
+    }
+    l->node = to;
+    load_connect(l);
+}
+
+static void gateway_up(struct sim_node *n)
+{
+    if (n->up)
+        return;
+    int r = node_up(n);
+    weir_assert(r == 0);
+    if (sim_scheme_is_ours(n->sim) && n->sim->services != NULL && !n->partitioned)
+        node_session_up(n);
+    else if (sim_scheme_is_ours(n->sim))
+        node_reconnect(n);
+}
+
+static void change(struct sim *s, const struct event *e)
+{
+    const struct sim_change *c = e->what;
+    s->last_fault_ns = s->now;
+    switch (c->kind) {
+    case SIM_DEVICE_SPEED:
+        s->device[c->index].speed = (double)c->value / 1e6;
+        break;
+    case SIM_DEVICE_SERVERS:
+        s->device[c->index].servers = (uint32_t)c->value;
+        device_kick(&s->device[c->index]);
+        break;
+    case SIM_DEVICE_STALL:
+        device_stall(&s->device[c->index], (uint64_t)c->value);
+        break;
+    case SIM_LOAD_MOVE:
+        load_move(&s->load[c->index], &s->node[c->value]);
+        break;
+    case SIM_LOAD_RATE:
+        s->load[c->index].scale = (double)c->value / 1e6;
+        load_fill(&s->load[c->index]);
+        break;
+    case SIM_SERVER_DOWN:
+        server_down(s);
+        break;
+    case SIM_SERVER_UP:
+        if (sim_scheme_is_ours(s)) {
+            int r = server_up(s, NULL);
+            weir_assert(r == 0);
+        }
+        break;
+    case SIM_GATEWAY_DOWN:
+        node_down(&s->node[c->index]);
+        break;
+    case SIM_GATEWAY_UP:
+        gateway_up(&s->node[c->index]);
+        break;
+    case SIM_PARTITION:
+        s->node[c->index].partitioned = true;
+        break;
+    case SIM_HEAL:
+        s->node[c->index].partitioned = false;
+        break;
+    case SIM_CLOCK_STEP:
+        s->wall_step_us += c->value;
+        break;
+    case SIM_AGREEMENT_REMOVE:
+        s->agreement_removed[c->index] = true;
+        if (s->services != NULL)
+            (void)services_document_remove(s->services, "Agreement",
+                                           s->config->agreement[c->index].name, s->now,
+                                           sim_wall_us(s));
+        break;
+    }
+}
+
+void changes_start(struct sim *s)
+{
+    for (size_t i = 0; i < s->config->change_count; i++)
+        events_add(&s->events, s->config->change[i].at_ns + 2, change,
+                   (void *)(uintptr_t)&s->config->change[i], 0);
+}

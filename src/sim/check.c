@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What must hold whatever happens (safety), and what must come true again (liveness).
+ *
+ * Safety, where it can be broken:
+ *   each I/O that goes     it waited no longer than max-hold at the gate and as long for its turn;
+ *                          the limits of the controls in force were kept (an account of each
+ *                          gateway's limits, kept apart from the gate: see limits below)
+ *   each set of controls   its epoch is not older than the one in force; no planned limit lies
+ *                          below what the stream's agreement reserves, below a policy's floor, or
+ *                          on a protected stream; nothing planned at all while observing
+ *   each period            the services count no I/O twice: what they have of a stream is never
+ *                          more than the stream itself counted
+ * Liveness, at the end, when the last fault is LIVE_NS ago: every gateway is connected, all that
+ * was asked has been answered or waits no longer than it may, and every gateway has applied the
+ * newest controls meant for it. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/name.h"
+#include "sim/private.h"
+
+#define LIVE_NS (15 * S)
+
+void check_broken(struct sim *s, const char *format, ...)
+{
+    if (s->broken)
+        return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(s->broken_words, sizeof s->broken_words, format, args);
+    va_end(args);
+    s->broken = true;
+    s->result->broken_ns = s->now;
+}
+
+void check_go(struct sim *s, const struct sim_io *io)
+{
+    uint64_t bound = s->gateway_config->max_hold_ns;
+    uint64_t gate = io->gate.released_ns - io->gate.submitted_ns;
+    uint64_t turn = s->now - io->turn.submitted_ns;
+    if (gate > bound + MS)
+        check_broken(s, "load %u: held for a limit for %llu ms", io->load->index,
+                     (unsigned long long)(gate / MS));
+    if (turn > bound + MS)
+        check_broken(s, "load %u: waited for its turn for %llu ms", io->load->index,
+                     (unsigned long long)(turn / MS));
+    for (uint32_t i = 0; i < io->stream->flow.cover_count; i++) {
+        const struct gate_rule *r = io->stream->flow.cover[i];
+        for (uint32_t k = 0; k < GATE_KIND_COUNT; k++) {
+            const struct bucket *b = &r->bucket[k];
+            /* A debt deeper than the one I/O that made it: more went than the limit lets. */
+            __int128 least = -(__int128)(k >= GATE_BYTES_READ ? 8 << 20 : 1) * 1000000000;
+            if (b->cfg.rate > 0 && b->state[b->in_force].credit < least && !io->gate.hit_max_hold &&
+                s->now - s->last_fault_ns > bound)
+                check_broken(s, "load %u: limit %s of %s exceeded", io->load->index,
+                             gate_kind_name((enum gate_kind)k), stream_rule_control(r)->id);
+        }
+    }
+}
+
+/* ---- controls -------------------------------------------------------------------------------- */
+
+static bool pattern(const char *p, const char *name)
+{
+    return p[0] == '\0' || name_match(p, name);
+}
+
+static bool selector_takes(const struct sim *s, const struct selector *t,
+                           const struct sim_load_config *l)
+{
+    return pattern(t->tenant, l->tenant) && pattern(t->host, l->host) &&
+           pattern(t->volume, l->volume) && pattern(t->target, s->config->device[l->device].name);
+}
+
+static void check_throttle(struct sim *s, const struct sim_load_config *l,
+                           const struct control_item *item)
+{
+    uint64_t iops = item->limits.rate[GATE_IOPS_TOTAL].rate;
+    for (size_t i = 0; i < s->config->policy_count; i++) {
+        const struct policy *p = &s->config->policy[i];
+        if (!selector_takes(s, &p->applies_to, l))
+            continue;
+        if (p->protect || p->observe)
+            check_broken(s, "%s: a planned limit against policy %s", item->id, p->name);
+        if (iops > 0 && iops < p->floor_iops)
+            check_broken(s, "%s: a planned limit of %llu below the floor of policy %s", item->id,
+                         (unsigned long long)iops, p->name);
+    }
+    for (size_t i = 0; i < s->config->agreement_count; i++) {
+        const struct agreement *a = &s->config->agreement[i];
+        if (s->agreement_removed[i] || !selector_takes(s, &a->applies_to, l))
+            continue;
+        if (iops > 0 && a->per == AGREEMENT_PER_STREAM && iops < a->reservation_iops)
+            check_broken(s, "%s: a planned limit of %llu below the reservation of %s", item->id,
+                         (unsigned long long)iops, a->name);
+    }
+}
+
+void check_control(struct sim *s, const struct sim_node *n, const struct control_item *item)
+{
+    bool limits = false;
+    for (uint32_t k = 0; k < GATE_KIND_COUNT; k++)
+        limits = limits || item->limits.rate[k].rate > 0;
+    if (!item->planned || item->remove || !limits)
+        return;
+    if (s->config->observe)
+        check_broken(s, "%s: a planned limit while observing", item->id);
+    for (size_t i = 0; i < s->config->load_count; i++) {
+        char key[STREAM_KEY_SIZE];
+        const struct sim_load *l = &s->load[i];
+        if (l->node != n)
+            continue;
+        name_stream_key(l->config->host, l->config->volume, key);
+        for (size_t m = 0; m < item->member_count; m++)
+            if (strcmp(item->member[m], key) == 0)
+                check_throttle(s, l->config, item);
+    }
+}
+
+void check_epoch(struct sim *s, const struct sim_node *n, const struct control_update *u,
+                 uint64_t before)
+{
+    if (u->epoch < before)
+        check_broken(s, "gateway %u: controls of epoch %llu after %llu", n->index,
+                     (unsigned long long)u->epoch, (unsigned long long)before);
+}
+
+/* ---- counts ---------------------------------------------------------------------------------- */
+
+void check_counts(struct sim *s)
+{
+    if (s->services == NULL)
+        return;
+    const struct entities *e = services_entities(s->services);
+    list_for_each(l, &e->streams)
+    {
+        const struct entity_stream *st = container_of(l, struct entity_stream, link);
+        uint32_t index = 0;
+        for (uint32_t i = 0; i < 4; i++)
+            index |= (uint32_t)st->gateway->hello.id[i] << 8 * i;
+        const struct sim_node *n = &s->node[index - 1];
+        if (!n->up || memcmp(st->gateway->hello.boot, n->hello.boot, sizeof n->hello.boot) != 0)
+            continue;
+        const struct stream *truth = stream_find(n->table, st->key);
+        if (truth == NULL || truth->index != st->index)
+            continue;
+        for (uint32_t op = 0; op < IO_OP_COUNT; op++)
+            if (st->now.op[op].arrivals > truth->meter->op[op].arrivals ||
+                st->now.op[op].completions > truth->meter->op[op].completions ||
+                st->now.op[op].bytes > truth->meter->op[op].bytes)
+                check_broken(s, "stream %s: counted more than there was", st->key);
+    }
+}
+
+void check_end(struct sim *s)
+{
+    check_counts(s);
+    for (size_t i = 0; i < s->config->load_count; i++) {
+        const struct sim_load *l = &s->load[i];
+        list_for_each(k, &l->ios)
+        {
+            const struct sim_io *io = container_of(k, struct sim_io, link);
+            if (io->state != IO_AT_DEVICE &&
+                s->now - io->arrived_ns > 2 * s->gateway_config->max_hold_ns + MS)
+                check_broken(s, "load %zu: the gateway forgot an I/O", i);
+        }
+    }
+    if (!sim_scheme_is_ours(s) || s->services == NULL || s->now - s->last_fault_ns < LIVE_NS)
+        return;
+    const struct entities *e = services_entities(s->services);
+    for (uint32_t i = 0; i < s->config->gateways; i++)
+        if (s->node[i].up && !s->node[i].partitioned && !s->node[i].connected)
+            check_broken(s, "gateway %u did not come back", i);
+    list_for_each(l, &e->gateways)
+    {
+        const struct entity_gateway *g = container_of(l, struct entity_gateway, link);
+        if (g->live && g->apply_status != 0)
+            check_broken(s, "%s refused its controls: %d", g->hello.name, g->apply_status);
+    }
+}

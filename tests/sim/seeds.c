@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Goal: whatever happens to gateways, server, network and targets, the rules of sim/check.c hold.
+ * Method: a world made up from a seed: up to six gateways, three targets, a dozen loads,
+ * agreements, a tenant, policies; faults in its first half, calm in the second. Every event is
+ * checked. A run that breaks a rule prints the one command that replays it. A tenth of the seeds
+ * are run twice, and must come out alike to the last event.
+ *
+ *   sim_seeds [--seeds N] [--from SEED] [--verbose] */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/rng.h"
+#include "sim/sim.h"
+
+#define S          UINT64_C(1000000000)
+#define MS         UINT64_C(1000000)
+#define DURATION   (36 * S)
+#define CALM_FROM  (18 * S)
+#define LOADS      12u
+#define CHANGES    24u
+#define AGREEMENTS 6u
+
+struct world {
+    struct sim_device_config device[3];
+    struct sim_load_config load[LOADS];
+    struct sim_change change[CHANGES];
+    struct agreement agreement[AGREEMENTS];
+    struct policy policy[2];
+    struct tenant tenant;
+    struct sim_config config;
+};
+
+static uint64_t between(struct rng *r, uint64_t low, uint64_t high)
+{
+    return low + rng_below(r, high - low + 1);
+}
+
+static bool chance(struct rng *r, uint32_t percent)
+{
+    return rng_below(r, 100) < percent;
+}
+
+static void devices(struct world *w, struct rng *r)
+{
+    w->config.device = w->device;
+    w->config.device_count = between(r, 1, 3);
+    for (size_t i = 0; i < w->config.device_count; i++) {
+        struct sim_device_config *d = &w->device[i];
+        snprintf(d->name, sizeof d->name, "array%zu", i);
+        d->servers = (uint32_t)between(r, 1, 12);
+        d->base_ns[0] = between(r, 500, 3000) * 1000;
+        d->base_ns[1] = between(r, 500, 3000) * 1000;
+        d->page_ns[0] = between(r, 5, 100) * 1000;
+        d->page_ns[1] = between(r, 5, 100) * 1000;
+        d->spread = rng_unit(r);
+        if (chance(r, 30)) {
+            d->cache_ppm = (uint32_t)between(r, 1, 900000);
+            d->cache_ns = 100000;
+        }
+        if (chance(r, 20)) {
+            d->gc_bytes = between(r, 10, 100) << 20;
+            d->gc_ns = between(r, 10, 300) * MS;
+        }
+    }
+}
+
+static void loads(struct world *w, struct rng *r)
+{
+    w->config.load = w->load;
+    w->config.load_count = between(r, 1, LOADS);
+    for (size_t i = 0; i < w->config.load_count; i++) {
+        struct sim_load_config *l = &w->load[i];
+        snprintf(l->host, sizeof l->host, "host%zu", i % 5);
+        snprintf(l->volume, sizeof l->volume, "%s-%zu", i % 3 == 0 ? "db" : "bulk", i);
+        if (chance(r, 50))
+            snprintf(l->tenant, sizeof l->tenant, "acme");
+        l->gateway = (uint32_t)rng_below(r, w->config.gateways);
+        l->device = (uint32_t)rng_below(r, w->config.device_count);
+        l->kind = chance(r, 50) ? SIM_OPEN : SIM_CLOSED;
+        l->rate = (double)between(r, 5, 1500);
+        l->depth = (uint32_t)between(r, 1, 64);
+        l->think_ns = chance(r, 30) ? between(r, 1, 20) * MS : 0;
+        l->bytes = 4096u << rng_below(r, 6);
+        l->large_bytes = 1u << 20;
+        l->large_ppm = chance(r, 20) ? 50000 : 0;
+        l->write_ppm = (uint32_t)rng_below(r, 1000000);
+        l->start_ns = rng_below(r, 5) * S;
+        if (chance(r, 30)) {
+            l->on_ns = between(r, 1, 5) * S;
+            l->off_ns = between(r, 1, 5) * S;
+        }
+        l->objective_us = i % 3 == 0 ? 20000 : 0;
+        l->percentile_ppm = 990000;
+    }
+}
+
+static void agreement(struct agreement *a, struct rng *r, size_t i)
+{
+    *a = (struct agreement){.version = 1,
+                            .per = chance(r, 50) ? AGREEMENT_PER_STREAM : AGREEMENT_PER_GROUP,
+                            .weight = (uint32_t)between(r, 1, 1000),
+                            .compliance_window_ns = 10 * S,
+                            .compliance_over_ns = 30 * 86400 * S};
+    snprintf(a->name, sizeof a->name, "agreement%zu", i);
+    /* Of different volumes, so that none selects what another one does. */
+    snprintf(a->applies_to.volume, sizeof a->applies_to.volume, "*-%zu", i);
+    if (chance(r, 60)) {
+        a->objective[0] =
+            (struct objective){990000, between(r, 2, 40) * 1000, between(r, 100, 3000)};
+        a->objective_count = 1;
+    }
+    if (chance(r, 40))
+        a->reservation_iops = between(r, 10, 1000);
+    if (chance(r, 20))
+        a->reservation_bytes_s = between(r, 1, 20) << 20;
+    if (chance(r, 40)) {
+        uint64_t least = a->reservation_iops > 50 ? a->reservation_iops : 50;
+        a->limits.rate[GATE_IOPS_TOTAL].rate = least + rng_below(r, 3000);
+    }
+    if (chance(r, 20))
+        a->limits.rate[GATE_BYTES_TOTAL].rate = between(r, 30, 200) << 20;
+}
+
+static void documents(struct world *w, struct rng *r)
+{
+    w->config.agreement = w->agreement;
+    w->config.agreement_count = rng_below(r, AGREEMENTS + 1);
+    for (size_t i = 0; i < w->config.agreement_count; i++)
+        agreement(&w->agreement[i], r, i);
+    if (chance(r, 40)) {
+        w->config.tenant = &w->tenant;
+        w->config.tenant_count = 1;
+        snprintf(w->tenant.name, sizeof w->tenant.name, "acme");
+        w->tenant.version = 1;
+        if (chance(r, 50))
+            w->tenant.limits.rate[GATE_IOPS_TOTAL].rate = between(r, 200, 5000);
+    }
+    w->config.policy = w->policy;
+    if (chance(r, 30)) {
+        struct policy *p = &w->policy[w->config.policy_count++];
+        snprintf(p->name, sizeof p->name, "floors");
+        p->version = 1;
+        p->floor_iops = between(r, 60, 500);
+    }
+    if (chance(r, 30)) {
+        struct policy *p = &w->policy[w->config.policy_count++];
+        snprintf(p->name, sizeof p->name, "hands-off");
+        snprintf(p->applies_to.volume, sizeof p->applies_to.volume, "bulk-1*");
+        p->version = 1;
+        p->protect = chance(r, 50);
+        p->observe = !p->protect;
+    }
+    w->config.observe = chance(r, 10);
+}
+
+static void add(struct world *w, uint64_t at, enum sim_change_kind kind, uint32_t index,
+                int64_t value)
+{
+    if (w->config.change_count < CHANGES)
+        w->change[w->config.change_count++] =
+            (struct sim_change){.at_ns = at, .kind = kind, .index = index, .value = value};
+}
+
+/* One fault that begins at @at and is over before CALM_FROM. */
+static void fault(struct world *w, struct rng *r, uint64_t at)
+{
+    uint64_t over = at + between(r, 100, 6000) * MS;
+    over = over < CALM_FROM ? over : CALM_FROM;
+    uint32_t gateway = (uint32_t)rng_below(r, w->config.gateways);
+    uint32_t device = (uint32_t)rng_below(r, w->config.device_count);
+    uint32_t load = (uint32_t)rng_below(r, w->config.load_count);
+    switch (rng_below(r, 9)) {
+    case 0:
+        add(w, at, SIM_SERVER_DOWN, 0, 0);
+        add(w, over, SIM_SERVER_UP, 0, 0);
+        break;
+    case 1:
+        add(w, at, SIM_GATEWAY_DOWN, gateway, 0);
+        add(w, over, SIM_GATEWAY_UP, gateway, 0);
+        break;
+    case 2:
+        add(w, at, SIM_PARTITION, gateway, 0);
+        add(w, over, SIM_HEAL, gateway, 0);
+        break;
+    case 3:
+        add(w, at, SIM_DEVICE_SPEED, device, 600000);
+        add(w, over, SIM_DEVICE_SPEED, device, 1000000);
+        break;
+    case 4:
+        add(w, at, SIM_DEVICE_SERVERS, device, 1);
+        add(w, over, SIM_DEVICE_SERVERS, device, w->device[device].servers);
+        break;
+    case 5:
+        add(w, at, SIM_DEVICE_STALL, device, (int64_t)between(r, 10, 3000) * 1000000);
+        break;
+    case 6:
+        add(w, at, SIM_LOAD_MOVE, load, gateway);
+        break;
+    case 7:
+        add(w, at, SIM_CLOCK_STEP, 0, (int64_t)rng_below(r, 20000000) - 10000000);
+        break;
+    case 8:
+        add(w, at, SIM_LOAD_RATE, load, (int64_t)between(r, 0, 3000000));
+        break;
+    }
+}
+
+static void world_make(struct world *w, uint64_t seed)
+{
+    struct rng r;
+    rng_seed(&r, seed);
+    memset(w, 0, sizeof *w);
+    w->config = (struct sim_config){
+        .seed = rng_u64(&r),
+        .duration_ns = DURATION,
+        .warmup_ns = 5 * S,
+        .gateways = (uint32_t)between(&r, 1, 6),
+        .path_ns = 20000,
+        .control_ns = between(&r, 100, 20000) * 1000,
+        .loss_ppm = chance(&r, 50) ? 100000 : 0,
+        .max_hold_ns = 5 * S,
+    };
+    devices(w, &r);
+    loads(w, &r);
+    documents(w, &r);
+    w->config.change = w->change;
+    for (uint64_t n = rng_below(&r, 8); n > 0; n--)
+        fault(w, &r, between(&r, 2000, 10000) * MS);
+}
+
+/* A figure that differs when anything did. */
+static uint64_t run(uint64_t seed, bool verbose, bool *ret_broken)
+{
+    struct world *w = malloc(sizeof *w);
+    struct sim_result result;
+    struct text why;
+    weir_assert(w != NULL);
+    text_init(&why, 65536);
+    world_make(w, seed);
+    int r = sim_run(&w->config, &result, &why);
+    uint64_t mark = result.events;
+    if (r != 0)
+        printf("seed %llu: %.*s\n", (unsigned long long)seed, (int)why.len, why.data);
+    *ret_broken = r != 0 || result.broken != NULL;
+    if (r == 0 && result.broken != NULL)
+        printf("seed %llu: at %.3f s: %s\n", (unsigned long long)seed,
+               (double)result.broken_ns / 1e9, result.broken);
+    for (size_t i = 0; r == 0 && i < result.load_count; i++)
+        mark = mark * 31 + result.load[i].served + result.load[i].latency.sum_ns;
+    if (verbose && r == 0)
+        printf("seed %llu: %u gateways, %zu loads, %zu changes, %llu events, %llu I/Os, %llu "
+               "actions, %llu surges\n",
+               (unsigned long long)seed, w->config.gateways, w->config.load_count,
+               w->config.change_count, (unsigned long long)result.events,
+               (unsigned long long)result.ios, (unsigned long long)result.actions,
+               (unsigned long long)result.surges);
+    sim_result_fini(&result);
+    text_fini(&why);
+    free(w);
+    return mark;
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t seeds = 200, from = 1;
+    bool verbose = false;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--seeds") == 0 && i + 1 < argc)
+            seeds = strtoull(argv[++i], NULL, 0);
+        else if (strcmp(argv[i], "--from") == 0 && i + 1 < argc)
+            from = strtoull(argv[++i], NULL, 0);
+        else if (strcmp(argv[i], "--verbose") == 0)
+            verbose = true;
+        else
+            return 2;
+    }
+    uint64_t failed = 0;
+    for (uint64_t seed = from; seed - from < seeds; seed++) {
+        bool broken;
+        uint64_t mark = run(seed, verbose, &broken);
+        if (!broken && seed % 10 == 0 && run(seed, false, &broken) != mark) {
+            printf("seed %llu: two runs differ\n", (unsigned long long)seed);
+            broken = true;
+        }
+        if (broken)
+            printf("  replay: %s --seeds 1 --from %llu --verbose\n", argv[0],
+                   (unsigned long long)seed);
+        failed += broken;
+    }
+    printf("%llu passed, %llu failed\n", (unsigned long long)(seeds - failed),
+           (unsigned long long)failed);
+    return failed > 0;
+}
