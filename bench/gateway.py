@@ -14,6 +14,7 @@ Binaries come from $WEIR_BUILD; --gateway puts another build of weir-gateway bes
 clock over a run (warm-up included) by all answers of that run. Instructions are counted by valgrind, of the gateway's user code only.
 """
 import argparse
+import glob
 import json
 import os
 import platform
@@ -112,9 +113,19 @@ PROXIES = {US: weir(), "haproxy": haproxy(False), TUNED: haproxy(True), "nbdkit 
            "qemu-storage-daemon + throttle": qemu}
 
 
+def parent_of(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return int(f.read().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0  # it has ended meanwhile
+
+
 def cpu_seconds(pid):
-    """The process's CPU clock: what /proc/PID/stat counts in ticks, in nanoseconds (CPUCLOCK_SCHED of clock_getcpuclockid(3))."""
-    return time.clock_gettime((~pid << 3) | 2)
+    """The CPU clocks of a process and its children (weir-gateway is a manager and a worker): what /proc/PID/stat counts in ticks, in
+    nanoseconds (CPUCLOCK_SCHED of clock_getcpuclockid(3))."""
+    children = [int(name) for name in os.listdir("/proc") if name.isdigit() and parent_of(int(name)) == pid]
+    return sum(time.clock_gettime((~p << 3) | 2) for p in [pid, *children])
 
 
 def load(address, row, seconds):
@@ -259,14 +270,17 @@ def instructions(row, seconds):
             with open(path, "w") as f:
                 f.write(weir_config(port))
             gateway = weirtest.Process(w, "callgrind", [
-                "valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}", weirtest.GATEWAY, "--state-dir", state,
+                "valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}.%p", weirtest.GATEWAY, "--state-dir", state,
                 "--socket", os.path.join(state, "s"), "--config", path])
             address = gateway.wait_line(r"^weir-gateway: listening on (\S+) for target").group(1)
             ios = load(address, row, length)["all_ios"]
             gateway.popen.terminate()
             gateway.popen.wait(60)
-            with open(out) as f:
-                counted.append((ios, int(re.search(r"^(?:summary|totals): (\d+)", f.read(), re.M).group(1))))
+            total = 0  # of manager and worker
+            for path in glob.glob(f"{out}.*"):
+                with open(path) as f:
+                    total += int(re.search(r"^(?:summary|totals): (\d+)", f.read(), re.M).group(1))
+            counted.append((ios, total))
     (few, less), (many, more) = counted
     return (more - less) / (many - few)
 
