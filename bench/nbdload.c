@@ -288,7 +288,9 @@ static void load_walk(struct load *l, struct load_conn *c, const uint8_t *p, siz
 static void load_clock(struct load *l, uint64_t now_ns)
 {
     if (!l->counting && !l->over && now_ns >= l->from_ns) {
+        /* However late it begins, it lasts as long as was asked for. */
         l->counting = true;
+        l->until_ns += now_ns - l->from_ns;
         l->from_ns = now_ns;
         getrusage(RUSAGE_SELF, &l->usage_from);
     }
