@@ -36,7 +36,7 @@ bench-gateway:
 	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 bench/gateway.py $(BENCH)
 
 # The performance monitor beside rivals and in trouble: tables and pictures. About 12 minutes of an otherwise idle machine;
-# BENCH='--quick' takes two.
+# BENCH='--quick' takes two; BENCH='--write docs/performance.md --images docs/images' keeps the results.
 bench-monitor:
 	@tools/deps bench
 	@tools/build $(BUILD)

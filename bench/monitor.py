@@ -9,7 +9,7 @@
              and a thousand gateways come back at once; against the seconds just before
 
     bench/monitor.py [--quick] [--parts exchange,server,trouble] [--sizes 10,100,1000,10000] [--rounds N] [--seconds S]
-                     [--json FILE] [--images DIR]
+                     [--json FILE] [--images DIR] [--write docs/performance.md]
 
 Round trips are the server's: from handing out a poll to the answer folded in. Binaries come from $WEIR_BUILD.
 """
@@ -175,8 +175,8 @@ def exchange_once(form, n, streams, active, period_ms, seconds):
         server.close()
 
 
-def exchange_part(o, built):
-    out = []
+def exchange_part(o):
+    out, built = [], [f for f, (kind, _, _) in FORMS.items() if kind in ("pair", "threads") or form_built(kind)]
     for i in range(o.rounds):
         for n in o.sizes:
             for form in built:
@@ -437,6 +437,15 @@ def pictures(result, folder):
                     "meanwhile": [r["during"]["round_trip"]["p99"] for r in cases]})
 
 
+def write_tables(path, lines):
+    begin, end = "<!-- bench-monitor: begin -->", "<!-- bench-monitor: end -->"
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    head, rest = text.split(begin, 1)
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(head + begin + "\n" + "\n".join(lines) + "\n" + end + rest.split(end, 1)[1])
+
+
 def options():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--quick", action="store_true")
@@ -447,6 +456,7 @@ def options():
     p.add_argument("--trouble-gateways", type=int, default=0)
     p.add_argument("--json")
     p.add_argument("--images")
+    p.add_argument("--write", help="put the tables between the marks of this file")
     o = p.parse_args()
     o.sizes = [int(n) for n in (o.sizes or ("10,100,1000" if o.quick else "10,100,1000,10000")).split(",")]
     o.rounds = o.rounds or (1 if o.quick else 2)
@@ -459,16 +469,17 @@ def main():
     o = options()
     parts = o.parts.split(",")
     result = {"machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.release()}", "load_before": os.getloadavg()[0]}
-    if "exchange" in parts:
-        built = [f for f, (kind, _, _) in FORMS.items() if kind in ("pair", "threads") or form_built(kind)]
-        result["exchange"] = exchange_part(o, built)
-        print("\n".join(exchange_tables(result["exchange"])), flush=True)
-    if "server" in parts:
-        result["server"] = server_part(o)
-        print("\n" + "\n".join(server_tables(result["server"])), flush=True)
-    if "trouble" in parts:
-        result["trouble"] = trouble_part(o, o.trouble_gateways)
-        print("\n" + "\n".join(trouble_tables(result["trouble"])), flush=True)
+    lines = [f"Measured {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, {result['machine']}, load average before "
+             f"{result['load_before']:.1f}, {o.rounds} round(s) of {o.seconds:g} s.", ""]
+    for part, run, tables in (("exchange", lambda: exchange_part(o), exchange_tables), ("server", lambda: server_part(o), server_tables),
+                              ("trouble", lambda: trouble_part(o, o.trouble_gateways), trouble_tables)):
+        if part in parts:
+            result[part] = run()
+            table = tables(result[part])
+            print("\n".join(table) + "\n", flush=True)
+            lines += table + [""]
+    if o.write:
+        write_tables(o.write, lines[:-1])
     if o.json:
         with open(o.json, "w", encoding="utf-8") as f:
             json.dump(result, f, indent=1)
