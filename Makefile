@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DEMO_SECONDS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: all demo test install clean fuzz soak soak-monitor deps bench-gateway bench-limits bench-monitor
+.PHONY: all demo test install clean fuzz soak soak-monitor deps bench-gateway bench-limits bench-monitor bench-plan
 all: deps
 	@tools/build $(BUILD)
 
@@ -41,6 +41,14 @@ bench-monitor:
 	@tools/deps bench
 	@tools/build $(BUILD)
 	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 bench/monitor.py $(BENCH)
+
+# How long the server's plan takes over many gateways, within capacity and overcommitted. Minutes, most of them to make up
+# the streams.
+bench-plan:
+	@tools/build $(BUILD)
+	@ninja -C $(BUILD) --quiet bench/bench-plan
+	@$(BUILD)/bench/bench-plan
+	@$(BUILD)/bench/bench-plan 1000 100 50 5 64
 
 # How exactly limits are kept, beside rivals: a table. BENCH_ROUNDS=5 by default.
 bench-limits:

@@ -45,6 +45,21 @@ static void claim_id(char out[2 * NAME_SIZE], const char *kind, const char *name
     words(out + size - 18, 18, "~%016llx", (unsigned long long)h);
 }
 
+static void claim_dirty(struct services *s, struct claim *c)
+{
+    if (!list_linked(&c->in_dirty))
+        list_push_back(&s->dirty, &c->in_dirty);
+}
+
+static void claim_spans(struct services *s, struct claim *c)
+{
+    bool is = list_linked(&c->in_spanning), shall = c->part_count > 1;
+    if (shall && !is)
+        list_push_back(&s->spanning, &c->in_spanning);
+    if (!shall && is)
+        list_remove(&c->in_spanning);
+}
+
 static struct claim *claim_get(struct services *s, const char *id)
 {
     struct list *slot = table_slot(&s->by_claim, hash_bytes(HASH_SEED, id, strlen(id)));
@@ -59,6 +74,8 @@ static struct claim *claim_get(struct services *s, const char *id)
     words(c->id, sizeof(c->id), "%s", id);
     c->tenant = -1;
     list_init(&c->parts);
+    list_init(&c->in_spanning);
+    list_init(&c->in_dirty);
     list_push_back(slot, &c->in_id);
     list_push_back(&s->claims, &c->link);
     return c;
@@ -70,15 +87,21 @@ static void claim_drop(struct claim *c)
         return;
     list_remove(&c->in_id);
     list_remove(&c->link);
+    list_remove(&c->in_spanning);
+    list_remove(&c->in_dirty);
     free(c);
 }
 
-static struct part *part_get(struct claim *c, struct gateway *g, struct target *t)
+static struct part *part_get(struct services *s, struct claim *c, struct gateway *g,
+                             struct target *t)
 {
+    struct part *twin = NULL;
     list_for_each(it, &g->parts) {
         struct part *p = container_of(it, struct part, in_gateway);
         if (p->claim == c && p->target == t)
             return p;
+        if (p->claim == c)
+            twin = p;
     }
     struct part *p = calloc(1, sizeof(*p));
     if (p == NULL)
@@ -86,23 +109,32 @@ static struct part *part_get(struct claim *c, struct gateway *g, struct target *
     p->claim = c;
     p->gateway = g;
     p->target = t;
+    p->first = twin == NULL;
+    list_init(&p->twins);
+    if (twin != NULL)
+        list_push_back(&twin->twins, &p->twins);
     list_push_back(&c->parts, &p->in_claim);
     list_push_back(&g->parts, &p->in_gateway);
     c->part_count++;
+    claim_spans(s, c);
     return p;
 }
 
-static void part_leave(struct part *p)
+static void part_leave(struct services *s, struct part *p)
 {
     if (p == NULL)
         return;
     weir_assert(p->streams > 0);
     if (--p->streams > 0)
         return;
+    if (p->first && !list_empty(&p->twins))
+        container_of(p->twins.next, struct part, twins)->first = true;
+    list_remove(&p->twins);
     list_remove(&p->in_claim);
     list_remove(&p->in_gateway);
     p->claim->part_count--;
-    p->claim->dirty = true;
+    claim_dirty(s, p->claim);
+    claim_spans(s, p->claim);
     claim_drop(p->claim);
     free(p);
 }
@@ -115,8 +147,8 @@ static struct part *part_join(struct services *s, struct stream *st, const char 
         return NULL;
     c->agreed = agreed;
     c->tenant = tenant;
-    c->dirty = true; /* members changed */
-    struct part *p = part_get(c, st->gateway, st->target);
+    claim_dirty(s, c); /* members changed */
+    struct part *p = part_get(s, c, st->gateway, st->target);
     if (p == NULL)
         claim_drop(c);
     else
@@ -146,12 +178,12 @@ static void parts_take(struct stream *st, struct part *ret[STREAM_PARTS])
     st->tenant_part = NULL;
 }
 
-void claim_unlink(struct stream *st)
+void claim_unlink(struct services *s, struct stream *st)
 {
     struct part *was[STREAM_PARTS];
     parts_take(st, was);
     for (size_t i = 0; i < STREAM_PARTS; i++)
-        part_leave(was[i]);
+        part_leave(s, was[i]);
 }
 
 void claim_link(struct services *s, struct stream *st)
@@ -173,7 +205,7 @@ void claim_link(struct services *s, struct stream *st)
         all = all && st->tenant_part != NULL;
     }
     for (size_t i = 0; i < STREAM_PARTS; i++)
-        part_leave(was[i]); /* after joining, so that parts that stay keep their sums */
+        part_leave(s, was[i]); /* after joining, so that parts that stay keep their sums */
     if (!all)
         say_no_memory(s, st);
     s->generation++;
@@ -330,16 +362,6 @@ void claim_limits(const struct services *s, const struct claim *c, struct gate_l
 
 /* A gateway may have several parts of a claim, before several targets: one holder, known by its
  * first part. */
-static bool part_is_first(const struct part *p)
-{
-    list_for_each(it, &p->gateway->parts) {
-        const struct part *other = container_of(it, struct part, in_gateway);
-        if (other->claim == p->claim)
-            return other == p;
-    }
-    return true;
-}
-
 static bool takes_part(const struct part *p)
 {
     return entity_gateway_holds(p->gateway);
@@ -368,15 +390,14 @@ static void holder_sum(const struct part *first, int kind, struct split_part *re
     bool connected = false;
     double ios = 0;
     *ret = (struct split_part){.demand = 0};
-    list_for_each(it, &first->gateway->parts) {
-        const struct part *p = container_of(it, struct part, in_gateway);
-        if (p->claim != first->claim)
-            continue;
+    const struct part *p = first;
+    do {
         ret->demand += p->demand[kind];
         ret->wanting += p->held[kind];
         connected = connected || p->connected > 0;
         ios += p->demand[GATE_IOPS_TOTAL];
-    }
+        p = container_of(p->twins.next, const struct part, twins);
+    } while (p != first);
     if (ret->demand < BINDS * (double)first->bound[kind])
         ret->wanting = 0; /* held for a moment only */
     /* Arrivals of many hosts are about as Poisson's. */
@@ -386,14 +407,13 @@ static void holder_sum(const struct part *first, int kind, struct split_part *re
 
 static void holder_set(struct part *first, int kind, struct bucket_rate rate)
 {
-    list_for_each(it, &first->gateway->parts) {
-        struct part *p = container_of(it, struct part, in_gateway);
-        if (p->claim != first->claim)
-            continue;
+    struct part *p = first;
+    do {
         p->limits.rate[kind] = rate;
         if (rate.rate < p->least[kind])
             p->least[kind] = rate.rate;
-    }
+        p = container_of(p->twins.next, struct part, twins);
+    } while (p != first);
 }
 
 /* The holders that are divided among, and what frozen ones keep of each kind. */
@@ -403,7 +423,7 @@ static size_t holders_of(struct claim *c, struct part **holder, uint64_t kept[GA
     memset(kept, 0, GATE_KIND_COUNT * sizeof(*kept));
     list_for_each(it, &c->parts) {
         struct part *p = container_of(it, struct part, in_claim);
-        if (!takes_part(p) || !part_is_first(p))
+        if (!takes_part(p) || !p->first)
             continue;
         if (!is_frozen(p)) {
             holder[n++] = p;
@@ -466,15 +486,15 @@ static void kind_give(struct services *s, struct part **holder, size_t n, int ki
 /* All parts of a holder carry the same limits. */
 static void give_whole(struct part *p, const struct gate_limits *l)
 {
-    list_for_each(it, &p->gateway->parts) {
-        struct part *other = container_of(it, struct part, in_gateway);
-        if (other->claim == p->claim) {
-            if (other != p)
-                memcpy(other->least, p->least, sizeof(other->least));
-            other->limits = *l;
-            other->split = true;
-        }
-    }
+    const struct gate_limits whole = *l;
+    struct part *other = p;
+    do {
+        if (other != p)
+            memcpy(other->least, p->least, sizeof(other->least));
+        other->limits = whole;
+        other->split = true;
+        other = container_of(other->twins.next, struct part, twins);
+    } while (other != p);
 }
 
 void claim_mark(struct services *s, struct gateway *g)
@@ -489,7 +509,7 @@ static void divide(struct services *s, struct claim *c, struct part **holder, si
 {
     struct gate_limits agreed;
     claim_limits(s, c, &agreed);
-    bool changed = c->dirty;
+    bool changed = list_linked(&c->in_dirty);
     for (int k = 0; !changed && k < GATE_KIND_COUNT; k++)
         changed = kind_divide(s, holder, n, k, agreed.rate[k].rate, kept[k]) &&
                   worth_it(s, holder, n, k);
@@ -503,7 +523,7 @@ static void divide(struct services *s, struct claim *c, struct part **holder, si
         give_whole(holder[i], &holder[i]->limits);
         claim_mark(s, holder[i]->gateway);
     }
-    c->dirty = false;
+    list_remove(&c->in_dirty);
 }
 
 static void claim_split(struct services *s, struct claim *c)
@@ -522,18 +542,19 @@ static void claim_split(struct services *s, struct claim *c)
 
 void claim_split_all(struct services *s)
 {
-    list_for_each(it, &s->claims) {
-        struct claim *c = container_of(it, struct claim, link);
-        if (c->dirty || c->part_count > 1)
-            claim_split(s, c);
-    }
+    list_for_each_safe(it, &s->dirty)
+        claim_split(s, container_of(it, struct claim, in_dirty));
+    list_for_each(it, &s->spanning)
+        claim_split(s, container_of(it, struct claim, in_spanning));
 }
 
 void claim_split_dirty(struct services *s, struct gateway *g)
 {
+    if (list_empty(&s->dirty))
+        return;
     list_for_each(it, &g->parts) {
         struct claim *c = container_of(it, struct part, in_gateway)->claim;
-        if (c->dirty)
+        if (list_linked(&c->in_dirty))
             claim_split(s, c);
     }
 }
@@ -547,8 +568,8 @@ void claim_resplit(struct services *s, struct gateway *g)
     }
 }
 
-void claim_gateway_changed(struct gateway *g)
+void claim_gateway_changed(struct services *s, struct gateway *g)
 {
     list_for_each(it, &g->parts)
-        container_of(it, struct part, in_gateway)->claim->dirty = true;
+        claim_dirty(s, container_of(it, struct part, in_gateway)->claim);
 }

@@ -220,7 +220,7 @@ void entity_gateway_set_state(struct services *s, struct gateway *g, enum gatewa
                    why);
         break;
     }
-    claim_gateway_changed(g);
+    claim_gateway_changed(s, g);
     s->generation++;
     if (s->sink.gateway != NULL)
         s->sink.gateway(s->sink.ctx, &g->e);

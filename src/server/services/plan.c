@@ -20,6 +20,9 @@
  * leaves after the device's own time. Where only to observe is allowed no share and no plan is
  * sent: a gateway without shares schedules nothing.
  *
+ * Most claims are at one gateway and one target: what they ask for is summed up when their gateway
+ * reports, and the plan itself walks only storages and the claims that are at several places.
+ *
  * Invariants: (1) with nothing known of a storage's capacity nothing is scaled; (2) what is sent
  * differs from what was sent last. */
 #include <math.h>
@@ -46,15 +49,6 @@ static bool part_speaks(const struct part *p)
            precedence_speaks(&p->claim->agreed->e.agreement) && p->target != NULL;
 }
 
-/* Demand of all parts of the claim. */
-static double claim_demand(const struct claim *c)
-{
-    double sum = 0;
-    list_for_each(it, &c->parts)
-        sum += container_of(it, struct part, in_claim)->demand[GATE_IOPS_TOTAL];
-    return sum;
-}
-
 /* The rate that must come first, over all storages. */
 static double claim_reserve(const struct claim *c, double demand)
 {
@@ -66,27 +60,6 @@ static double claim_reserve(const struct claim *c, double demand)
     uint64_t last = a->objective[a->objective_count - 1].while_iops;
     double promised = HEADROOM * (last == UINT64_MAX ? demand : (double)last);
     return promised > r ? promised : r;
-}
-
-/* The claim's demand at the storage of @p. */
-static double demand_at(const struct claim *c, const struct storage *t)
-{
-    double sum = 0;
-    list_for_each(it, &c->parts) {
-        const struct part *p = container_of(it, struct part, in_claim);
-        sum += p->target != NULL && p->target->storage == t ? p->demand[GATE_IOPS_TOTAL] : 0;
-    }
-    return sum;
-}
-
-static bool is_first_at(const struct part *p)
-{
-    list_for_each(it, &p->claim->parts) {
-        const struct part *other = container_of(it, struct part, in_claim);
-        if (part_speaks(other) && other->target->storage == p->target->storage)
-            return other == p;
-    }
-    return true;
 }
 
 /* Device time of one of its I/Os, ns. */
@@ -110,24 +83,67 @@ static uint64_t wait_bound(const struct part *p)
     return (uint64_t)fmax(bound, WAIT_LEAST * tightest);
 }
 
-static void claim_ask(struct claim *c)
+static void tighten(uint64_t *wait_us, uint64_t bound)
 {
-    double demand = claim_demand(c), reserve = claim_reserve(c, demand);
+    if (bound > 0 && (*wait_us == 0 || bound < *wait_us))
+        *wait_us = bound;
+}
+
+/* Sum up a claim's parts at each storage; returns the demand of all. */
+static double claim_sum(struct services *s, struct claim *c)
+{
+    double demand = 0;
+    uint64_t walk = ++s->walk;
+    list_for_each(it, &c->parts) {
+        struct part *p = container_of(it, struct part, in_claim);
+        demand += p->demand[GATE_IOPS_TOTAL];
+        if (!part_speaks(p))
+            continue;
+        struct storage *t = p->target->storage;
+        if (t->sum.walk != walk)
+            memset(&t->sum, 0, sizeof(t->sum));
+        t->sum.walk = walk;
+        t->sum.demand += p->demand[GATE_IOPS_TOTAL];
+        t->sum.cost_ns += p->cost_ns;
+        t->sum.ios += p->ios;
+        t->sum.bytes += p->bytes;
+        t->sum.parts++;
+    }
+    return demand;
+}
+
+/* A claim over several gateways or targets. */
+static void claim_ask(struct services *s, struct claim *c)
+{
+    double demand = claim_sum(s, c), reserve = claim_reserve(c, demand);
+    uint64_t counted = ++s->walk;
     list_for_each(it, &c->parts) {
         struct part *p = container_of(it, struct part, in_claim);
         p->reserve = p->reserve_fits = 0;
         if (!part_speaks(p))
             continue;
         struct storage *t = p->target->storage;
-        double here = demand_at(c, t);
-        bool only = here >= demand;
-        p->reserve = p->reserve_fits = only ? reserve : reserve * here / demand;
-        if (is_first_at(p))
-            t->reserved += p->reserve * io_cost(p);
-        uint64_t bound = wait_bound(p);
-        if (bound > 0 && (t->wait_us == 0 || bound < t->wait_us))
-            t->wait_us = bound;
+        bool only = t->sum.demand >= demand;
+        p->reserve = p->reserve_fits = only ? reserve : reserve * t->sum.demand / demand;
+        tighten(&t->wait_us, wait_bound(p));
+        if (t->counted == counted)
+            continue;
+        t->counted = counted; /* once a storage, by its first part there */
+        t->reserved += p->reserve * io_cost(p);
+        p->next_first = t->firsts;
+        t->firsts = p;
     }
+}
+
+/* A claim that is in one place only: summed up when its gateway reports. */
+static void part_ask_alone(struct part *p)
+{
+    p->reserve = p->reserve_fits = 0;
+    if (!part_speaks(p))
+        return;
+    p->reserve = p->reserve_fits = claim_reserve(p->claim, p->demand[GATE_IOPS_TOTAL]);
+    p->target->reserved_alone += p->reserve * io_cost(p);
+    tighten(&p->target->wait_alone_us, wait_bound(p));
 }
 
 /* --- reservations against capacity ----------------------------------------------------- */
@@ -154,24 +170,20 @@ static enum collisions collisions_at(const struct services *s, const struct stor
     return COLLISIONS_PRIORITY;
 }
 
-/* Every claim with a share at @t, one entry each; @n: how many there are. */
-static size_t claims_at(struct services *s, const struct storage *t, struct allocate_claim *ret,
-                        struct part **first)
+/* Claims that are only at one target join those of several in t->firsts. */
+static size_t firsts_gather(struct storage *t)
 {
     size_t n = 0;
-    list_for_each(it, &s->claims) {
-        struct claim *c = container_of(it, struct claim, link);
-        list_for_each(at, &c->parts) {
-            struct part *p = container_of(at, struct part, in_claim);
-            if (!part_speaks(p) || p->target->storage != t || !is_first_at(p))
+    for (const struct part *p = t->firsts; p != NULL; p = p->next_first)
+        n++;
+    list_for_each(it, &t->targets) {
+        struct target *one = container_of(it, struct target, in_storage);
+        list_for_each(at, &one->gateway->parts) {
+            struct part *p = container_of(at, struct part, in_gateway);
+            if (p->target != one || p->claim->part_count > 1 || !part_speaks(p))
                 continue;
-            if (ret != NULL) {
-                const struct agreement *a = &c->agreed->e.agreement;
-                first[n] = p;
-                ret[n] = (struct allocate_claim){
-                    .demand = p->reserve * io_cost(p), .reservation = p->reserve * io_cost(p),
-                    .limit = INFINITY, .weight = a->weight, .priority = a->priority};
-            }
+            p->next_first = t->firsts;
+            t->firsts = p;
             n++;
         }
     }
@@ -189,17 +201,22 @@ static void scale_at(struct part *first, double factor)
 
 static void storage_scale(struct services *s, struct storage *t)
 {
-    size_t n = claims_at(s, t, NULL, NULL);
+    size_t n = firsts_gather(t), i = 0;
     struct allocate_claim *c = calloc(n + 1, sizeof(*c));
-    struct part **first = calloc(n + 1, sizeof(*first));
-    if (c != NULL && first != NULL) {
-        claims_at(s, t, c, first);
-        t->fits = allocate(c, n, t->capacity, collisions_at(s, t));
-        for (size_t i = 0; i < n; i++)
-            scale_at(first[i], c[i].reservation > 0 ? c[i].reserved / c[i].reservation : 1.0);
+    if (c == NULL)
+        return; /* not scaled this time */
+    for (const struct part *p = t->firsts; p != NULL; p = p->next_first) {
+        const struct agreement *a = &p->claim->agreed->e.agreement;
+        double ask = p->reserve * io_cost(p);
+        c[i++] = (struct allocate_claim){.demand = ask, .reservation = ask, .limit = INFINITY,
+                                         .weight = a->weight, .priority = a->priority};
     }
+    weir_assert(i == n);
+    t->fits = allocate(c, n, t->capacity, collisions_at(s, t));
+    i = 0;
+    for (struct part *p = t->firsts; p != NULL; p = p->next_first, i++)
+        scale_at(p, c[i].reservation > 0 ? c[i].reserved / c[i].reservation : 1.0);
     free(c);
-    free(first);
 }
 
 static void say_overcommitted(struct services *s, struct storage *t, bool over)
@@ -225,6 +242,7 @@ static void storage_settle(struct services *s, struct storage *t)
     t->capacity = storage_capacity(t);
     t->fits = 1.0;
     bool over = t->capacity > 0 && t->reserved > t->capacity;
+    t->over = over;
     if (over) {
         t->overcommitted_ns = s->now_ns;
         storage_scale(s, t);
@@ -241,28 +259,13 @@ static void storage_settle(struct services *s, struct storage *t)
 
 /* --- what is sent ---------------------------------------------------------------------- */
 
-static bool spans(const struct part *p)
-{
-    list_for_each(it, &p->claim->parts) {
-        const struct part *other = container_of(it, struct part, in_claim);
-        if (other->gateway != p->gateway && part_speaks(other) &&
-            other->target->storage == p->target->storage)
-            return true;
-    }
-    return false;
-}
-
+/* What others served for the claim at the storage of @p: t->sum is of this claim. */
 static void elsewhere(const struct part *p, struct sched_terms *t)
 {
-    list_for_each(it, &p->claim->parts) {
-        const struct part *other = container_of(it, struct part, in_claim);
-        if (other->gateway == p->gateway || !part_speaks(other) ||
-            other->target->storage != p->target->storage)
-            continue;
-        t->elsewhere_cost_ns += other->cost_ns;
-        t->elsewhere_ios += other->ios;
-        t->elsewhere_bytes += other->bytes;
-    }
+    const struct storage *at = p->target->storage;
+    t->elsewhere_cost_ns = at->sum.cost_ns - p->cost_ns;
+    t->elsewhere_ios = at->sum.ios - p->ios;
+    t->elsewhere_bytes = at->sum.bytes - p->bytes;
 }
 
 /* What the agreement says, without regard to others. */
@@ -307,19 +310,21 @@ static bool hands_off(const struct services *s, const struct target *t)
     return observe && !enforce;
 }
 
-static void part_plan(struct services *s, struct part *p)
+/* @several: the claim is at several places, and t->sum is of it. */
+static void part_plan(struct services *s, struct part *p, bool several)
 {
     struct sched_terms share = {.weight = 0}, planned = {.weight = 0};
     if (part_speaks(p) && !hands_off(s, p->target)) {
         share = terms_of(p);
         steady(&share, &p->share);
         bool scaled = p->reserve_fits < p->reserve;
-        if (spans(p) || scaled) {
+        several = several && p->target->storage->sum.parts > 1;
+        if (several || scaled)
             planned = share;
-            if (scaled)
-                planned.reserve_iops = (uint64_t)p->reserve_fits;
+        if (scaled)
+            planned.reserve_iops = (uint64_t)p->reserve_fits;
+        if (several)
             elsewhere(p, &planned);
-        }
     }
     if (memcmp(&share, &p->share, sizeof(share)) == 0 &&
         memcmp(&planned, &p->planned, sizeof(planned)) == 0)
@@ -338,25 +343,78 @@ static void target_plan(struct services *s, struct target *t)
     claim_mark(s, t->gateway);
 }
 
+void plan_gateway(struct services *s, struct gateway *g)
+{
+    list_for_each(it, &g->targets) {
+        struct target *t = container_of(it, struct target, link);
+        t->reserved_alone = 0;
+        t->wait_alone_us = 0;
+    }
+    list_for_each(it, &g->parts) {
+        struct part *p = container_of(it, struct part, in_gateway);
+        if (p->claim->part_count > 1 || p->claim->agreed == NULL)
+            continue;
+        part_ask_alone(p);
+        if (s->loaded && p->target != NULL && !p->target->storage->over)
+            part_plan(s, p, false);
+    }
+}
+
+static void storage_begin(struct storage *t)
+{
+    t->reserved = 0;
+    t->wait_us = 0;
+    t->firsts = NULL;
+    list_for_each(it, &t->targets) {
+        const struct target *one = container_of(it, struct target, in_storage);
+        t->reserved += one->reserved_alone;
+        tighten(&t->wait_us, one->wait_alone_us);
+    }
+}
+
+/* Claims that are only at one target, when what fits changes or policies do. */
+static void storage_plan_alone(struct services *s, struct storage *t)
+{
+    list_for_each(it, &t->targets) {
+        struct target *one = container_of(it, struct target, in_storage);
+        list_for_each(at, &one->gateway->parts) {
+            struct part *p = container_of(at, struct part, in_gateway);
+            if (p->target != one || p->claim->part_count > 1 || p->claim->agreed == NULL)
+                continue;
+            if (!t->over)
+                p->reserve_fits = p->reserve;
+            part_plan(s, p, false);
+        }
+    }
+}
+
 void plan_run(struct services *s)
 {
     if (!s->loaded)
         return;
+    list_for_each(it, &s->storages)
+        storage_begin(container_of(it, struct storage, link));
+    list_for_each(it, &s->spanning) {
+        struct claim *c = container_of(it, struct claim, in_spanning);
+        if (c->agreed != NULL)
+            claim_ask(s, c);
+    }
+    bool anew = s->planned_generation != s->generation;
+    s->planned_generation = s->generation;
     list_for_each(it, &s->storages) {
         struct storage *t = container_of(it, struct storage, link);
-        t->reserved = 0;
-        t->wait_us = 0;
+        bool was = t->over;
+        storage_settle(s, t);
+        if (t->over || was || anew)
+            storage_plan_alone(s, t);
     }
-    list_for_each(it, &s->claims) {
-        struct claim *c = container_of(it, struct claim, link);
-        if (c->agreed != NULL)
-            claim_ask(c);
-    }
-    list_for_each(it, &s->storages)
-        storage_settle(s, container_of(it, struct storage, link));
-    list_for_each(it, &s->claims) {
-        list_for_each(at, &container_of(it, struct claim, link)->parts)
-            part_plan(s, container_of(at, struct part, in_claim));
+    list_for_each(it, &s->spanning) {
+        struct claim *c = container_of(it, struct claim, in_spanning);
+        if (c->agreed == NULL)
+            continue;
+        claim_sum(s, c);
+        list_for_each(at, &c->parts)
+            part_plan(s, container_of(at, struct part, in_claim), true);
     }
     list_for_each(it, &s->e.targets)
         target_plan(s, container_of(it, struct target, e.link));

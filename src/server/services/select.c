@@ -70,13 +70,13 @@ static bool covers_same(const struct stream *st, const struct precedence_row *ro
     return true;
 }
 
-static void covers_drop(struct stream *st)
+static void covers_drop(struct services *s, struct stream *st)
 {
     for (size_t i = 0; i < st->cover_count; i++) {
         list_remove(&st->cover[i].in_agreed);
         st->cover[i].agreed->e.streams--;
     }
-    claim_unlink(st);
+    claim_unlink(s, st);
     st->cover_count = 0;
 }
 
@@ -85,7 +85,7 @@ static void covers_link(struct services *s, struct stream *st, const struct prec
 {
     if (covers_same(st, rows, n))
         return;
-    covers_drop(st);
+    covers_drop(s, st);
     for (size_t i = 0; i < n; i++) {
         struct cover *c = &st->cover[i];
         c->stream = st;
@@ -163,7 +163,7 @@ void select_stream(struct services *s, struct stream *st)
 void select_stream_drop(struct services *s, struct stream *st)
 {
     promise_link(s, st, NULL);
-    covers_drop(st);
+    covers_drop(s, st);
     st->tenant = -1;
 }
 

@@ -70,6 +70,8 @@ struct services *services_new(const struct services_config *c, const struct serv
     list_init(&s->e.streams);
     list_init(&s->e.agreements);
     list_init(&s->claims);
+    list_init(&s->spanning);
+    list_init(&s->dirty);
     list_init(&s->storages);
     list_init(&s->changed);
     s->heap = calloc((size_t)c->max_gateways + 1, sizeof(*s->heap));
@@ -202,7 +204,7 @@ static void lost_due(struct services *s, struct gateway *g)
         lease_over(s, g);
     if (lost >= LOST_STALE_NS && !g->stale_counted) {
         g->stale_counted = true;
-        claim_gateway_changed(g);
+        claim_gateway_changed(s, g);
         claim_split_all(s); /* its part goes to the others */
         s->generation++;
     }
@@ -397,6 +399,7 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
     if (g->surged)
         claim_resplit(s, g);
     g->surged = false;
+    plan_gateway(s, g);
     analyzer_run(s, g);
     throttle_run(s, g);
     dispatch_gateway(s, g);
@@ -471,6 +474,7 @@ int services_agreement_put(struct services *s, const struct agreement *a, uint64
     if (err < 0)
         return err;
     throttle_review_all(s); /* it may promise something to one that is throttled */
+    s->generation++; /* all shares are looked at anew */
     plan_run(s);
     dispatch_all(s);
     return 0;
@@ -496,6 +500,7 @@ int services_policy_put(struct services *s, const struct policy *p, uint64_t now
     if (err < 0)
         return err;
     throttle_review_all(s);
+    s->generation++; /* all shares are looked at anew */
     plan_run(s);
     dispatch_all(s);
     return 0;
@@ -529,6 +534,7 @@ int services_document_remove(struct services *s, const char *kind, const char *n
     if (err < 0)
         return err;
     throttle_review_all(s);
+    s->generation++; /* all shares are looked at anew */
     plan_run(s);
     dispatch_all(s);
     return 0;
@@ -547,6 +553,7 @@ void services_enforcement(struct services *s, bool on, uint64_t now_ns, int64_t 
                : "all planned throttles are lifted and none is planned; limits of agreements hold");
     if (!on)
         throttle_lift_all(s, "enforcement was switched off", "enforcement-off");
+    s->generation++; /* all shares are looked at anew */
     plan_run(s);
     dispatch_all(s);
 }

@@ -87,6 +87,15 @@ struct storage {
     struct list targets, streams;       /* of all its gateways */
     double reserved;                    /* device time a second, of all promises */
     double capacity;                    /* the same that it can do; 0: not known */
+    struct {                            /* of the claim that is looked at (plan.c) */
+        uint64_t walk;
+        double demand;
+        uint64_t cost_ns, ios, bytes;
+        size_t parts;
+    } sum;
+    struct part *firsts;                /* one of each claim here; plan.c */
+    uint64_t counted;                   /* last walk that counted it */
+    bool over;                          /* reservations exceed the capacity */
     double fits;                        /* part of the reservations that fits */
     bool overcommitted;                 /* said */
     uint64_t overcommitted_ns;          /* last seen so */
@@ -109,6 +118,8 @@ struct target {
     struct gateway *gateway;
     struct storage *storage;
     struct cost_model cost;             /* as its gateway reckons; all 0: not known */
+    double reserved_alone;              /* device time a second, of claims that are only here */
+    uint64_t wait_alone_us;             /* the bound that they ask for; 0: none */
     struct window_plan plan;            /* as last decided */
     struct list link;                   /* in its gateway */
     struct list in_storage;
@@ -130,10 +141,11 @@ struct claim {
     struct list in_id;                  /* hash table */
     struct list link;                   /* of all */
     struct list parts;
+    struct list in_spanning;            /* in s->spanning: it has several parts */
+    struct list in_dirty;               /* in s->dirty: to be divided anew */
     struct agreed *agreed;              /* NULL: of a tenant */
     int32_t tenant;                     /* index of its document, else -1 */
     size_t part_count;
-    bool dirty;                         /* members, limits or gateways changed */
     uint64_t walk;                      /* last walk that met it */
 };
 
@@ -143,6 +155,8 @@ struct part {
     struct gateway *gateway;
     struct target *target;              /* may be NULL */
     struct list in_claim, in_gateway;
+    struct list twins;                  /* ring: parts of the claim at the gateway, other targets */
+    bool first;                         /* of its ring */
     uint32_t streams, connected;
     uint32_t held[GATE_KIND_COUNT];     /* streams that a limit of this claim holds back; by kind
                                            as far as directions tell */
@@ -156,6 +170,7 @@ struct part {
     uint64_t cost_ns, ios, bytes;       /* served, cumulative */
     double reserve;                     /* I/Os a second at its storage, wanted */
     double reserve_fits;                /* the same as far as it fits */
+    struct part *next_first;            /* in storage.firsts */
     struct sched_terms share;           /* in force; weight 0: none */
     struct sched_terms planned;         /* on top, while the server lives; weight 0: none */
 };
@@ -242,9 +257,10 @@ struct services {
     struct gateway **heap;              /* 1-based, by due_ns */
     size_t heap_count;
     struct table by_claim;
-    struct list claims, changed;
+    struct list claims, spanning, dirty, changed;
     struct list storages;
     uint64_t plan_ns;                   /* when splits are made anew */
+    uint64_t planned_generation;
     struct split_part *split;           /* scratch, of the largest claim */
     size_t split_cap;
     struct tenant *tenants;
@@ -346,7 +362,7 @@ bool storage_due(struct services *s, struct storage *t, const struct gateway *g)
  * --------------------------------------------------------------------------------------- */
 /* The stream's covers, tenant or target changed: it belongs to other parts now. */
 void claim_link(struct services *s, struct stream *st);
-void claim_unlink(struct stream *st);
+void claim_unlink(struct services *s, struct stream *st);
 /* A whole report of @g is merged: sum up its parts. */
 void claim_gather(struct services *s, struct gateway *g);
 /* Divide all limits anew that are dirty or follow demand; gateways whose parts changed are put in
@@ -357,7 +373,7 @@ void claim_split_dirty(struct services *s, struct gateway *g);
 /* An early warning of @g was answered: divide anew what it has a part of, and nothing else. */
 void claim_resplit(struct services *s, struct gateway *g);
 /* All claims at @g are dirty: it came, went, or no longer counts. */
-void claim_gateway_changed(struct gateway *g);
+void claim_gateway_changed(struct services *s, struct gateway *g);
 /* The claim's limits as agreed, for all gateways together. */
 void claim_limits(const struct services *s, const struct claim *c, struct gate_limits *ret);
 bool claim_covers(const struct claim *c, const struct stream *st);
@@ -369,6 +385,8 @@ void claim_mark(struct services *s, struct gateway *g);
  * --------------------------------------------------------------------------------------- */
 /* Once a period: reservations against capacity, shares and plans for targets. */
 void plan_run(struct services *s);
+/* @g has reported: the shares of claims that are only there. */
+void plan_gateway(struct services *s, struct gateway *g);
 
 /* --- analyzer.c
  * -------------------------------------------------------------------------------------- */
