@@ -23,11 +23,16 @@ _Static_assert(crypto_auth_BYTES == AUTH_PROOF_SIZE, "size of a proof");
 #define TOKEN_SECRET_SIZE 32u
 #define TOKEN_SECRET_TEXT 43u /* base64url of 32 bytes without padding */
 #define TOKEN_TEXT (TOKEN_PREFIX_SIZE + 16u + 1u + TOKEN_SECRET_TEXT)
+#define TOKEN_BOUND_TEXT (TOKEN_TEXT + 1u + TOKEN_SECRET_TEXT)
 
-_Static_assert(TOKEN_TEXT < AUTH_TOKEN_SIZE, "a token fits its place");
+_Static_assert(TOKEN_BOUND_TEXT < AUTH_TOKEN_SIZE, "a token fits its place");
+_Static_assert(AUTH_FINGERPRINT_SIZE == TOKEN_SECRET_SIZE, "both take 43 characters");
+
+static const char channel_purpose[] = "tls-exporter";
 
 struct writer {
-    uint8_t bytes[1 + 4 + 2 * AUTH_ID_SIZE + 2 * AUTH_NONCE_SIZE + 1 + AUTH_KEY_ID_SIZE];
+    uint8_t bytes[1 + 4 + 2 * AUTH_ID_SIZE + 2 * AUTH_NONCE_SIZE + 1 + AUTH_KEY_ID_SIZE +
+                  sizeof(channel_purpose) + AUTH_CHANNEL_SIZE];
     size_t n;
 };
 
@@ -58,6 +63,10 @@ void auth_prove(const struct auth_context *c, const uint8_t key[AUTH_KEY_SIZE], 
     put(&w, c->nonce_server, sizeof(c->nonce_server));
     put_byte(&w, (uint8_t)id_size);
     put(&w, c->key_id, id_size);
+    if (c->has_channel) {
+        put(&w, channel_purpose, sizeof(channel_purpose) - 1);
+        put(&w, c->channel, sizeof(c->channel));
+    }
     crypto_auth(ret_proof, w.bytes, w.n, key);
 }
 
@@ -105,10 +114,31 @@ void auth_token_make(const uint8_t random[40], char ret_token[AUTH_TOKEN_SIZE],
     weir_assert(strlen(ret_token) == TOKEN_TEXT);
 }
 
+void auth_token_bind(char token[AUTH_TOKEN_SIZE], const uint8_t fingerprint[AUTH_FINGERPRINT_SIZE])
+{
+    weir_assert(strlen(token) == TOKEN_TEXT);
+    token[TOKEN_TEXT] = '.';
+    sodium_bin2base64(token + TOKEN_TEXT + 1, TOKEN_SECRET_TEXT + 1, fingerprint,
+                      AUTH_FINGERPRINT_SIZE, sodium_base64_VARIANT_URLSAFE_NO_PADDING);
+}
+
+bool auth_token_fingerprint(const char *token, uint8_t ret[AUTH_FINGERPRINT_SIZE])
+{
+    size_t n = 0;
+    const char *end = NULL;
+    if (strnlen(token, AUTH_TOKEN_SIZE) != TOKEN_BOUND_TEXT || token[TOKEN_TEXT] != '.')
+        return false;
+    return sodium_base642bin(ret, AUTH_FINGERPRINT_SIZE, token + TOKEN_TEXT + 1, TOKEN_SECRET_TEXT,
+                             NULL, &n, &end, sodium_base64_VARIANT_URLSAFE_NO_PADDING) == 0 &&
+           n == AUTH_FINGERPRINT_SIZE && *end == '\0';
+}
+
 int auth_token_parse(const char *token, char ret_id[AUTH_TOKEN_ID_SIZE],
                      uint8_t ret_key[AUTH_KEY_SIZE])
 {
-    if (strnlen(token, AUTH_TOKEN_SIZE) != TOKEN_TEXT)
+    uint8_t fingerprint[AUTH_FINGERPRINT_SIZE];
+    if (strnlen(token, AUTH_TOKEN_SIZE) != TOKEN_TEXT &&
+        !auth_token_fingerprint(token, fingerprint))
         return WEIR_E_PARSE;
     if (memcmp(token, TOKEN_PREFIX, TOKEN_PREFIX_SIZE) != 0)
         return WEIR_E_PARSE;
@@ -120,7 +150,7 @@ int auth_token_parse(const char *token, char ret_id[AUTH_TOKEN_ID_SIZE],
     const char *end = NULL;
     if (sodium_base642bin(secret, sizeof(secret), id + 17, TOKEN_SECRET_TEXT, NULL, &n, &end,
                           sodium_base64_VARIANT_URLSAFE_NO_PADDING) != 0 ||
-        n != sizeof(secret) || *end != '\0')
+        n != sizeof(secret) || end != id + 17 + TOKEN_SECRET_TEXT)
         return WEIR_E_PARSE;
     memcpy(ret_id, id, 16);
     ret_id[16] = '\0';

@@ -64,6 +64,7 @@ void gateway_config_init(struct gateway_config *c)
         .max_hold_ns = 10 * NS_PER_S,
         .worker_timeout_ns = 5 * NS_PER_S,
         .log_level = LOG_LEVEL_INFO,
+        .sandbox = true,
     };
     /* The machine's name, as far as it is one; what a name may not hold becomes "-". */
     char host[NAME_SIZE] = "";
@@ -506,14 +507,13 @@ int gateway_config_check(struct gateway_config *c, struct text *errors)
         if (fault)
             text_printf(errors, "target \"%s\": %s\n", c->targets[i].name, fault);
     }
-    for (size_t i = 0; i < c->server_count; i++) {
-        if (!addr_is_local(&c->servers[i]))
-            text_printf(errors, "server %s: only loopback and Unix sockets are allowed without "
-                                "TLS, which this version does not have\n", c->servers[i].text);
-    }
     if (c->server_listen.len > 0 && !addr_is_local(&c->server_listen))
-        text_printf(errors, "server listen %s: only loopback and Unix sockets are allowed without "
-                            "TLS, which this version does not have\n", c->server_listen.text);
+        text_printf(errors, "server listen %s: only loopback and Unix sockets are allowed; from "
+                            "another machine a gateway dials its server, with TLS\n",
+                    c->server_listen.text);
+    char words[1200];
+    if (config_tls_server(c, words, sizeof(words)) < 0)
+        text_printf(errors, "[server]: %s\n", words);
     if (c->socket_path[0] == '\0') {
         int n = snprintf(c->socket_path, sizeof(c->socket_path), "%s/gateway.sock", c->state_dir);
         if (n < 0 || (size_t)n >= sizeof(c->socket_path))

@@ -95,6 +95,9 @@ struct gateway_config {
                                      * /var/lib/weir-gateway */
     char socket_path[512];          /* local socket, 0600; default <state_dir>/gateway.sock */
     char key_file[512];             /* local key of the server, or "" */
+    bool server_tls_on;             /* also to a server on loopback; elsewhere it always is */
+    struct tls_files server_tls;    /* "" of the certificate: <state_dir>/tls.pem */
+    char server_fingerprint[80];    /* "sha256:...", or "" */
     char token[256];                /* enrolment token, or "" */
     uint32_t max_streams;           /* default 512; beyond: one shared default stream a target */
     uint32_t max_connections;       /* default 1024 */
@@ -104,6 +107,7 @@ struct gateway_config {
     uint64_t worker_timeout_ns;     /* default 5 s: a worker silent for so long is replaced */
     uint32_t log_level;             /* enum log_level */
     uint32_t io_engine;             /* enum config_engine; default auto */
+    bool sandbox;                   /* base/sandbox.h; default yes */
 };
 
 /* Defaults only. */

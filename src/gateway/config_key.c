@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "tls/identity.h"
 
 #define NBD_PORT 10809u
 #define CONTROL_PORT 7400u
@@ -37,10 +38,17 @@ static const struct config_key keys[] = {
     {SECTION_GATEWAY, "worker-timeout", VALUE_DURATION, GATEWAY(worker_timeout_ns), NS_PER_S,
      600 * NS_PER_S},
     {SECTION_GATEWAY, "io-engine", VALUE_ENGINE, GATEWAY(io_engine), 0, 0},
+    {SECTION_GATEWAY, "sandbox", VALUE_YES, GATEWAY(sandbox), 0, 0},
     {SECTION_SERVER, "address", VALUE_SERVER, GATEWAY(servers), 0, 0},
     {SECTION_SERVER, "listen", VALUE_SERVER_LISTEN, GATEWAY(server_listen), 0, 0},
     {SECTION_SERVER, "key-file", VALUE_PATH, GATEWAY(key_file), 0, 0},
     {SECTION_SERVER, "token-file", VALUE_TOKEN, GATEWAY(token), 0, 0},
+    {SECTION_SERVER, "tls", VALUE_TLS_ON, GATEWAY(server_tls_on), 0, 0},
+    {SECTION_SERVER, "tls-ca", VALUE_PATH, GATEWAY(server_tls.ca), 0, 0},
+    {SECTION_SERVER, "tls-verify-name", VALUE_TEXT, GATEWAY(server_tls.verify_name), 0, 0},
+    {SECTION_SERVER, "tls-fingerprint", VALUE_FINGERPRINT, GATEWAY(server_fingerprint), 0, 0},
+    {SECTION_SERVER, "tls-certificate", VALUE_PATH, GATEWAY(server_tls.certificate), 0, 0},
+    {SECTION_SERVER, "tls-key", VALUE_PATH, GATEWAY(server_tls.key), 0, 0},
     {SECTION_LISTENER, "address", VALUE_ADDRESS, AT(listener_config, addr), 0, 0},
     {SECTION_LISTENER, "target", VALUE_TARGET, AT(listener_config, target), 0, 0},
     {SECTION_LISTENER, "unix-mode", VALUE_MODE, AT(listener_config, unix_mode), 0, 0},
@@ -263,6 +271,24 @@ static struct target_config *target_find(struct gateway_config *c, const char *n
     return NULL;
 }
 
+static int read_yes(const char *value, bool *field, const char **expected)
+{
+    int on = 0;
+    int r = units_parse_bool(value, &on, expected);
+    if (r == 0)
+        *field = on != 0;
+    return r;
+}
+
+static int read_fingerprint(const struct config_key *k, const char *value, char *field,
+                            const char **expected)
+{
+    uint8_t f[TLS_FINGERPRINT_SIZE];
+    *expected = "sha256: and 64 hex digits, as the server's log says at its start";
+    return tls_fingerprint_parse(value, f) == 0 ? text_copy(field, k->size, value)
+                                                : WEIR_E_INVALID;
+}
+
 int config_key_read(struct gateway_config *c, void *object, const struct config_key *k,
                     const char *value, char *words, size_t size)
 {
@@ -342,6 +368,12 @@ int config_key_read(struct gateway_config *c, void *object, const struct config_
     case VALUE_IOPS:
     case VALUE_BANDWIDTH:
         r = read_rate(k->type, value, field, &expected);
+        break;
+    case VALUE_YES:
+        r = read_yes(value, field, &expected);
+        break;
+    case VALUE_FINGERPRINT:
+        r = read_fingerprint(k, value, field, &expected);
         break;
     case VALUE_TLS_MODE:
     case VALUE_TLS_ON:

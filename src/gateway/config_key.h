@@ -39,6 +39,8 @@ enum config_value {
     VALUE_BURST_FOR, /* both burst_ns of a limit */
     VALUE_TLS_MODE,  /* enum tls_mode: off, allow, require */
     VALUE_TLS_ON,    /* bool: off, require */
+    VALUE_FINGERPRINT, /* "sha256:..." */
+    VALUE_YES,       /* bool: yes, no */
     VALUE_PEER,      /* enum tls_peer_check: none, optional, required */
 };
 

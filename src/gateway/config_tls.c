@@ -95,3 +95,20 @@ int config_tls_target(struct target_config *t, char *words, size_t size)
     f->peer = TLS_PEER_REQUIRED;
     return try_files(TLS_CLIENT, f, words, size);
 }
+
+int config_tls_server(struct gateway_config *c, char *words, size_t size)
+{
+    struct tls_files *f = &c->server_tls;
+    if ((f->certificate[0] == '\0') != (f->key[0] == '\0'))
+        return fault(words, size, "one of tls-certificate and tls-key; expected both");
+    if (f->ca[0] != '\0' && c->server_fingerprint[0] != '\0')
+        return fault(words, size,
+                     "tls-ca and tls-fingerprint; expected one way to know the server");
+    if (f->verify_name[0] != '\0' && f->ca[0] == '\0')
+        return fault(words, size, "tls-verify-name without tls-ca");
+    f->only_tls13 = f->shared = true;
+    f->peer = f->ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_PINNED;
+    /* The gateway's own key pair is made later, in the state folder; what is named must be good. */
+    return f->certificate[0] != '\0' || f->ca[0] != '\0' ? try_files(TLS_CLIENT, f, words, size)
+                                                         : 0;
+}

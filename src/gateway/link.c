@@ -11,15 +11,15 @@
  *   place of a dial of our own; with no server to dial, WAITING waits for that alone.
  *
  *   WAITING --time is up--> CONNECTING --connected--> PROVING --Welcome--> ESTABLISHED
- *      ^                        |                        |                      |
- *      +------------------------+------------------------+----------------------+
+ *      ^                        |   \--> SECURING --TLS--^   |                  |
+ *      +------------------------+-----------+----------------+------------------+
  *        any failure: close, count it, wait 0.2 s doubling to 10 s, half of it jitter; the next
  *        server of the list is tried then. After a session that was of use (it was polled, or stood
  *        for 5 s) the wait begins again at 0.2 s.
  *
  * Invariants:
- *  1. fd >= 0 exactly in CONNECTING, PROVING and ESTABLISHED; link_drop is the only way out of
- *     them.
+ *  1. fd >= 0 exactly in CONNECTING, SECURING, PROVING and ESTABLISHED; link_drop is the only way
+ *     out of them.
  *  2. Polls and controls are taken in ESTABLISHED only: both sides have proved the key by then.
  *  3. The handshake ends within 10 s; a server silent for three heartbeats is left.
  *  4. What is buffered is bounded by LINK_IN_MAX and LINK_OUT_MAX; a session that would need more
@@ -29,8 +29,8 @@
  *  6. After any call that may drop the link the caller looks at the state before it touches the
  *     session.
  *
- * Split: link_identity.c (files), link_stats.c (polls), link_controls.c (controls, lease),
- * link_surge.c. */
+ * Split: link_identity.c (files), link_tls.c (who the server is), link_stats.c (polls),
+ * link_controls.c (controls, lease), link_surge.c. */
 #include "gateway/link.h"
 
 #include <config.h> /* the build's; "config.h" would be the gateway's */
@@ -40,7 +40,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/assert.h"
@@ -69,7 +68,8 @@ static const char *const state_names[LINK_STATE_COUNT] = {
 static const bool state_allowed[LINK_STATE_COUNT][LINK_STATE_COUNT] = {
     [LINK_IDLE] = {[LINK_WAITING] = true},
     [LINK_WAITING] = {[LINK_CONNECTING] = true},
-    [LINK_CONNECTING] = {[LINK_PROVING] = true, [LINK_WAITING] = true},
+    [LINK_CONNECTING] = {[LINK_SECURING] = true, [LINK_PROVING] = true, [LINK_WAITING] = true},
+    [LINK_SECURING] = {[LINK_PROVING] = true, [LINK_WAITING] = true},
     [LINK_PROVING] = {[LINK_ESTABLISHED] = true, [LINK_WAITING] = true},
     [LINK_ESTABLISHED] = {[LINK_WAITING] = true},
 };
@@ -115,8 +115,7 @@ static void link_close(struct link *l)
     reactor_remove(l->reactor, &l->source);
     reactor_work_cancel(&l->resume);
     reactor_timer_clear(l->reactor, &l->timer);
-    if (l->fd >= 0)
-        close(l->fd);
+    wire_close(&l->wire);
     l->fd = -1;
     text_clear(&l->in);
     text_clear(&l->out);
@@ -164,13 +163,11 @@ static bool link_flush(struct link *l)
 {
     size_t sent = 0;
     while (sent < l->out.len) {
-        ssize_t n = send(l->fd, l->out.data + sent, l->out.len - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        ssize_t n = wire_send(&l->wire, l->out.data + sent, l->out.len - sent);
+        if (n == -EAGAIN)
             break;
         if (n < 0) {
-            link_drop(l, weir_strerror(-errno));
+            link_drop(l, weir_strerror((int)n));
             return false;
         }
         sent += (size_t)n;
@@ -204,20 +201,8 @@ static void link_refuse(struct link *l, int code, const char *words)
         link_drop(l, words);
 }
 
-static void link_connected(struct link *l)
+static void link_say_hello(struct link *l)
 {
-    const char *why = "";
-    int r = addr_connect_result(l->fd);
-    if (r < 0) {
-        link_drop(l, weir_strerror(r));
-        return;
-    }
-    r = link_key_load(l->config, &l->key, &why);
-    if (r < 0) {
-        link_drop(l, why);
-        return;
-    }
-    l->auth = (struct auth_context){0};
     l->proved = false;
     memcpy(l->auth.gateway_id, l->gateway_id, sizeof(l->gateway_id));
     memcpy(l->auth.boot_id, l->boot_id, sizeof(l->boot_id));
@@ -238,6 +223,46 @@ static void link_connected(struct link *l)
     f.hello = &h;
     link_set_state(l, LINK_PROVING);
     (void)link_send(l, &f);
+}
+
+static void link_secure(struct link *l)
+{
+    char words[600] = "";
+    int r = link_tls_step(l, words, sizeof(words));
+    if (r < 0)
+        link_drop(l, words);
+    if (r <= 0)
+        return;
+    l->auth.has_channel = true;
+    link_say_hello(l);
+}
+
+static void link_connected(struct link *l)
+{
+    const char *why = "";
+    char words[600] = "";
+    int r = addr_connect_result(l->fd);
+    if (r < 0) {
+        link_drop(l, weir_strerror(r));
+        return;
+    }
+    r = link_key_load(l->config, &l->key, &why);
+    if (r < 0) {
+        link_drop(l, why);
+        return;
+    }
+    l->auth = (struct auth_context){0};
+    if (!link_tls_wanted(l)) {
+        link_say_hello(l);
+        return;
+    }
+    r = link_tls_begin(l, words, sizeof(words));
+    if (r < 0) {
+        link_drop(l, words);
+        return;
+    }
+    link_set_state(l, LINK_SECURING);
+    link_secure(l);
 }
 
 static void link_challenged(struct link *l, const Weir__Control__Challenge *c)
@@ -284,7 +309,9 @@ static bool link_enrolled(struct link *l, const Weir__Control__Welcome *w)
         link_refuse(l, WEIR_E_PROTO, "the new key's id has blanks");
         return false;
     }
-    int r = link_credential_store(l->config->state_dir, w->new_key_id, l->derived);
+    int r = link_tls_remember(l);
+    if (r == 0)
+        r = link_credential_store(l->config->state_dir, w->new_key_id, l->derived);
     if (r < 0) {
         link_refuse(l, WEIR_E_UNAVAILABLE,
                     "the credential cannot be written into the state folder");
@@ -390,14 +417,11 @@ static bool link_frames(struct link *l)
 /* One read a round (invariant 5). */
 static void link_read(struct link *l)
 {
-    ssize_t n;
-    do
-        n = recv(l->fd, l->scratch, LINK_READ_SIZE, MSG_DONTWAIT);
-    while (n < 0 && errno == EINTR);
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+    ssize_t n = wire_read(&l->wire, l->scratch, LINK_READ_SIZE);
+    if (n == -EAGAIN)
         return;
     if (n <= 0) {
-        link_drop(l, n == 0 ? "closed by the server" : weir_strerror(-errno));
+        link_drop(l, n == 0 ? "closed by the server" : weir_strerror((int)n));
         return;
     }
     text_append(&l->in, l->scratch, (size_t)n);
@@ -412,15 +436,18 @@ static void link_read(struct link *l)
 static void link_resume(struct reactor_work *w)
 {
     struct link *l = container_of(w, struct link, resume);
-    if (l->fd >= 0 && l->state != LINK_CONNECTING)
+    if (l->fd >= 0 && l->state != LINK_CONNECTING && l->state != LINK_SECURING)
         link_read(l);
 }
 
 static void link_ready(struct reactor_source *s, uint32_t events)
 {
     struct link *l = container_of(s, struct link, source);
-    if (l->state == LINK_CONNECTING) {
-        link_connected(l);
+    if (l->state == LINK_CONNECTING || l->state == LINK_SECURING) {
+        if (l->state == LINK_CONNECTING)
+            link_connected(l);
+        else
+            link_secure(l);
         if (l->fd >= 0)
             reactor_defer(l->reactor, &l->resume);
         return;
@@ -437,6 +464,7 @@ static void link_ready(struct reactor_source *s, uint32_t events)
 static void link_begin(struct link *l, int fd)
 {
     l->fd = fd;
+    l->wire = (struct wire){.fd = fd};
     l->source.fd = fd;
     l->heard_ns = l->began_ns = reactor_now(l->reactor);
     int r = reactor_add(l->reactor, &l->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP);
@@ -507,6 +535,7 @@ static void link_timer(struct reactor_timer *t, uint64_t now)
     case LINK_CONNECTING:
         link_drop(l, "no connection within 10 s");
         break;
+    case LINK_SECURING:
     case LINK_PROVING:
         link_drop(l, "the handshake took more than 10 s");
         break;
@@ -543,7 +572,7 @@ int link_new(struct reactor *r, const struct gateway_config *config, struct stre
     l->config = config;
     l->streams = streams;
     l->relay = relay;
-    l->fd = -1;
+    l->fd = l->wire.fd = -1;
     l->source.ready = link_ready;
     l->timer.fire = link_timer;
     reactor_work_init(&l->resume, link_resume);

@@ -12,6 +12,16 @@
 /* Slots that the stream table can have: max_streams, and a default stream for each target. */
 size_t link_max_slots(const struct gateway_config *config);
 
+/* ---- TLS (link_tls.c): how the server is known when it is not on this machine. */
+/* Whether the server that is dialled needs it. */
+bool link_tls_wanted(const struct link *l);
+/* Begin; l->key is loaded. 0, or an error code with words. */
+int link_tls_begin(struct link *l, char *words, size_t size);
+/* Go on. 1: it stands and the server is the one; 0: later; an error code with words. */
+int link_tls_step(struct link *l, char *words, size_t size);
+/* Enrolled: know this server again. 0 or -errno. */
+int link_tls_remember(const struct link *l);
+
 /* ---- statistics (link_stats.c): what answers polls, from whole readings of the streams'
  * meters. */
 struct link_stats;

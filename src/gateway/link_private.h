@@ -18,11 +18,13 @@
 #include "gateway/link_identity.h"
 #include "gateway/relay.h"
 #include "gateway/stream.h"
+#include "tls/wire.h"
 
 #define LINK_STATE_TABLE(X)                                                                        \
     X(IDLE, "idle")       /* no server is configured */                                            \
     X(WAITING, "waiting") /* until the next try */                                                 \
     X(CONNECTING, "connecting")                                                                    \
+    X(SECURING, "securing") /* TLS handshake */                                                    \
     X(PROVING, "proving") /* both sides prove the key */                                           \
     X(ESTABLISHED, "established")
 
@@ -61,6 +63,8 @@ struct link {
     uint64_t established_ns, began_ns; /* began: of the connection */
 
     int fd; /* -1: none */
+    struct wire wire; /* over it */
+    uint8_t server_key[AUTH_FINGERPRINT_SIZE]; /* what the server showed, with TLS */
     struct reactor_source source;
     struct reactor_timer timer; /* the state's: next try, time-out of the handshake, heartbeat */
     struct reactor_work resume; /* more is waiting to be read */

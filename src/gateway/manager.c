@@ -317,6 +317,8 @@ static void manager_hear(struct manager *m)
             continue;
         }
         m->ready = true;
+        if (m->config->sandbox) /* holds for workers to come as well */
+            setup_sandbox(SANDBOX_SUPERVISOR);
         manager_announce(m->config, m->listeners);
         setup_notify("READY=1");
     }

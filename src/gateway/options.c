@@ -40,6 +40,7 @@ static void usage(FILE *out)
           "  --max-hold TIME    longest that one I/O is held, such as 10s or 500ms\n"
           "  --log-level LEVEL  error, warning, info or debug\n"
           "  --single-process   no manager and no worker, one process (for debuggers)\n"
+          "  --no-sandbox       keep all system calls, for debugging\n"
           "  --version          print the version\n"
           "  --help             print this\n",
           out);
@@ -59,6 +60,7 @@ enum {
     OPT_LOG_LEVEL,
     OPT_MAX_HOLD,
     OPT_SINGLE,
+    OPT_NO_SANDBOX,
     OPT_VERSION,
 };
 
@@ -76,6 +78,7 @@ static const struct option long_options[] = {
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
     {"max-hold", required_argument, NULL, OPT_MAX_HOLD},
     {"single-process", no_argument, NULL, OPT_SINGLE},
+    {"no-sandbox", no_argument, NULL, OPT_NO_SANDBOX},
     {"version", no_argument, NULL, OPT_VERSION},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
@@ -131,6 +134,9 @@ static int option_take(struct options *o, int opt)
         return 0;
     case OPT_SINGLE:
         o->single = true;
+        return 0;
+    case OPT_NO_SANDBOX:
+        o->no_sandbox = true;
         return 0;
     case OPT_VERSION:
         puts("weir-gateway " WEIR_VERSION);
@@ -233,6 +239,7 @@ static void config_override(struct gateway_config *c, const struct options *o, s
     config_copy(errors, "--token", c->token, sizeof(c->token), o->token);
     if (o->max_hold && units_parse_duration_ns(o->max_hold, &c->max_hold_ns, &expected) < 0)
         wrong(errors, "--max-hold", o->max_hold, expected);
+    c->sandbox = c->sandbox && !o->no_sandbox;
     enum log_level level;
     if (o->log_level) {
         if (log_level_parse(o->log_level, &level) < 0)

@@ -18,6 +18,7 @@ struct options {
     const char *servers[CONFIG_MAX_SERVERS];
     size_t server_count;
     const char *max_hold;
+    bool no_sandbox;
     bool check;
     bool single; /* no manager: one process, for debuggers and profilers */
 };

@@ -150,3 +150,12 @@ uint64_t setup_watchdog_ns(void)
 #endif
     return 0;
 }
+
+void setup_sandbox(enum sandbox_role role)
+{
+    char words[160];
+    if (sandbox_enter(role, words, sizeof(words)) < 0)
+        log_warning("no sandbox: %s", words);
+    else
+        log_debug("%s", sandbox_is_built() ? "in the sandbox" : "a sanitizer: no sandbox");
+}

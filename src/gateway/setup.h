@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/sandbox.h"
 #include "gateway/config.h"
 #include "gateway/options.h"
 
@@ -15,6 +16,10 @@
 int setup_process(struct gateway_config *c, const struct options *o);
 /* In a worker that @manager started: end when it ends, keep out of the terminal's signals. */
 int setup_worker(pid_t manager);
+
+/* Everything is open: give up what @role does not need. A kernel that has no filter still has a
+ * gateway, and a warning. */
+void setup_sandbox(enum sandbox_role role);
 
 /* Tell the service manager, if there is one: "READY=1", "STOPPING=1", "WATCHDOG=1". */
 void setup_notify(const char *state);

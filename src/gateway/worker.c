@@ -304,6 +304,8 @@ int worker_run(const struct worker_start *start)
     int ret = worker_begin(&w);
     if (ret == 0) {
         const unsigned char word = WORKER_READY;
+        if (w.config->sandbox) /* everything is open */
+            setup_sandbox(SANDBOX_GATEWAY);
         worker_timers_start(&w);
         if (start->control >= 0)
             (void)!send(start->control, &word, sizeof(word), MSG_NOSIGNAL);

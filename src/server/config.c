@@ -33,6 +33,7 @@ void server_config_init(struct server_config *c)
         .probe_period_ns = 10 * NS_PER_S,
         .max_gateways = 10000,
         .log_level = LOG_LEVEL_INFO,
+        .sandbox = true,
         .keep_1s_ns = DAY_NS / 12,
         .keep_10s_ns = DAY_NS,
         .keep_1min_ns = 14 * DAY_NS,
@@ -70,8 +71,12 @@ static const struct key keys[] = {
     {"server", "period", VALUE_DURATION, FIELD(period_ns), 100 * NS_PER_MS, 60 * NS_PER_S},
     {"server", "lease", VALUE_DURATION, FIELD(lease_ns), NS_PER_S, 600 * NS_PER_S},
     {"server", "observe", VALUE_BOOL, FIELD(observe), 0, 0},
+    {"server", "sandbox", VALUE_BOOL, FIELD(sandbox), 0, 0},
     {"control", "listen", VALUE_LISTEN, FIELD(control_listen), 0, 0},
     {"control", "gateways", VALUE_GATEWAY, FIELD(gateways), 0, 0},
+    {"control", "tls-certificate", VALUE_TEXT, FIELD(control_certificate), 0, 0},
+    {"control", "tls-key", VALUE_TEXT, FIELD(control_key), 0, 0},
+    {"control", "tls-client-ca", VALUE_TEXT, FIELD(control_ca), 0, 0},
     {"http", "listen", VALUE_TEXT, FIELD(http_listen), 0, 0},
     {"resource", "probe-period", VALUE_DURATION, FIELD(probe_period_ns), NS_PER_S, 3600 * NS_PER_S},
     {"history", "keep-1s", VALUE_DURATION, FIELD(keep_1s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
@@ -213,14 +218,21 @@ int server_config_load(struct server_config *c, const char *path, struct text *e
     return r;
 }
 
+static int check_address(const char *what, const char *address, uint16_t port, struct addr *ret,
+                         struct text *errors)
+{
+    const char *expected;
+    if (addr_parse(address, port, ret, &expected) == 0)
+        return 0;
+    text_printf(errors, "%s: found \"%s\", expected %s\n", what, address, expected);
+    return WEIR_E_INVALID;
+}
+
 static int check_local(const char *what, const char *address, uint16_t port, struct text *errors)
 {
     struct addr a;
-    const char *expected;
-    if (addr_parse(address, port, &a, &expected) < 0) {
-        text_printf(errors, "%s: found \"%s\", expected %s\n", what, address, expected);
+    if (check_address(what, address, port, &a, errors) < 0)
         return WEIR_E_INVALID;
-    }
     if (addr_is_local(&a))
         return 0;
     text_printf(errors,
@@ -232,13 +244,18 @@ static int check_local(const char *what, const char *address, uint16_t port, str
 
 int server_config_check(struct server_config *c, struct text *errors)
 {
+    struct addr a;
     int r = 0;
     for (size_t i = 0; i < c->control_listen_count; i++)
-        if (check_local("[control] listen", c->control_listen[i], 7400, errors) < 0)
+        if (check_address("[control] listen", c->control_listen[i], 7400, &a, errors) < 0)
             r = WEIR_E_INVALID;
     for (size_t i = 0; i < c->gateway_count; i++)
         if (check_local("[control] gateways", c->gateways[i], 7401, errors) < 0)
             r = WEIR_E_INVALID;
+    if ((c->control_certificate[0] == '\0') != (c->control_key[0] == '\0')) {
+        text_append_str(errors, "[control] tls-certificate, tls-key: found one, expected both\n");
+        r = WEIR_E_INVALID;
+    }
     if (check_local("[http] listen", c->http_listen, 7480, errors) < 0)
         r = WEIR_E_INVALID;
     if (c->lease_ns < 3 * c->period_ns) {

@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/sandbox.h"
 #include "base/text.h"
 #include "config.h"
 #include "server/app/app.h"
@@ -30,6 +31,7 @@
 #include "server/sla.h"
 #include "server/store/store.h"
 #include "server/threads.h"
+#include "tls/identity.h"
 
 #if HAVE_SYSTEMD
 #include <systemd/sd-daemon.h>
@@ -77,6 +79,7 @@ static void usage(FILE *out)
           "      --http ADDRESS     for people (default 127.0.0.1:7480)\n"
           "      --observe          analyse and record, enforce nothing\n"
           "      --log-level LEVEL  error, warning, info or debug\n"
+          "      --no-sandbox       keep all system calls, for debugging\n"
           "      --print-routes     list the routes of the API, then end\n"
           "      --version, --help\n",
           out);
@@ -90,6 +93,7 @@ enum {
     OPT_OBSERVE,
     OPT_LEVEL,
     OPT_ROUTES,
+    OPT_NO_SANDBOX,
     OPT_VERSION,
     OPT_HELP
 };
@@ -103,6 +107,7 @@ static const struct option long_options[] = {
     {"observe", no_argument, NULL, OPT_OBSERVE},
     {"log-level", required_argument, NULL, OPT_LEVEL},
     {"print-routes", no_argument, NULL, OPT_ROUTES},
+    {"no-sandbox", no_argument, NULL, OPT_NO_SANDBOX},
     {"version", no_argument, NULL, OPT_VERSION},
     {"help", no_argument, NULL, OPT_HELP},
     {NULL, 0, NULL, 0},
@@ -144,6 +149,9 @@ static int apply_option(struct server_config *c, int option, size_t *listens, st
         text_printf(errors, "--log-level: found \"%s\", expected error, warning, info or debug\n",
                     optarg);
         return WEIR_E_INVALID;
+    case OPT_NO_SANDBOX:
+        c->sandbox = false;
+        return 0;
     case OPT_ROUTES:
         app_print_routes(stdout);
         return 1;
@@ -416,6 +424,14 @@ static int open_parts(struct server *s)
         r = monitor_open(&s->config, &s->threads, &s->monitor, words, sizeof(words));
     if (r == 0)
         r = app_open(&s->config, &s->threads, &s->app, words, sizeof(words));
+    uint8_t fingerprint[32];
+    if (r == 0) {
+        monitor_fingerprint(s->monitor, fingerprint);
+        app_set_fingerprint(s->app, fingerprint);
+        char text[TLS_FINGERPRINT_TEXT];
+        tls_fingerprint_format(fingerprint, text);
+        log_info("gateways on other machines know this server by %s", text);
+    }
     if (r == 0)
         app_set_figures(s->app, monitor_figures, s->monitor);
     if (r < 0)
@@ -434,6 +450,16 @@ static void close_parts(struct server *s)
     mailbox_set_free(s->threads.set);
 }
 
+/* Everything is open and every thread runs. A kernel that has no filter still has a server. */
+static void give_up(void)
+{
+    char words[160];
+    if (sandbox_enter(SANDBOX_SERVER, words, sizeof(words)) < 0)
+        log_warning("no sandbox: %s", words);
+    else
+        log_debug("%s", sandbox_is_built() ? "in the sandbox" : "a sanitizer: no sandbox");
+}
+
 static int run(struct server *s)
 {
     int signals = block_signals();
@@ -446,6 +472,8 @@ static int run(struct server *s)
     if (r < 0) {
         log_error("cannot start a thread: %s", weir_strerror(r));
     } else {
+        if (s->config.sandbox)
+            give_up();
         printf("weir-server: control on %s\n", monitor_address(s->monitor));
         printf("weir-server: http on %s\n", app_address(s->app));
         fflush(stdout);

@@ -29,6 +29,9 @@ struct server_config {
     size_t control_listen_count;
     char gateways[64][160];        /* gateways that listen: this server dials them */
     size_t gateway_count;
+    /* Of the control port; "": a key pair of the server's own, <state_dir>/tls.pem. With a CA,
+     * gateways on other machines must show a certificate that it signed. */
+    char control_certificate[512], control_key[512], control_ca[512];
     char http_listen[160];         /* default "127.0.0.1:7480" */
     char state_dir[512]; /* default /var/lib/weir: state.db samples.db admin.token gateway.key */
     uint32_t pairs;                /* default 1 */
@@ -38,6 +41,7 @@ struct server_config {
     uint64_t lease_ns;             /* of planned controls; default 10 s */
     uint64_t probe_period_ns;      /* of the resource manager; default 10 s */
     uint32_t max_gateways;         /* default 10,000 */
+    bool sandbox;                  /* base/sandbox.h; default yes */
     bool observe;                  /* start in observe mode: analyse, enforce nothing */
     uint32_t log_level;
     uint64_t keep_1s_ns, keep_10s_ns, keep_1min_ns,

@@ -191,8 +191,11 @@ static int load_psk(struct tls_creds *c, const struct tls_files *f, const struct
 static int set_priority(struct tls_creds *c, const struct tls_files *f)
 {
     char text[160];
-    snprintf(text, sizeof(text), "NORMAL:-VERS-ALL:+VERS-TLS1.3%s%s%s",
-             f->only_tls13 ? "" : ":+VERS-TLS1.2", c->x509 ? ":-RSA" : ":-KX-ALL",
+    /* Keys of shared sessions are never renewed, so they have the cipher that needs it never (RFC
+     * 8446, section 5.5). */
+    snprintf(text, sizeof(text), "NORMAL:-VERS-ALL:+VERS-TLS1.3%s%s%s%s",
+             f->only_tls13 ? "" : ":+VERS-TLS1.2",
+             f->shared ? ":-CIPHER-ALL:+CHACHA20-POLY1305" : "", c->x509 ? ":-RSA" : ":-KX-ALL",
              f->psk[0] != '\0' ? ":+ECDHE-PSK:+DHE-PSK" : "");
     return gnutls_priority_init(&c->priority, text, NULL) < 0 ? -ENOMEM : 0;
 }

@@ -499,7 +499,7 @@ class Access(ApiCase):
 
     def test_a_token_is_shown_once_and_ends_when_revoked(self):
         made = self.token("viewer", expiresIn="30d")
-        self.assertRegex(made["token"], r"^weirt_[A-Za-z0-9_-]{43}$")
+        self.assertRegex(made["token"], r"^weirt_[A-Za-z0-9_-]{43}\.[A-Za-z0-9_-]{43}$")
         for t in self.call("GET", "/api/v1/tokens", expect=200)[2]["items"]:
             self.assertNotIn("token", t)
             self.assertNotIn("hash", t)

@@ -267,15 +267,6 @@ class ControlProtocol(unittest.TestCase):
 
 
 class RealGateway(unittest.TestCase):
-    def test_off_loopback_is_refused_at_start(self):
-        with weirtest.World() as w:
-            state = w.path("s")
-            os.makedirs(state)
-            r = subprocess.run([weirtest.SERVER, "--state-dir", state, "--http", "127.0.0.1:0", "--listen", "0.0.0.0:0"],
-                               capture_output=True, text=True, timeout=weirtest.PATIENCE, check=False)
-            self.assertNotEqual(r.returncode, 0)
-            self.assertIn("TLS", r.stdout + r.stderr)
-
     def test_a_gateway_enrols_and_comes_back_with_its_credential_when_the_server_does(self):
         with weirtest.World() as w:
             target = w.nbdkit("memory", "16M")

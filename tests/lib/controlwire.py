@@ -185,9 +185,9 @@ def derive(token_key, gateway_id, nonce_g, nonce_s):
 
 
 def token_key(token):
-    """(id, key) of "weir1.ID.SECRET"."""
+    """(id, key) of "weir1.ID.SECRET.FINGERPRINT"."""
     import base64
-    _, ident, secret = token.split(".")
+    _, ident, secret = token.split(".")[:3]  # and the fingerprint of the server's key
     raw = base64.urlsafe_b64decode(secret + "=")
     return ident, hashlib.blake2b(raw, digest_size=32).digest()
 

@@ -184,6 +184,11 @@ void app_set_figures(struct app *a, size_t (*read)(const void *ctx, struct app_f
     a->figures_ctx = ctx;
 }
 
+void app_set_fingerprint(struct app *a, const uint8_t fingerprint[32])
+{
+    memcpy(a->fingerprint, fingerprint, sizeof(a->fingerprint));
+}
+
 /* One function per message. */
 static bool handle(struct app *a, struct msg *m)
 {

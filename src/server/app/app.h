@@ -29,6 +29,8 @@ const char *app_address(const struct app *a);
  * APP_MAX_FIGURES and says how many; called by the app's thread. Before app_main runs. */
 void app_set_figures(struct app *a, size_t (*read)(const void *ctx, struct app_figure *ret),
                      const void *ctx);
+/* What enrolment tokens carry, so that a gateway knows this server again; before app_main. */
+void app_set_fingerprint(struct app *a, const uint8_t fingerprint[32]);
 /* Thread body; @app. A handler that needs another thread asks by mailbox and is suspended. */
 void *app_main(void *app);
 

@@ -57,6 +57,7 @@ struct app {
     uint64_t requests_total[6]; /* by hundreds of the status */
     size_t (*figures_read)(const void *ctx, struct app_figure *ret); /* NULL: none */
     const void *figures_ctx;
+    uint8_t fingerprint[32]; /* of the server's key for the control port */
     bool stopping;
 };
 

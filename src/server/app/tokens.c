@@ -327,6 +327,7 @@ void tokens_enrol(struct request *r)
         return;
     rng_system(random, sizeof(random));
     auth_token_make(random, w->secret, w->id, key);
+    auth_token_bind(w->secret, r->app->fingerprint);
     sodium_bin2hex(key_hex, sizeof(key_hex), key, sizeof(key));
     struct store_write *write = store_write_new(STORE_ENROLMENT_PUT);
     if (write) {

@@ -180,7 +180,7 @@ static size_t handshakes_of(const struct acceptor *a, const char *address)
     return n;
 }
 
-static void connection(struct acceptor *a, int fd)
+static void connection(struct acceptor *a, int fd, bool far)
 {
     char address[ADDR_TEXT_SIZE];
     monitor_count(a->m, accepted);
@@ -192,11 +192,12 @@ static void connection(struct acceptor *a, int fd)
         return;
     }
     weir_assert(!list_empty(&a->free));
-    handshake_begin(container_of(a->free.next, struct handshake, link), fd, address);
+    handshake_begin(container_of(a->free.next, struct handshake, link), fd, address,
+                    far);
 }
 
 /* Take what waits at one listener; true when there may be more. */
-static bool accept_some(struct acceptor *a, int listener)
+static bool accept_some(struct acceptor *a, int listener, bool far)
 {
     for (unsigned i = 0; i < ACCEPT_ROUND; i++) {
         if (list_empty(&a->free)) {
@@ -205,7 +206,7 @@ static bool accept_some(struct acceptor *a, int listener)
         }
         int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            connection(a, fd);
+            connection(a, fd, far);
             continue;
         }
         if (errno == EINTR || errno == ECONNABORTED)
@@ -226,7 +227,7 @@ static void accept_all(struct reactor_work *w)
     bool more = false;
     a->waiting = false;
     for (size_t i = 0; i < a->m->listener_count; i++)
-        more |= accept_some(a, a->m->listener[i]);
+        more |= accept_some(a, a->m->listener[i], a->m->listener_far[i]);
     if (more)
         reactor_defer(a->reactor, &a->accept_work);
 }

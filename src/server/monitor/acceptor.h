@@ -24,6 +24,8 @@
 
 #define HANDSHAKE_STATE_TABLE(X)                                                                   \
     X(FREE, "free")                                                                                \
+    X(FIRST, "first")     /* waits for a byte, which tells TLS from a frame */                     \
+    X(TLS, "tls")         /* TLS handshake */                                                      \
     X(HELLO, "hello")     /* waits for Hello */                                                    \
     X(KEYS, "keys")       /* Hello names a key that is being looked up */                          \
     X(PROOF, "proof")     /* Challenge is out */                                                   \
@@ -50,6 +52,8 @@ struct handshake {
     struct reactor_timer timer;
     uint8_t in[SESSION_EARLY_MAX];
     size_t in_size;
+    bool far; /* came over a listener that takes TLS only */
+    uint8_t channel[AUTH_CHANNEL_SIZE], peer_key[AUTH_FINGERPRINT_SIZE]; /* with TLS */
     struct auth_context auth;
     uint8_t key[AUTH_KEY_SIZE];
     bool enrolling;
@@ -99,8 +103,8 @@ struct acceptor {
 
 /* handshake.c */
 void handshake_init(struct handshake *h, struct acceptor *a);
-/* Takes @fd. */
-void handshake_begin(struct handshake *h, int fd, const char *address);
+/* Takes @fd; @far: only TLS will do. */
+void handshake_begin(struct handshake *h, int fd, const char *address, bool far);
 /* Keys were loaded: go on with one that waits for them. */
 void handshake_keys_loaded(struct handshake *h);
 void handshake_enrolled(struct handshake *h, int status);

@@ -96,7 +96,7 @@ static void ready(struct reactor_source *s, uint32_t events)
         snprintf(address, sizeof(address), "%s", d->addr.text);
     struct handshake *h = container_of(a->free.next, struct handshake, link);
     h->dial = (size_t)(d - d->dialler->dial) + 1;
-    handshake_begin(h, fd, address);
+    handshake_begin(h, fd, address, false);
 }
 
 static void begin(struct dial *d)

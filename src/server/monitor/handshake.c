@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One handshake of a gateway with the server (docs/protocol.md, "Handshake").
  *
- *   FREE -> HELLO --Hello--> PROOF --Proof--> session          known key
+ *   FREE -> FIRST --a frame begins, on loopback--> HELLO
+ *              \--a TLS record begins--> TLS --it stands--> HELLO
+ *   HELLO --Hello--> PROOF --Proof--> session                  known key
  *              \--Hello--> KEYS --keys came--> PROOF           unknown yet: the store is asked
  *                              PROOF --Proof--> ENROL --token taken--> session
- *   HELLO, KEYS, PROOF, ENROL --refused--> REFUSED --peer closed, or 1 s--> FREE
+ *   FIRST, HELLO, KEYS, PROOF, ENROL --refused--> REFUSED --peer closed, or 1 s--> FREE
  *   any --10 s, or peer closed--> FREE
  *
  * Invariants:
@@ -14,7 +16,10 @@
  *     serves the one gateway id that it was made for.
  *  4. A token is taken by the store, in one transaction with the credential that it becomes, before
  *     Welcome is sent: of two that race, one is refused.
- *  5. Every refusal has a code, words, a counter and an event. */
+ *  5. Off loopback nothing but a TLS record begins a handshake. Over TLS both proofs cover the
+ *     session (auth.h), the gateway shows a certificate, and a credential that was made over TLS
+ *     works with the key of that certificate only.
+ *  6. Every refusal has a code, words, a counter and an event. */
 #include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -34,7 +39,12 @@
 #define ENROL_TIMEOUT_NS (8 * NS_PER_S)
 
 static const bool state_allowed[HANDSHAKE_STATE_COUNT][HANDSHAKE_STATE_COUNT] = {
-    [HANDSHAKE_FREE] = {[HANDSHAKE_HELLO] = true},
+    [HANDSHAKE_FREE] = {[HANDSHAKE_FIRST] = true},
+    [HANDSHAKE_FIRST] = {[HANDSHAKE_TLS] = true,
+                         [HANDSHAKE_HELLO] = true,
+                         [HANDSHAKE_REFUSED] = true,
+                         [HANDSHAKE_FREE] = true},
+    [HANDSHAKE_TLS] = {[HANDSHAKE_HELLO] = true, [HANDSHAKE_FREE] = true},
     [HANDSHAKE_HELLO] = {[HANDSHAKE_KEYS] = true,
                          [HANDSHAKE_PROOF] = true,
                          [HANDSHAKE_REFUSED] = true,
@@ -100,6 +110,8 @@ static void count_refusal(struct handshake *h, int code)
         monitor_count(m, refused_full);
     else if (code == WEIR_E_UNAVAILABLE)
         monitor_count(m, refused_unavailable);
+    else if (code == WEIR_E_REFUSED)
+        monitor_count(m, refused_tls);
     else
         monitor_count(m, refused_protocol);
 }
@@ -163,6 +175,10 @@ static void look_up(struct handshake *h, bool last)
         memcmp(e->gateway_id, h->auth.gateway_id, AUTH_ID_SIZE) != 0) {
         refuse(h, WEIR_E_AUTH,
                "this credential belongs to another gateway; enrol this one with a token");
+    } else if (e != NULL && h->wire.tls != NULL && e->has_tls_key &&
+               memcmp(e->tls_key, h->peer_key, sizeof(e->tls_key)) != 0) {
+        refuse(h, WEIR_E_AUTH,
+               "the gateway shows another certificate than it enrolled with; enrol it anew");
     } else if (e != NULL) {
         challenge(h, e->key, class == KEY_TOKEN);
     } else if (!last && key_loader_refresh(a)) {
@@ -197,6 +213,8 @@ static void got_hello(struct handshake *h, const Weir__Control__Hello *hello)
     memcpy(h->auth.gateway_id, hello->gateway_id.data, AUTH_ID_SIZE);
     memcpy(h->auth.boot_id, hello->boot_id.data, AUTH_ID_SIZE);
     memcpy(h->auth.nonce_gateway, hello->nonce.data, AUTH_NONCE_SIZE);
+    h->auth.has_channel = h->wire.tls != NULL;
+    memcpy(h->auth.channel, h->channel, sizeof(h->channel));
     snprintf(h->auth.key_id, sizeof(h->auth.key_id), "%s", hello->key_id);
     look_up(h, false);
 }
@@ -232,10 +250,13 @@ static void stand(struct handshake *h)
 static json_t *enrolment_json(const struct handshake *h)
 {
     char id[2 * AUTH_ID_SIZE + 1], key[2 * AUTH_KEY_SIZE + 1];
+    char tls_key[2 * AUTH_FINGERPRINT_SIZE + 1] = "";
+    if (h->wire.tls != NULL)
+        sodium_bin2hex(tls_key, sizeof(tls_key), h->peer_key, sizeof(h->peer_key));
     sodium_bin2hex(id, sizeof(id), h->auth.gateway_id, AUTH_ID_SIZE);
     sodium_bin2hex(key, sizeof(key), h->new_key, AUTH_KEY_SIZE);
-    json_t *j = json_pack("{s:s, s:s, s:s, s:s}", "gateway_id", id, "key_id", h->new_key_id, "key",
-                          key, "gateway_name", h->name);
+    json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:s}", "gateway_id", id, "key_id", h->new_key_id,
+                          "key", key, "gateway_name", h->name, "tls_key", tls_key);
     sodium_memzero(key, sizeof(key));
     return j;
 }
@@ -301,6 +322,8 @@ void handshake_enrolled(struct handshake *h, int status)
     memcpy(e.id, h->new_key_id, sizeof(e.id));
     memcpy(e.key, h->new_key, sizeof(e.key));
     memcpy(e.gateway_id, h->auth.gateway_id, sizeof(e.gateway_id));
+    e.has_tls_key = h->wire.tls != NULL;
+    memcpy(e.tls_key, h->peer_key, sizeof(e.tls_key));
     (void)keys_add_credential(&h->acceptor->keys.table, &e); /* the load below brings it as well */
     sodium_memzero(&e, sizeof(e));
     snprintf(h->auth.key_id, sizeof(h->auth.key_id), "%s", h->new_key_id);
@@ -377,6 +400,70 @@ static void discard(struct handshake *h)
     handshake_abandon(h); /* closed, or talks on and on */
 }
 
+/* TLS could not be had: there is nobody whom words would reach. */
+static void tls_failed(struct handshake *h, const char *why)
+{
+    char text[512], clean[200];
+    report_words(clean, sizeof(clean), why);
+    snprintf(text, sizeof(text), "TLS with a gateway at %s failed: %s", h->address, clean);
+    monitor_count(h->acceptor->m, refused_tls);
+    acceptor_event(h->acceptor, "gateway-refused", "gateway/unknown", text);
+    handshake_abandon(h);
+}
+
+/* False: not yet, or @h is free. */
+static bool tls_step(struct handshake *h)
+{
+    int r = tls_session_handshake(h->wire.tls);
+    if (r == 0)
+        return false;
+    if (r == WEIR_E_CLOSED) {
+        monitor_count(h->acceptor->m, handshake_closed);
+        handshake_abandon(h);
+        return false;
+    }
+    if (r < 0) {
+        tls_failed(h, tls_session_words(h->wire.tls));
+        return false;
+    }
+    if (tls_session_peer_key(h->wire.tls, h->peer_key) < 0 ||
+        tls_session_channel(h->wire.tls, h->channel) < 0) {
+        tls_failed(h, "no certificate, or no channel to bind the proof to");
+        return false;
+    }
+    set_state(h, HANDSHAKE_HELLO);
+    return true;
+}
+
+/* The first byte: a frame begins with 0, since none is longer than 1 MiB, a TLS handshake with 22
+ * (RFC 8446, section 5.1). False: not yet, or @h is refused or free. */
+static bool first_byte(struct handshake *h)
+{
+    uint8_t byte;
+    ssize_t n = recv(h->wire.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return false;
+    if (n <= 0) {
+        monitor_count(h->acceptor->m, handshake_closed);
+        handshake_abandon(h);
+        return false;
+    }
+    if (byte == 22) {
+        if (tls_session_new(h->acceptor->m->tls, h->wire.fd, &h->wire.tls) < 0) {
+            handshake_abandon(h);
+            return false;
+        }
+        set_state(h, HANDSHAKE_TLS);
+        return true;
+    }
+    if (h->far) {
+        refuse(h, WEIR_E_REFUSED, "TLS is required on this address");
+        return false;
+    }
+    set_state(h, HANDSHAKE_HELLO);
+    return true;
+}
+
 static void ready(struct reactor_source *s, uint32_t events)
 {
     struct handshake *h = container_of(s, struct handshake, source);
@@ -385,6 +472,10 @@ static void ready(struct reactor_source *s, uint32_t events)
         discard(h);
         return;
     }
+    if (h->state == HANDSHAKE_FIRST && !first_byte(h))
+        return;
+    if (h->state == HANDSHAKE_TLS && !tls_step(h))
+        return;
     uint32_t number = h->number;
     while (h->number == number && h->state != HANDSHAKE_REFUSED && h->state != HANDSHAKE_FREE) {
         if (h->in_size == sizeof(h->in))
@@ -423,12 +514,13 @@ void handshake_init(struct handshake *h, struct acceptor *a)
     list_init(&h->link);
 }
 
-void handshake_begin(struct handshake *h, int fd, const char *address)
+void handshake_begin(struct handshake *h, int fd, const char *address, bool far)
 {
     struct acceptor *a = h->acceptor;
     list_remove(&h->link);
     list_push_back(&a->busy, &h->link);
-    set_state(h, HANDSHAKE_HELLO);
+    set_state(h, HANDSHAKE_FIRST);
+    h->far = far;
     h->number++;
     h->wire = (struct wire){.fd = fd};
     h->source.fd = fd;
@@ -438,6 +530,6 @@ void handshake_begin(struct handshake *h, int fd, const char *address)
     snprintf(h->address, sizeof(h->address), "%s", address);
     monitor_count_add(a->m, handshakes_now, 1);
     reactor_timer_set(a->reactor, &h->timer, reactor_now(a->reactor) + HANDSHAKE_NS);
-    if (reactor_add(a->reactor, &h->source, EPOLLIN | EPOLLRDHUP) < 0)
+    if (reactor_add(a->reactor, &h->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP) < 0)
         handshake_abandon(h);
 }

@@ -51,6 +51,10 @@ static int credential_from_row(struct key_entry *e, const json_t *row)
         return WEIR_E_PARSE;
     if (hex_exact(row_text(row, "gateway_id"), e->gateway_id, sizeof(e->gateway_id)) < 0)
         return WEIR_E_PARSE;
+    const char *tls_key = row_text(row, "tls_key");
+    e->has_tls_key = tls_key != NULL && *tls_key != '\0';
+    if (e->has_tls_key && hex_exact(tls_key, e->tls_key, sizeof(e->tls_key)) < 0)
+        return WEIR_E_PARSE;
     return hex_exact(row_text(row, "key"), e->key, sizeof(e->key));
 }
 

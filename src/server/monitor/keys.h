@@ -19,6 +19,8 @@ struct key_entry {
     char id[AUTH_KEY_ID_SIZE]; /* as in Hello: "gateway:HEX" or "token:ID" */
     uint8_t key[AUTH_KEY_SIZE];
     uint8_t gateway_id[AUTH_ID_SIZE]; /* credentials */
+    bool has_tls_key;                 /* credentials: was made over TLS, by who has the key with */
+    uint8_t tls_key[AUTH_FINGERPRINT_SIZE]; /* this fingerprint */
     int64_t expires_us;               /* tokens; 0: never */
 };
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the monitor's threads share.
  *
- * Listening sockets are opened before any thread runs, so that a port in use is said at start. TCP
- * is taken on loopback only: what follows the handshake is plaintext, so anything else needs TLS
- * first. A Unix socket <state_dir>/control.sock (0600) is always there. The local key is a file of
- * mode 0600: who can read it may be a gateway of this machine.
+ * Listening sockets are opened before any thread runs, so that a port in use is said at start.
+ * What follows the handshake is plaintext on loopback, unless the gateway begins with TLS; on any
+ * other address it is TLS or nothing. The server's key pair for that is configured, or made at the
+ * first start. A Unix socket <state_dir>/control.sock (0600) is always there. The local key is a
+ * file of mode 0600: who can read it may be a gateway of this machine.
  *
  * Routing is a pure hash of the gateway's id (FNV-1a, 64 bit), so that a gateway that comes back
  * meets the same SLA process, and its cache, whichever connection carries it. */
@@ -23,6 +24,7 @@
 #include "base/rng.h"
 #include "base/text.h"
 #include "server/monitor/monitor_private.h"
+#include "tls/identity.h"
 
 #define KEY_FILE_MAX 256u
 #define PATH_SIZE (512u + 32u)
@@ -74,6 +76,33 @@ static int key_load(struct monitor *m, char *ret_words, size_t size)
     return r;
 }
 
+static int tls_load(struct monitor *m, char *ret_words, size_t size)
+{
+    const struct server_config *c = m->config;
+    struct tls_files f = {.peer = c->control_ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_PINNED,
+                          .only_tls13 = true,
+                          .shared = true};
+    int r = 0;
+    if (c->control_certificate[0] != '\0') {
+        snprintf(f.certificate, sizeof(f.certificate), "%s", c->control_certificate);
+        snprintf(f.key, sizeof(f.key), "%s", c->control_key);
+    } else if (snprintf(f.certificate, sizeof(f.certificate), "%s/tls.pem", c->state_dir) >=
+               (int)sizeof(f.certificate)) {
+        snprintf(ret_words, size, "state-dir is too long for files in it");
+        return WEIR_E_TOO_LARGE;
+    } else {
+        r = tls_identity_ensure(f.certificate, m->server_name, ret_words, size);
+    }
+    snprintf(f.ca, sizeof(f.ca), "%s", c->control_ca);
+    return r < 0 ? r : tls_creds_new(TLS_SERVER, &f, &m->tls, ret_words, size);
+}
+
+void monitor_fingerprint(const struct monitor *m, uint8_t ret[32])
+{
+    bool has = tls_creds_fingerprint(m->tls, ret);
+    weir_assert(has);
+}
+
 static int listen_one(struct monitor *m, const char *text, char *ret_words, size_t size)
 {
     struct addr a;
@@ -83,20 +112,13 @@ static int listen_one(struct monitor *m, const char *text, char *ret_words, size
         snprintf(ret_words, size, "control listen: found \"%s\", expected %s", text, expected);
         return r;
     }
-    if (!addr_is_local(&a)) {
-        snprintf(
-            ret_words, size,
-            "control listen: %s is not loopback; gateways on other machines need TLS, which is not "
-            "configured: use 127.0.0.1, [::1] or a Unix socket",
-            text);
-        return WEIR_E_REFUSED;
-    }
     weir_assert(m->listener_count < MONITOR_LISTENERS_MAX);
     int fd = addr_listen(&a, LISTEN_BACKLOG, 0600);
     if (fd < 0) {
         snprintf(ret_words, size, "control listen: %s: %s", text, weir_strerror(fd));
         return fd;
     }
+    m->listener_far[m->listener_count] = !addr_is_local(&a);
     m->listener[m->listener_count++] = fd;
     if (m->address[0] == '\0' && addr_local_text(fd, m->address, sizeof(m->address)) < 0)
         snprintf(m->address, sizeof(m->address), "%s", text);
@@ -148,6 +170,8 @@ int monitor_open(const struct server_config *config, const struct threads *threa
     m->session = calloc(m->max_sessions, sizeof(struct owned_session *));
     int r = m->session == NULL ? -ENOMEM : key_load(m, ret_words, size);
     if (r == 0)
+        r = tls_load(m, ret_words, size);
+    if (r == 0)
         r = listen_all(m, ret_words, size);
     if (r < 0) {
         monitor_close(m);
@@ -171,6 +195,7 @@ void monitor_close(struct monitor *m)
         free(m->session[i]);
     }
     free(m->session);
+    tls_creds_unref(m->tls);
     sodium_memzero(m->local_key, sizeof(m->local_key));
     free(m);
 }

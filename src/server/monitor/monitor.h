@@ -20,6 +20,9 @@ void monitor_close(struct monitor *m);
 /* The address the first TCP listener really got (the Unix socket's when there is none). */
 const char *monitor_address(const struct monitor *m);
 
+/* SHA-256 of the public key that gateways on other machines know this server by. */
+void monitor_fingerprint(const struct monitor *m, uint8_t ret[32]);
+
 struct monitor_thread {
     struct monitor *monitor;
     size_t pair;
@@ -42,6 +45,7 @@ size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16])
     X(refused_protocol, "Handshakes refused: the peer broke the protocol")                         \
     X(refused_full, "Handshakes refused: as many sessions as configured")                          \
     X(refused_unavailable, "Handshakes refused: keys could not be read or written")                \
+    X(refused_tls, "Connections closed: no TLS where it is required, or it failed")                \
     X(handshake_timeouts, "Handshakes that took longer than their bound")                          \
     X(handshake_closed, "Handshakes that the peer left")                                           \
     X(dials, "Connections opened to gateways that listen")                                         \

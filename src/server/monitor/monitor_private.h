@@ -42,6 +42,8 @@ struct monitor {
     const struct server_config *config;
     const struct threads *threads;
     int listener[MONITOR_LISTENERS_MAX];
+    bool listener_far[MONITOR_LISTENERS_MAX]; /* not loopback: TLS or nothing */
+    struct tls_creds *tls;
     size_t listener_count;
     char address[ADDR_TEXT_SIZE];
     uint8_t local_key[AUTH_KEY_SIZE];

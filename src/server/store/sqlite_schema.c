@@ -45,6 +45,8 @@ const char *const sqlite_state_migration[SQLITE_STATE_VERSION] = {
     " severity INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL)"
     " STRICT;"
     "CREATE INDEX events_by_time ON events(wall_us);",
+    /* 2: the public key that the gateway showed when it enrolled over TLS. */
+    "ALTER TABLE credentials ADD COLUMN tls_key TEXT NOT NULL DEFAULT '';",
 };
 
 #define SAMPLE_TABLE(name) \

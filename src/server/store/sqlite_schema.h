@@ -4,7 +4,7 @@
 #ifndef WEIR_SERVER_STORE_SQLITE_SCHEMA_H
 #define WEIR_SERVER_STORE_SQLITE_SCHEMA_H
 
-#define SQLITE_STATE_VERSION   1
+#define SQLITE_STATE_VERSION   2
 #define SQLITE_SAMPLES_VERSION 1
 extern const char *const sqlite_state_migration[SQLITE_STATE_VERSION];
 extern const char *const sqlite_samples_migration[SQLITE_SAMPLES_VERSION];

@@ -305,11 +305,11 @@ static int enrolment_use(struct sqlite_db *d, const struct store_write *w)
     static const char use[] = "UPDATE enrolments SET used_us = ?1, used_by = ?2, key = ''"
                               " WHERE id = ?3 AND used_us IS NULL AND expires_us > ?1";
     static const char insert[] =
-        "INSERT INTO credentials(key_id, key, gateway_id, gateway_name, created_us)"
-        " VALUES(?, ?, ?, ?, ?)";
+        "INSERT INTO credentials(key_id, key, gateway_id, gateway_name, created_us, tls_key)"
+        " VALUES(?, ?, ?, ?, ?, ?)";
     if (member(w, "gateway_id") == NULL || member(w, "key_id") == NULL || member(w, "key") == NULL)
         return WEIR_E_INVALID;
-    const char *name = member(w, "gateway_name");
+    const char *name = member(w, "gateway_name"), *tls_key = member(w, "tls_key");
     sqlite3_stmt *stmt = sqlite_db_statement(d, use);
     if (stmt == NULL)
         return WEIR_E_UNAVAILABLE;
@@ -327,6 +327,7 @@ static int enrolment_use(struct sqlite_db *d, const struct store_write *w)
     sqlite_db_bind_text(stmt, 3, member(w, "gateway_id"));
     sqlite_db_bind_text(stmt, 4, name != NULL ? name : "");
     sqlite3_bind_int64(stmt, 5, w->wall_us);
+    sqlite_db_bind_text(stmt, 6, tls_key != NULL ? tls_key : "");
     rc = sqlite_db_run(d, stmt);
     char detail[3 * NAME_SIZE];
     snprintf(detail, sizeof(detail), "gateway %.120s (%.64s), credential %.80s",

@@ -121,6 +121,43 @@ static void a_token_is_read_as_it_was_made(void **state)
     assert_memory_equal(made, read, sizeof(made));
 }
 
+static void a_token_with_a_fingerprint_gives_both_and_only_whole(void **state)
+{
+    (void)state;
+    uint8_t random[40], made[AUTH_KEY_SIZE], read[AUTH_KEY_SIZE], print[AUTH_FINGERPRINT_SIZE],
+        got[AUTH_FINGERPRINT_SIZE];
+    char token[AUTH_TOKEN_SIZE], id[AUTH_TOKEN_ID_SIZE], again[AUTH_TOKEN_ID_SIZE];
+    memset(random, 0x5c, sizeof(random));
+    memset(print, 0xe7, sizeof(print));
+    auth_token_make(random, token, id, made);
+    assert_false(auth_token_fingerprint(token, got));
+    auth_token_bind(token, print);
+    assert_int_equal(auth_token_parse(token, again, read), 0);
+    assert_string_equal(id, again);
+    assert_memory_equal(made, read, sizeof(made));
+    assert_true(auth_token_fingerprint(token, got));
+    assert_memory_equal(print, got, sizeof(print));
+    for (size_t n = strlen(token) - 1; n > strlen("weir1.") + 17 + 43; n--) {
+        token[n] = '\0';
+        assert_int_equal(auth_token_parse(token, again, read), WEIR_E_PARSE);
+        assert_false(auth_token_fingerprint(token, got));
+    }
+}
+
+static void a_proof_fits_its_own_tls_session_only(void **state)
+{
+    (void)state;
+    struct auth_context c = {.version = 1, .key_id = "local"};
+    uint8_t key[AUTH_KEY_SIZE] = {1}, proof[AUTH_PROOF_SIZE];
+    auth_prove(&c, key, AUTH_GATEWAY, proof);
+    c.has_channel = true;
+    assert_false(auth_check(&c, key, AUTH_GATEWAY, proof, sizeof(proof)));
+    auth_prove(&c, key, AUTH_GATEWAY, proof);
+    assert_true(auth_check(&c, key, AUTH_GATEWAY, proof, sizeof(proof)));
+    c.channel[31] ^= 1;
+    assert_false(auth_check(&c, key, AUTH_GATEWAY, proof, sizeof(proof)));
+}
+
 static void what_is_no_token_is_refused(void **state)
 {
     (void)state;
@@ -154,6 +191,8 @@ int main(void)
         cmocka_unit_test(a_proof_fits_only_its_side),
         cmocka_unit_test(a_proof_fits_no_other_handshake),
         cmocka_unit_test(a_token_is_read_as_it_was_made),
+        cmocka_unit_test(a_token_with_a_fingerprint_gives_both_and_only_whole),
+        cmocka_unit_test(a_proof_fits_its_own_tls_session_only),
         cmocka_unit_test(what_is_no_token_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

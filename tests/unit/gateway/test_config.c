@@ -275,12 +275,13 @@ static void outside_text_in_errors_is_escaped(void **state)
     assert_non_null(strstr(p->errors.data, "\\x1b[2J"));
 }
 
-static void a_server_beyond_this_machine_is_refused(void **state)
+static void a_server_whose_authority_cannot_be_read_is_refused(void **state)
 {
     struct place *p = *state;
-    assert_int_equal(load(p, BASE "[server]\naddress = 10.0.0.1:7400\n"), 0);
+    assert_int_equal(load(p, BASE "[server]\naddress = 10.0.0.1:7400\ntls-ca = /nowhere/ca.pem\n"),
+                     0);
     assert_int_equal(gateway_config_check(p->c, &p->errors), WEIR_E_INVALID);
-    assert_non_null(strstr(p->errors.data, "10.0.0.1:7400"));
+    assert_non_null(strstr(p->errors.data, "/nowhere/ca.pem"));
 }
 
 static void two_listeners_on_one_address_are_refused(void **state)
@@ -340,7 +341,7 @@ int main(void)
         TEST(what_is_wrong_is_refused_where_it_stands),
         TEST(all_errors_of_a_file_are_listed),
         TEST(outside_text_in_errors_is_escaped),
-        TEST(a_server_beyond_this_machine_is_refused),
+        TEST(a_server_whose_authority_cannot_be_read_is_refused),
         TEST(two_listeners_on_one_address_are_refused),
         TEST(checking_twice_gives_the_same),
         TEST(numbers_of_sections_are_bounded),
