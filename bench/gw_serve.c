@@ -111,10 +111,10 @@ int serve_frame(struct serve *s, uint32_t at, const Weir__Control__Frame *f, uin
 {
     if (f->body_case != WEIR__CONTROL__FRAME__BODY_STATISTICS)
         return WEIR_E_NOT_FOUND;
-    struct report *r = report_new(f->statistics, at);
+    struct report *r = report_new(f->statistics, at, NULL);
     weir_assert(r != NULL);
     serve_report(s, at, r, now_ns);
-    report_free(r);
+    free(r);
     return 0;
 }
 

@@ -88,6 +88,8 @@ static const struct table_column gateways[] = {
     {"APPLIED", "epoch.applied", TABLE_EXACT, true},
     {"PAIR", "pair", TABLE_EXACT, true},
     {"PROCESS", "process", TABLE_EXACT, true},
+    {"SUBGROUP", "subgroup", TABLE_EXACT, true},
+    {"QUEUED", "queuedBytes", TABLE_EXACT, true},
     {"SOFTWARE", "software", TABLE_TEXT, true},
     {"ID", "id", TABLE_TEXT, true},
     {"SEEN", "lastSeen", TABLE_AGE, false},

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/addr.h"
 #include "base/clock.h"
@@ -25,8 +26,8 @@ void server_config_init(struct server_config *c)
         .control_listen_count = 1,
         .http_listen = "127.0.0.1:7480",
         .state_dir = "/var/lib/weir",
-        .pairs = 1,
-        .sla_processes = 2,
+        .pairs = 0,
+        .sla_processes = 0,
         .readers = 2,
         .period_ns = NS_PER_S,
         .lease_ns = 10 * NS_PER_S,
@@ -46,6 +47,7 @@ enum value_type {
     VALUE_LISTEN,
     VALUE_GATEWAY,
     VALUE_COUNT,
+    VALUE_AUTO, /* a count, or "auto", which is 0 */
     VALUE_DURATION,
     VALUE_BOOL,
     VALUE_LEVEL
@@ -64,8 +66,9 @@ struct key {
 static const struct key keys[] = {
     {"server", "state-dir", VALUE_TEXT, FIELD(state_dir), 0, 0},
     {"server", "log-level", VALUE_LEVEL, FIELD(log_level), 0, 0},
-    {"server", "pairs", VALUE_COUNT, FIELD(pairs), 1, THREADS_MAX_PAIRS},
-    {"server", "sla-processes", VALUE_COUNT, FIELD(sla_processes), 1, THREADS_MAX_SERVICES},
+    {"server", "pairs", VALUE_AUTO, FIELD(pairs), 1, THREADS_MAX_PAIRS},
+    {"server", "sla-processes", VALUE_AUTO, FIELD(sla_processes), 1, THREADS_MAX_SERVICES},
+    {"server", "pin", VALUE_BOOL, FIELD(pin), 0, 0},
     {"server", "store-readers", VALUE_COUNT, FIELD(readers), 2, THREADS_MAX_READERS},
     {"server", "max-gateways", VALUE_COUNT, FIELD(max_gateways), 1, 100000},
     {"server", "period", VALUE_DURATION, FIELD(period_ns), 100 * NS_PER_MS, 60 * NS_PER_S},
@@ -127,6 +130,13 @@ static int read_value(struct server_config *c, const struct key *k, const char *
         if (r == 0)
             c->gateway_count++;
         break;
+    case VALUE_AUTO:
+        snprintf(expected, size, "auto, or a whole number from %llu to %llu",
+                 (unsigned long long)k->min, (unsigned long long)k->max);
+        if (strcmp(value, "auto") != 0)
+            return read_count(value, k->min, k->max, (uint32_t *)(void *)field);
+        *(uint32_t *)(void *)field = 0;
+        return 0;
     case VALUE_COUNT:
         r = read_count(value, k->min, k->max, (uint32_t *)(void *)field);
         snprintf(expected, size, "a whole number from %llu to %llu", (unsigned long long)k->min,
@@ -242,10 +252,22 @@ static int check_local(const char *what, const char *address, uint16_t port, str
     return WEIR_E_INVALID;
 }
 
+/* A pair a processor; on few processors one pair is enough, and leaves room for the rest. */
+static void settle_auto(struct server_config *c)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t n = cpus < 4 ? 1 : cpus < (long)THREADS_MAX_PAIRS ? (uint32_t)cpus : THREADS_MAX_PAIRS;
+    if (c->pairs == 0)
+        c->pairs = n;
+    if (c->sla_processes == 0)
+        c->sla_processes = c->pairs < 2 ? 2 : c->pairs;
+}
+
 int server_config_check(struct server_config *c, struct text *errors)
 {
     struct addr a;
     int r = 0;
+    settle_auto(c);
     for (size_t i = 0; i < c->control_listen_count; i++)
         if (check_address("[control] listen", c->control_listen[i], 7400, &a, errors) < 0)
             r = WEIR_E_INVALID;

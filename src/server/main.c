@@ -10,6 +10,7 @@
 #include <getopt.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,9 +43,14 @@
 #define STUCK_NS (5 * NS_PER_S)
 #define THREADS_MAX (5 + 2 * THREADS_MAX_PAIRS + THREADS_MAX_SERVICES + THREADS_MAX_READERS)
 
+/* In this order they are stopped: those that bring work in first. */
+enum rank { RANK_ACCEPTOR, RANK_IN, RANK_RESOURCE, RANK_SLA, RANK_OUT, RANK_APP, RANK_READER,
+            RANK_WRITER, RANK_COUNT };
+
 struct running {
     pthread_t thread;
     struct mailbox *box;
+    enum rank rank;
     bool stopped;
 };
 
@@ -60,6 +66,9 @@ struct server {
     struct resource_thread resource;
     struct running running[THREADS_MAX];
     size_t running_count;
+    size_t pairs_started, sla_started;
+    bool resizing; /* the router moves gateways to where the settings now say */
+    const char *config_path;
     uint64_t stuck_said_ns;
 };
 
@@ -213,35 +222,39 @@ static struct mailbox *box(struct server *s, const char *name, size_t index, boo
     return mailbox_new(s->threads.set, full, capacity, tickets);
 }
 
+/* For as many pairs and SLA processes as may ever run: pages of those that do not stay unused. */
 static int make_mailboxes(struct server *s)
 {
     struct threads *t = &s->threads;
+    t->queued = calloc(s->config.max_gateways, sizeof(*t->queued));
     t->pairs = s->config.pairs;
     t->services_count = s->config.sla_processes;
     t->readers = s->config.readers;
     t->set = mailbox_set_new(THREADS_MAX + 1);
     if (t->set == NULL)
         return -ENOMEM;
-    bool ok = (t->main = box(s, "main", 0, false, 256, 128)) != NULL;
+    bool ok = t->queued != NULL && (t->main = box(s, "main", 0, false, 256, 128)) != NULL;
     ok = ok && (t->acceptor = box(s, "acceptor", 0, false, 2048, 1024)) != NULL;
     ok = ok && (t->app = box(s, "app", 0, false, 8192, 2048)) != NULL;
     ok = ok && (t->resource = box(s, "resource", 0, false, 1024, 64)) != NULL;
     ok = ok && (t->store_writer = box(s, "store.writer", 0, false, 8192, 64)) != NULL;
-    for (size_t i = 0; ok && i < t->pairs; i++) {
+    for (size_t i = 0; ok && i < THREADS_MAX_PAIRS; i++) {
         ok = (t->inbound[i] = box(s, "inbound", i, true, 4096, 64)) != NULL;
         ok = ok && (t->outbound[i] = box(s, "outbound", i, true, 32768, 64)) != NULL;
     }
-    for (size_t i = 0; ok && i < t->services_count; i++)
+    for (size_t i = 0; ok && i < THREADS_MAX_SERVICES; i++)
         ok = (t->services[i] = box(s, "services", i, true, 32768, 256)) != NULL;
     for (size_t i = 0; ok && i < t->readers; i++)
         ok = (t->store_reader[i] = box(s, "store.reader", i, true, 1024, 64)) != NULL;
     return ok ? 0 : -ENOMEM;
 }
 
-static int start(struct server *s, struct mailbox *box, thread_main *body, void *arg)
+static int start(struct server *s, enum rank rank, struct mailbox *box, thread_main *body,
+                 void *arg)
 {
     struct running *r = &s->running[s->running_count];
     r->box = box;
+    r->rank = rank;
     struct mailbox_stats st;
     mailbox_stats(s->threads.set, mailbox_id(box), &st);
     int e = pthread_create(&r->thread, NULL, body, arg);
@@ -253,31 +266,64 @@ static int start(struct server *s, struct mailbox *box, thread_main *body, void 
     return 0;
 }
 
-/* In the order in which they are stopped again. */
+/* @thread was started last; keep it on the processor of its pair. */
+static void pin(struct server *s, size_t pair)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    cpu_set_t set;
+    if (!s->config.pin || cpus < 1)
+        return;
+    CPU_ZERO(&set);
+    CPU_SET(pair % (size_t)cpus, &set);
+    int e = pthread_setaffinity_np(s->running[s->running_count - 1].thread, sizeof(set), &set);
+    if (e != 0)
+        log_warning("a thread of pair %zu cannot be pinned: %s", pair, weir_strerror(-e));
+}
+
+/* Those that are not there yet. */
+static int start_pairs(struct server *s)
+{
+    struct threads *t = &s->threads;
+    int r = 0;
+    for (size_t i = s->pairs_started; r == 0 && i < s->config.pairs; i++) {
+        s->pair[i] = (struct monitor_thread){.monitor = s->monitor, .pair = i};
+        r = start(s, RANK_OUT, t->outbound[i], monitor_outbound_main, &s->pair[i]);
+        if (r == 0)
+            pin(s, i);
+        if (r == 0)
+            r = start(s, RANK_IN, t->inbound[i], monitor_inbound_main, &s->pair[i]);
+        if (r == 0)
+            pin(s, i);
+        s->pairs_started += r == 0;
+    }
+    for (size_t i = s->sla_started; r == 0 && i < s->config.sla_processes; i++) {
+        s->sla[i] = (struct sla_thread){.config = &s->config, .threads = t, .index = i};
+        r = start(s, RANK_SLA, t->services[i], sla_main, &s->sla[i]);
+        if (r == 0)
+            pin(s, i % s->config.pairs);
+        s->sla_started += r == 0;
+    }
+    /* Those that are no longer needed stay, and answer that they have nothing. */
+    t->pairs = s->pairs_started;
+    t->services_count = s->sla_started;
+    return r;
+}
+
 static int start_threads(struct server *s)
 {
     struct threads *t = &s->threads;
     s->acceptor = (struct monitor_thread){.monitor = s->monitor};
-    int r = start(s, t->acceptor, monitor_acceptor_main, &s->acceptor);
-    for (size_t i = 0; r == 0 && i < t->pairs; i++) {
-        s->pair[i] = (struct monitor_thread){.monitor = s->monitor, .pair = i};
-        r = start(s, t->inbound[i], monitor_inbound_main, &s->pair[i]);
-    }
+    int r = start(s, RANK_ACCEPTOR, t->acceptor, monitor_acceptor_main, &s->acceptor);
     s->resource = (struct resource_thread){.config = &s->config, .threads = t};
-    r = r < 0 ? r : start(s, t->resource, resource_main, &s->resource);
-    for (size_t i = 0; r == 0 && i < t->services_count; i++) {
-        s->sla[i] = (struct sla_thread){.config = &s->config, .threads = t, .index = i};
-        r = start(s, t->services[i], sla_main, &s->sla[i]);
-    }
-    for (size_t i = 0; r == 0 && i < t->pairs; i++)
-        r = start(s, t->outbound[i], monitor_outbound_main, &s->pair[i]);
-    r = r < 0 ? r : start(s, t->app, app_main, s->app);
+    r = r < 0 ? r : start(s, RANK_RESOURCE, t->resource, resource_main, &s->resource);
+    r = r < 0 ? r : start_pairs(s);
+    r = r < 0 ? r : start(s, RANK_APP, t->app, app_main, s->app);
     for (size_t i = 0; r == 0 && i < t->readers; i++) {
         s->reader[i] = (struct store_thread){.store = s->store, .threads = t, .index = i};
-        r = start(s, t->store_reader[i], store_reader_main, &s->reader[i]);
+        r = start(s, RANK_READER, t->store_reader[i], store_reader_main, &s->reader[i]);
     }
     s->writer = (struct store_thread){.store = s->store, .threads = t};
-    return r < 0 ? r : start(s, t->store_writer, store_writer_main, &s->writer);
+    return r < 0 ? r : start(s, RANK_WRITER, t->store_writer, store_writer_main, &s->writer);
 }
 
 static bool wait_stopped(struct server *s, struct running *r, uint64_t ticket)
@@ -302,27 +348,34 @@ static bool wait_stopped(struct server *s, struct running *r, uint64_t ticket)
     return false;
 }
 
+static bool stop_thread(struct server *s, struct running *r)
+{
+    struct msg m = {.kind = MSG_STOP};
+    uint64_t ticket = 0;
+    uint64_t deadline = clock_mono_ns() + STOP_TIMEOUT_NS;
+    while (mailbox_ask(s->threads.main, r->box, &m, STOP_TIMEOUT_NS, clock_mono_ns(), &ticket) <
+               0 &&
+           clock_mono_ns() < deadline)
+        usleep(1000); /* main has nothing else to do at the end */
+    if (ticket != 0 && wait_stopped(s, r, ticket)) {
+        r->stopped = true;
+        return true;
+    }
+    struct mailbox_stats st;
+    mailbox_stats(s->threads.set, mailbox_id(r->box), &st);
+    log_error("thread %s did not end within 10 s", st.name);
+    return false;
+}
+
 /* One after the other: each may still post to those that end after it. */
 static bool stop_threads(struct server *s)
 {
     bool all = true;
-    for (size_t i = 0; i < s->running_count; i++) {
-        struct running *r = &s->running[i];
-        struct msg m = {.kind = MSG_STOP};
-        uint64_t ticket = 0;
-        uint64_t deadline = clock_mono_ns() + STOP_TIMEOUT_NS;
-        while (mailbox_ask(s->threads.main, r->box, &m, STOP_TIMEOUT_NS, clock_mono_ns(), &ticket) <
-                   0 &&
-               clock_mono_ns() < deadline)
-            usleep(1000); /* main has nothing else to do at the end */
-        if (ticket != 0 && wait_stopped(s, r, ticket)) {
-            r->stopped = true;
-            continue;
+    for (int rank = 0; rank < RANK_COUNT; rank++) {
+        for (size_t i = 0; i < s->running_count; i++) {
+            if (s->running[i].rank == (enum rank)rank)
+                all = stop_thread(s, &s->running[i]) && all;
         }
-        struct mailbox_stats st;
-        mailbox_stats(s->threads.set, mailbox_id(r->box), &st);
-        log_error("thread %s did not end within 10 s", st.name);
-        all = false;
     }
     return all;
 }
@@ -351,6 +404,70 @@ static void tell_systemd(const char *state)
 #endif
 }
 
+/* The router answers when every gateway is where the settings say. */
+static void hear(struct server *s)
+{
+    struct msg m;
+    while (mailbox_take(s->threads.main, &m)) {
+        if (m.kind == MSG_ROUTE_RESIZE && m.is_reply) {
+            s->resizing = false;
+            log_info("all gateways are at %u pairs and %u SLA processes", s->config.pairs,
+                     s->config.sla_processes);
+        }
+        msg_release(&m);
+    }
+}
+
+/* Gateways go to @pairs and @processes, which run. */
+static void resize(struct server *s)
+{
+    struct msg m = {.kind = MSG_ROUTE_RESIZE, .arg = {s->config.pairs, s->config.sla_processes}};
+    uint64_t ticket;
+    if (mailbox_ask(s->threads.main, s->threads.acceptor, &m, UINT64_MAX / 2, clock_mono_ns(),
+                    &ticket) < 0) {
+        log_warning("SIGHUP: the acceptor has no time; say it again");
+        return;
+    }
+    s->resizing = true;
+}
+
+/* All or nothing: a file with an error changes nothing. */
+static void reload(struct server *s)
+{
+    struct server_config c;
+    struct text errors;
+    if (s->config_path == NULL || s->resizing) {
+        log_warning("SIGHUP: %s", s->resizing ? "gateways still move for the last one; again later"
+                                              : "there is no file of settings to read");
+        return;
+    }
+    text_init(&errors, 1 << 20);
+    server_config_init(&c);
+    int r = server_config_load(&c, s->config_path, &errors);
+    if (r == 0)
+        r = server_config_check(&c, &errors);
+    if (r < 0) {
+        log_error("SIGHUP: nothing is changed: %s", errors.len > 0 ? errors.data : "cannot read");
+    } else {
+        log_info("SIGHUP: %u pairs and %u SLA processes (%u and %u before); other settings are "
+                 "read at start only",
+                 c.pairs, c.sla_processes, s->config.pairs, s->config.sla_processes);
+        uint32_t pairs = s->config.pairs, processes = s->config.sla_processes;
+        s->config.pairs = c.pairs;
+        s->config.sla_processes = c.sla_processes;
+        s->config.pin = c.pin;
+        r = start_pairs(s);
+        if (r < 0) {
+            log_error("SIGHUP: cannot start a thread: %s", weir_strerror(r));
+            s->config.pairs = pairs;
+            s->config.sla_processes = processes;
+        } else {
+            resize(s);
+        }
+    }
+    text_fini(&errors);
+}
+
 /* Until SIGTERM or SIGINT. */
 static void serve(struct server *s, int signals)
 {
@@ -358,12 +475,13 @@ static void serve(struct server *s, int signals)
         struct pollfd p = {.fd = signals, .events = POLLIN};
         int n = poll(&p, 1, 1000);
         watch_threads(s, clock_mono_ns());
+        hear(s);
         tell_systemd("WATCHDOG=1");
         struct signalfd_siginfo info;
         if (n != 1 || read(signals, &info, sizeof(info)) != sizeof(info))
             continue;
         if (info.ssi_signo == SIGHUP) {
-            log_info("SIGHUP: settings are read at start only; documents change through the API");
+            reload(s);
             continue;
         }
         log_info("signal %u: ending", info.ssi_signo);
@@ -448,6 +566,7 @@ static void close_parts(struct server *s)
     if (s->store != NULL)
         store_close(s->store);
     mailbox_set_free(s->threads.set);
+    free(s->threads.queued);
 }
 
 /* Everything is open and every thread runs. A kernel that has no filter still has a server. */
@@ -509,6 +628,7 @@ int main(int argc, char **argv)
         code = EXIT_SUCCESS;
     } else if (r == 0) {
         log_init("weir-server", (enum log_level)s->config.log_level);
+        s->config_path = o.config_path;
         code = run(s);
     }
     text_fini(&errors);

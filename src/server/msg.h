@@ -25,10 +25,28 @@
     X(CONTROLS_ACK, "controls-ack")                                                              \
     /* inbound -> services: arg[0] session, arg[1] stream index. */                              \
     X(SURGE, "surge")                                                                            \
-    /* services -> outbound: arg[0] session; struct poll_request. */                             \
+    /* services -> outbound: arg[0] session, arg[1] seq, arg[2] acked. */                        \
     X(SEND_POLL, "send-poll")                                                                    \
     /* services -> outbound: arg[0] session; struct control_update (services/controls.h). */     \
     X(SEND_CONTROLS, "send-controls")                                                            \
+    /* outbound -> services: arg[0] session, arg[1] 1: it does not read, what waited was let     \
+     * go of; 0: it reads again. */                                                              \
+    X(STALLED, "stalled")                                                                        \
+    /* round all who know a gateway: struct move (move.h). */                                    \
+    X(MOVE, "move")                                                                              \
+    /* services -> acceptor: struct gateway_targets: what a gateway stands before. */            \
+    X(GATEWAY_TARGETS, "gateway-targets")                                                        \
+    /* services -> acceptor: arg[0..1] gateway id: recalled from the database. */                \
+    X(GATEWAY_KNOWN, "gateway-known")                                                            \
+    /* services -> acceptor: arg[0..1] gateway id: retired. */                                   \
+    X(GATEWAY_GONE, "gateway-gone")                                                              \
+    /* acceptor -> services: arg[0..1] gateway id: another process has it. */                    \
+    X(GATEWAY_FORGET, "gateway-forget")                                                          \
+    /* acceptor -> services: arg[0..1] gateway id, arg[2] its subgroup's number. */              \
+    X(GATEWAY_SUBGROUP, "gateway-subgroup")                                                      \
+    /* main -> acceptor: arg[0] pairs, arg[1] SLA processes -> reply when every gateway is       \
+     * within. */                                                                                \
+    X(ROUTE_RESIZE, "route-resize")                                                              \
     /* services, acceptor -> outbound: arg[0] session; body: char * why: say bye and close. */   \
     X(SESSION_END, "session-end")                                                                \
     /* services -> services (coordinator): arg[0] subgroup; what a tenant was served             \

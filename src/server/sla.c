@@ -34,6 +34,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "server/model/model.h"
+#include "server/move.h"
 #include "server/msg.h"
 #include "server/resource/resource.h"
 #include "server/services/services.h"
@@ -42,6 +43,7 @@
 #include "server/view.h"
 
 #define ROUND_MESSAGES 256u
+#define MOVE_RETRY_NS (10 * NS_PER_MS)
 #define ASK_TIMEOUT_NS (5 * NS_PER_S)
 /* Streams one process holds; see services/state.h for what one costs. */
 #define SLA_MAX_STREAMS 16384u
@@ -63,6 +65,9 @@ struct sla {
     uint64_t load_tries;
     bool loaded;
     bool stopping;
+    struct move_queue moves;   /* batons that could not be handed on yet */
+    struct move_queue arrived; /* and those that came before the documents */
+    struct msg stop;
 };
 
 /* --- loading --------------------------------------------------------------------------- */
@@ -121,12 +126,17 @@ static void load_gateway(struct sla *s, const json_t *row, uint64_t now_ns)
     struct gateway_record g;
     if (!gateway_record_read(row, &g))
         return;
-    /* Another process's, or of a life with another number of processes: it is met again by itself.
-     */
-    if (g.process != s->setup->index || g.processes != s->setup->threads->services_count)
+    /* Another process's; one of a process that is no more falls to one that is. */
+    if (g.process % s->setup->threads->services_count != s->setup->index)
         return;
-    services_gateway_recall(s->services, g.id, g.name, g.software, g.address, g.first_seen_us,
-                            g.last_seen_us, now_ns);
+    if (services_gateway_recall(s->services, g.id, g.name, g.software, g.address, g.first_seen_us,
+                                g.last_seen_us, now_ns) < 0)
+        return;
+    /* The router sends it here when it comes, or has us forget it: it is at another's already. */
+    struct msg m = {.kind = MSG_GATEWAY_KNOWN};
+    memcpy(m.arg, g.id, sizeof(g.id));
+    if (mailbox_post(s->box, s->setup->threads->acceptor, &m) < 0)
+        services_gateway_forget(s->services, g.id);
 }
 
 static void load_reply(struct sla *s, const struct msg *m, uint64_t now_ns, int64_t wall_us)
@@ -214,7 +224,8 @@ static void json_release(void *json)
 
 static void on_view(struct sla *s, const struct msg *m)
 {
-    json_t *j = view_render(services_entities(s->services), m->body, s->setup->index);
+    json_t *j = view_render(services_entities(s->services), m->body, s->setup->index,
+                            s->setup->threads->queued);
     mailbox_reply(s->box, m, j != NULL ? 0 : WEIR_E_UNAVAILABLE, j,
                   j != NULL ? json_release : NULL);
 }
@@ -259,14 +270,64 @@ static void on_reply(struct sla *s, const struct msg *m, uint64_t now_ns, int64_
     }
 }
 
+static void move_import(struct sla *s, struct move *m, uint64_t now_ns, int64_t wall_us)
+{
+    if (m->parcel != NULL)
+        services_gateway_import(s->services, m->parcel, m->to_pair, m->subgroup, now_ns, wall_us);
+    m->parcel = NULL;
+    m->step = MOVE_UNPACKED;
+    move_queue_put(&s->moves, m);
+}
+
+/* server/move.h: the baton is here to let a gateway go, or to bring it. */
+static void on_move(struct sla *s, struct move *m, uint64_t now_ns, int64_t wall_us)
+{
+    bool leaves = m->step == MOVE_FROZEN || m->step == MOVE_ASKED;
+    if (leaves) {
+        m->parcel = services_gateway_export(s->services, m->gateway, now_ns, wall_us);
+        m->parcel_free = services_parcel_free;
+        m->step = MOVE_PACKED;
+        move_queue_put(&s->moves, m);
+    } else if (s->loaded) {
+        move_import(s, m, now_ns, wall_us);
+    } else {
+        move_queue_put(&s->arrived, m); /* what is agreed is not known yet */
+    }
+    (void)move_queue_post(&s->moves, s->box, s->setup->threads);
+}
+
+static void moves_drive(struct sla *s, uint64_t now_ns, int64_t wall_us)
+{
+    while (s->loaded && s->arrived.first != NULL) {
+        struct move *m = s->arrived.first;
+        s->arrived.first = m->next;
+        move_import(s, m, now_ns, wall_us);
+    }
+    (void)move_queue_post(&s->moves, s->box, s->setup->threads);
+}
+
 static void on_message(struct sla *s, struct msg *m, uint64_t now_ns, int64_t wall_us)
 {
     struct services *sv = s->services;
     switch (m->kind) {
     case MSG_STOP:
-        s->stopping = true;
-        sla_out_flush(&s->out, now_ns, true);
-        mailbox_reply(s->box, m, 0, NULL, NULL);
+        s->stopping = true; /* what lies in the box is answered first */
+        s->stop = *m;
+        break;
+    case MSG_MOVE: {
+        struct move *move = m->body;
+        m->body = NULL;
+        on_move(s, move, now_ns, wall_us);
+        break;
+    }
+    case MSG_STALLED:
+        services_stalled(sv, m->arg[0], m->arg[1] != 0, now_ns, wall_us);
+        break;
+    case MSG_GATEWAY_FORGET:
+        services_gateway_forget(sv, (const uint8_t *)m->arg);
+        break;
+    case MSG_GATEWAY_SUBGROUP:
+        services_subgroup(sv, (const uint8_t *)m->arg, (uint32_t)m->arg[2]);
         break;
     case MSG_GATEWAY_UP:
         services_gateway_up(sv, m->body, now_ns, wall_us);
@@ -306,20 +367,22 @@ static void on_message(struct sla *s, struct msg *m, uint64_t now_ns, int64_t wa
 static bool handle_some(struct sla *s)
 {
     struct msg m;
-    for (unsigned n = 0; n < ROUND_MESSAGES && !s->stopping; n++) {
-        if (!mailbox_take(s->box, &m))
-            return false;
+    bool more = true;
+    for (unsigned n = 0; n < ROUND_MESSAGES; n++) {
+        more = mailbox_take(s->box, &m);
+        if (!more)
+            break;
         uint64_t now_ns = clock_mono_ns();
         int64_t wall_us = clock_wall_us();
-        mailbox_busy(s->box, m.kind, now_ns);
+        mailbox_busy(s->box, m.kind, now_ns); /* ends what was before */
         if (m.is_reply)
             on_reply(s, &m, now_ns, wall_us);
         else
             on_message(s, &m, now_ns, wall_us);
         msg_release(&m);
-        mailbox_idle(s->box, clock_mono_ns());
     }
-    return true;
+    mailbox_idle(s->box, clock_mono_ns());
+    return more;
 }
 
 /* --- the loop -------------------------------------------------------------------------- */
@@ -340,8 +403,9 @@ static void wait_for_work(struct sla *s, uint64_t now_ns)
     uint64_t at = due < out ? due : out;
     if (!s->loaded && s->load_at_ns < at)
         at = s->load_at_ns;
-    if (at > now_ns + NS_PER_S)
-        at = now_ns + NS_PER_S; /* tickets expire */
+    uint64_t last = s->moves.first != NULL ? MOVE_RETRY_NS : NS_PER_S; /* tickets expire */
+    if (at > now_ns + last)
+        at = now_ns + last;
     uint64_t wait = at > now_ns ? at - now_ns : 0;
     struct timespec ts = {.tv_sec = (time_t)(wait / NS_PER_S), .tv_nsec = (long)(wait % NS_PER_S)};
     struct pollfd p = {.fd = mailbox_fd(s->box), .events = POLLIN};
@@ -351,7 +415,7 @@ static void wait_for_work(struct sla *s, uint64_t now_ns)
 static void round_once(struct sla *s, uint64_t *expired_ns)
 {
     bool more = handle_some(s);
-    if (s->stopping)
+    if (s->stopping && !more)
         return;
     uint64_t now_ns = clock_mono_ns();
     int64_t wall_us = clock_wall_us();
@@ -360,6 +424,7 @@ static void round_once(struct sla *s, uint64_t *expired_ns)
         expire_tickets(s, now_ns, wall_us);
     }
     load_drive(s, now_ns, wall_us);
+    moves_drive(s, now_ns, wall_us);
     services_tick(s->services, now_ns, wall_us);
     sla_out_flush(&s->out, now_ns, false);
     if (!more)
@@ -401,8 +466,16 @@ void *sla_main(void *sla_thread)
     uint64_t expired_ns = clock_mono_ns();
     while (!s->stopping)
         round_once(s, &expired_ns);
+    struct msg stop = s->stop;
+    struct mailbox *box = s->box;
+    while (handle_some(s))
+        continue;
+    sla_out_flush(&s->out, clock_mono_ns(), true);
+    move_queue_free(&s->moves);
+    move_queue_free(&s->arrived);
     services_free(s->services);
     sla_out_fini(&s->out);
     free(s);
+    mailbox_reply(box, &stop, 0, NULL, NULL);
     return NULL;
 }

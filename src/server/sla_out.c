@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "server/monitor/monitor.h"
 #include "server/msg.h"
 #include "server/resource/resource.h"
 #include "server/store/store.h"
@@ -44,22 +45,16 @@ void sla_out_fini(struct sla_out *o)
 
 static struct mailbox *outbound(const struct sla_out *o, uint16_t pair)
 {
-    weir_assert(pair < o->setup->threads->pairs);
+    weir_assert(pair < THREADS_MAX_PAIRS);
+    weir_assert(o->setup->threads->outbound[pair] != NULL);
     return o->setup->threads->outbound[pair];
 }
 
 static int out_poll(void *ctx, uint64_t session, uint16_t pair, const struct poll_request *p)
 {
     struct sla_out *o = ctx;
-    struct poll_request *body = malloc(sizeof(*body));
-    if (body == NULL)
-        return -ENOMEM;
-    *body = *p;
-    struct msg m = {.kind = MSG_SEND_POLL, .arg = {session}, .body = body, .body_free = free};
-    int err = mailbox_post(o->box, outbound(o, pair), &m);
-    if (err < 0)
-        free(body);
-    return err;
+    struct msg m = {.kind = MSG_SEND_POLL, .arg = {session, p->seq, p->acked}};
+    return mailbox_post(o->box, outbound(o, pair), &m);
 }
 
 static int out_controls(void *ctx, uint64_t session, uint16_t pair, struct control_update *u)
@@ -202,10 +197,20 @@ bool gateway_record_read(const json_t *row, struct gateway_record *ret)
     return ret->name[0] != '\0';
 }
 
+static void say_gone(struct sla_out *o, const struct entity_gateway *g)
+{
+    struct msg m = {.kind = MSG_GATEWAY_GONE};
+    memcpy(m.arg, g->hello.id, GATEWAY_ID_SIZE);
+    /* When it is lost the table keeps one entry more until it needs the room. */
+    (void)mailbox_post(o->box, o->setup->threads->acceptor, &m);
+}
+
 static void out_gateway(void *ctx, const struct entity_gateway *g)
 {
     struct sla_out *o = ctx;
     bool gone = g->state == GATEWAY_RETIRED;
+    if (gone)
+        say_gone(o, g);
     if (g->state == GATEWAY_DISCOVERED || g->state == GATEWAY_PENDING)
         return; /* not worth a write until it is controlled */
     struct store_write *w = store_write_new(gone ? STORE_GATEWAY_DELETE : STORE_GATEWAY_PUT);
@@ -283,6 +288,54 @@ static void out_target_seen(void *ctx, const char *gateway, const char *target, 
         o->targets_owed = true;
 }
 
+/* FNV-1a: storage is the same where its URI is. */
+static uint64_t uri_hash(const char *uri)
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    for (; *uri != '\0'; uri++)
+        h = (h ^ (uint8_t)*uri) * UINT64_C(0x100000001b3);
+    return h;
+}
+
+static bool targets_post(struct sla_out *o, const struct entity_gateway *g)
+{
+    struct gateway_targets *t = calloc(1, sizeof(*t));
+    if (t == NULL)
+        return false;
+    memcpy(t->gateway, g->hello.id, sizeof(t->gateway));
+    const struct entities *e = services_entities(o->services);
+    list_for_each(it, &e->targets) {
+        const struct entity_target *target = container_of(it, struct entity_target, link);
+        if (target->gateway == g && target->uri[0] != '\0' && t->count < GATEWAY_TARGETS_MAX)
+            t->hash[t->count++] = uri_hash(target->uri);
+    }
+    struct msg m = {.kind = MSG_GATEWAY_TARGETS, .body = t, .body_free = free};
+    if (mailbox_post(o->box, o->setup->threads->acceptor, &m) == 0)
+        return true;
+    free(t);
+    return false;
+}
+
+static void out_targets(void *ctx, const struct entity_gateway *g)
+{
+    struct sla_out *o = ctx;
+    if (!targets_post(o, g))
+        o->storage_owed = true;
+}
+
+/* All of them again: which one was not said is not kept. */
+static void send_storage(struct sla_out *o)
+{
+    if (!o->storage_owed)
+        return;
+    o->storage_owed = false;
+    const struct entities *e = services_entities(o->services);
+    list_for_each(it, &e->gateways) {
+        if (!targets_post(o, container_of(it, struct entity_gateway, link)))
+            o->storage_owed = true;
+    }
+}
+
 static void send_targets(struct sla_out *o, uint64_t now_ns)
 {
     if (!o->targets_owed || now_ns - o->targets_ns < NS_PER_S)
@@ -310,6 +363,7 @@ struct services_sink sla_out_sink(struct sla_out *o)
         .action = out_action,
         .event = out_event,
         .target_seen = out_target_seen,
+        .targets = out_targets,
         .gateway = out_gateway,
     };
 }
@@ -334,6 +388,10 @@ void sla_out_flush(struct sla_out *o, uint64_t now_ns, bool now)
     bool half_full = o->samples >= SLA_OUT_SAMPLES / 2;
     send_writes(o, now_ns);
     send_targets(o, now_ns);
+    if (now_ns - o->storage_ns >= NS_PER_S) {
+        o->storage_ns = now_ns;
+        send_storage(o);
+    }
     if (!now && !half_full && now_ns < o->flush_ns)
         return;
     o->flush_ns = now_ns + FLUSH_NS;

@@ -29,6 +29,8 @@ struct sla_out {
     struct store_write **write;      /* ring of records of gateways to be written */
     size_t write_first, writes, writes_out;
     bool targets_owed;               /* some target could not be said */
+    bool storage_owed;               /* nor to the router */
+    uint64_t storage_ns;
     uint64_t flush_ns, targets_ns, said_ns;
     uint64_t samples_dropped, actions_dropped, events_dropped, writes_dropped, notices_dropped;
     uint64_t dropped_said;

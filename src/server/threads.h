@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The thread map: who runs in the server, each with its mailbox. Made before any thread, never
- * changed. */
+/* The thread map: who runs in the server, each with its mailbox. Made before any thread; later only
+ * the numbers of pairs and SLA processes that run change, by main. */
 #ifndef WEIR_SERVER_THREADS_H
 #define WEIR_SERVER_THREADS_H
 #include <stdatomic.h>
@@ -14,13 +14,24 @@
 #define THREADS_MAX_SERVICES 16u
 #define THREADS_MAX_READERS 8u
 
+/* Where gateways are, for views: written by the acceptor. */
+struct threads_load {
+    _Atomic uint32_t gateways, subgroups;
+};
+
 struct threads {
     struct mailbox_set *set;
     struct mailbox *main, *acceptor, *app, *resource, *store_writer;
     struct mailbox *inbound[THREADS_MAX_PAIRS], *outbound[THREADS_MAX_PAIRS];
     struct mailbox *services[THREADS_MAX_SERVICES];
     struct mailbox *store_reader[THREADS_MAX_READERS];
-    size_t pairs, services_count, readers;
+    /* What runs: mailboxes may be there for more. Views and changes of documents go to the first
+     * services_count. */
+    _Atomic size_t pairs, services_count;
+    size_t readers;
+    struct threads_load of_pair[THREADS_MAX_PAIRS], of_services[THREADS_MAX_SERVICES];
+    /* By session slot: bytes that wait to be sent; written by outbound. NULL: not kept. */
+    _Atomic uint32_t *queued;
 };
 
 /* Settings of the server, from server.conf and options; borrowed by every thread, never changed. */
@@ -34,8 +45,9 @@ struct server_config {
     char control_certificate[512], control_key[512], control_ca[512];
     char http_listen[160];         /* default "127.0.0.1:7480" */
     char state_dir[512]; /* default /var/lib/weir: state.db samples.db admin.token gateway.key */
-    uint32_t pairs;                /* default 1 */
-    uint32_t sla_processes;        /* default 2 */
+    uint32_t pairs;                /* default auto: one a processor, 1 below four */
+    uint32_t sla_processes;        /* default auto: as many as pairs, two at least */
+    bool pin;                      /* threads of a pair stay on one processor; default no */
     uint32_t readers;              /* default 2 */
     uint64_t period_ns;            /* default 1 s */
     uint64_t lease_ns;             /* of planned controls; default 10 s */
@@ -48,6 +60,7 @@ struct server_config {
         keep_1h_ns; /* ages of samples: 2 h, 24 h, 14 d, 400 d */
 };
 
+/* 0 in pairs and sla_processes means auto until server_config_check, which puts numbers there. */
 void server_config_init(struct server_config *c);
 
 struct text;

@@ -9,6 +9,7 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "server/monitor/session.h"
 #include "server/services/explain.h"
 #include "server/services/precedence.h"
 
@@ -239,7 +240,17 @@ static void render_streams(const struct entities *e, const struct view_request *
 /* --- gateways
  * --------------------------------------------------------------------------------------------- */
 
-static json_t *gateway(const struct entity_gateway *g, uint64_t process)
+/* Bytes that wait to be sent to it; null: it has no session, or nobody counts. */
+static json_t *queue_of(const struct entity_gateway *g, const _Atomic uint32_t *queued)
+{
+    if (!g->live || queued == NULL)
+        return json_null();
+    return count(atomic_load_explicit(&queued[session_slot(g->hello.session)],
+                                      memory_order_relaxed));
+}
+
+static json_t *gateway(const struct entity_gateway *g, uint64_t process,
+                       const _Atomic uint32_t *queued)
 {
     json_t *epoch = json_pack("{s:o, s:o}", "desired", count(g->epoch_desired), "applied",
                               count(g->epoch_applied));
@@ -258,17 +269,19 @@ static json_t *gateway(const struct entity_gateway *g, uint64_t process)
     json_object_set_new(j, "epoch", epoch);
     json_object_set_new(j, "pair", count(g->hello.pair));
     json_object_set_new(j, "process", count(process));
+    json_object_set_new(j, "subgroup", count(g->hello.subgroup));
+    json_object_set_new(j, "queuedBytes", queue_of(g, queued));
     return j;
 }
 
 static void render_gateways(const struct entities *e, const struct view_request *r,
-                            uint64_t process, json_t *out)
+                            uint64_t process, const _Atomic uint32_t *queued, json_t *out)
 {
     list_for_each(it, &e->gateways) {
         const struct entity_gateway *g = container_of(it, struct entity_gateway, link);
         if (r->name[0] == '\0' || strcmp(r->name, g->hello.name) == 0 ||
             strcmp(r->name, g->id_text) == 0)
-            json_array_append_new(out, gateway(g, process));
+            json_array_append_new(out, gateway(g, process, queued));
     }
 }
 
@@ -522,7 +535,7 @@ static void render_status(const struct entities *e, json_t *out)
     uint64_t admitted = 0, lost = 0, throttled = 0, failing = 0;
     list_for_each(it, &e->gateways) {
         const struct entity_gateway *g = container_of(it, struct entity_gateway, link);
-        admitted += g->state == GATEWAY_ADMITTED;
+        admitted += g->state == GATEWAY_ADMITTED || g->state == GATEWAY_UNREACHABLE;
         lost += g->state == GATEWAY_LOST;
     }
     list_for_each(it, &e->streams)
@@ -574,7 +587,8 @@ static void render_polls(const struct entities *e, uint64_t process, json_t *out
     json_array_append_new(out, j);
 }
 
-json_t *view_render(const struct entities *e, const struct view_request *r, uint64_t process)
+json_t *view_render(const struct entities *e, const struct view_request *r, uint64_t process,
+                    const _Atomic uint32_t *queued)
 {
     json_t *out = json_array();
     if (out == NULL)
@@ -584,7 +598,7 @@ json_t *view_render(const struct entities *e, const struct view_request *r, uint
         render_streams(e, r, out);
         break;
     case VIEW_GATEWAYS:
-        render_gateways(e, r, process, out);
+        render_gateways(e, r, process, queued, out);
         break;
     case VIEW_TARGETS:
         render_targets(e, r, out);

@@ -10,7 +10,8 @@
 
 /* A new array of objects, or NULL: no memory. @process: which SLA process this is. Pure; borrows.
  */
-json_t *view_render(const struct entities *e, const struct view_request *r, uint64_t process);
+json_t *view_render(const struct entities *e, const struct view_request *r, uint64_t process,
+                    const _Atomic uint32_t *queued);
 json_t *view_action(const struct action_record *a);
 json_t *view_event(const struct event_record *e);
 

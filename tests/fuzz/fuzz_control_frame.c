@@ -11,6 +11,7 @@
 
 #include "base/assert.h"
 #include "control/frame.h"
+#include "server/mailbox/slab.h"
 #include "server/monitor/report.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -19,7 +20,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void walk_report(const Weir__Control__Statistics *s)
 {
-    struct report *r = report_new(s, 1);
+    struct slab *slab = slab_new(64u << 20);
+    weir_assert(slab != NULL);
+    struct report *r = report_new(s, 1, slab);
     weir_assert(r != NULL);
     for (size_t i = 0; i < r->stream_count; i++) {
         const struct report_stream *st = &r->stream[i];
@@ -32,6 +35,7 @@ static void walk_report(const Weir__Control__Statistics *s)
         }
     }
     report_free(r);
+    slab_free(slab);
 }
 
 static void walk_controls(const Weir__Control__SetControls *s)

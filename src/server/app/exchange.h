@@ -35,6 +35,8 @@ struct exchange {
     uint32_t slot, generation;
     bool in_slot;
     size_t count, waiting;
+    /* SLA processes that each view is asked of; their number may grow meanwhile. */
+    size_t processes;
     struct exchange_answer answer[EXCHANGE_MAX_ANSWERS];
 };
 

@@ -198,7 +198,7 @@ static void on_view(struct exchange *x)
 {
     struct live *live = container_of(x, struct live, exchange);
     struct app *app = container_of(live, struct app, live);
-    size_t n = app->threads->services_count, failed;
+    size_t n = x->processes, failed;
     json_t *streams = views_gather(x, app, 0, &failed), *agreements = views_gather(x, app, n, NULL);
     if (failed < n && !app->stopping) {
         streams = bounded_streams(streams);

@@ -210,7 +210,8 @@ static void streams_part(struct text *out, const json_t *all)
 
 static void gateways_part(struct text *out, const json_t *gateways)
 {
-    static const char *const states[] = {"discovered", "pending", "admitted", "lost", "retired"};
+    static const char *const states[] = {"discovered",  "pending", "admitted",
+                                         "unreachable", "lost",    "retired"};
     size_t i;
     json_t *g;
     exposition_family(out, "weir_gateways", "gauge", "Gateways by state.");
@@ -352,6 +353,16 @@ static double thread_number(const struct mailbox_stats *s, size_t row)
         return (double)s->busy_ns_total / 1e9;
     case 7:
         return (double)s->busy_ns_max / 1e9;
+    case 8:
+        return (double)s->wait_p50_ns / 1e9;
+    case 9:
+        return (double)s->wait_p99_ns / 1e9;
+    case 10:
+        return (double)s->urgent;
+    case 11:
+        return (double)s->coalesced;
+    case 12:
+        return (double)s->wakes;
     default:
         return (double)s->latency_ns_max / 1e9;
     }
@@ -370,6 +381,11 @@ static void threads_part(struct text *out, const struct mailbox_set *set)
         {"weir_mailbox_expired_total", "counter", "Replies that came too late."},
         {"weir_thread_busy_seconds_total", "counter", "Time spent on messages."},
         {"weir_thread_longest_message_seconds", "gauge", "Longest time on one message."},
+        {"weir_mailbox_wait_p50_seconds", "gauge", "Median time a message waited, since start."},
+        {"weir_mailbox_wait_p99_seconds", "gauge", "99th percentile of it."},
+        {"weir_mailbox_urgent_total", "counter", "Messages posted as urgent."},
+        {"weir_mailbox_coalesced_total", "counter", "Messages dropped because one waited."},
+        {"weir_mailbox_wakes_total", "counter", "Times the owner had to be woken."},
         {"weir_mailbox_longest_wait_seconds", "gauge", "Longest time a message waited."},
     };
     for (size_t k = 0; k < sizeof(rows) / sizeof(rows[0]); k++) {
@@ -377,6 +393,8 @@ static void threads_part(struct text *out, const struct mailbox_set *set)
         for (size_t i = 0; i < mailbox_set_count(set); i++) {
             struct mailbox_stats s;
             mailbox_stats(set, i, &s);
+            if (!s.owned)
+                continue;
             const struct label labels[] = {{"thread", s.name}, {NULL, NULL}};
             exposition_value(out, rows[k].family, labels, thread_number(&s, k));
         }
@@ -442,7 +460,7 @@ static void metrics_ready(struct request *r)
 {
     struct app *app = r->app;
     const struct exchange *x = &r->exchange;
-    size_t n = app->threads->services_count, failed;
+    size_t n = x->processes, failed;
     json_t *streams = views_gather(x, app, 1, &failed),
            *gateways = views_gather(x, app, 1 + n, NULL);
     json_t *target_items = views_gather(x, app, 1 + 2 * n, NULL),

@@ -106,22 +106,52 @@ void operation_enforcement_put(struct request *r)
     http_wait(r, enforcement_stored);
 }
 
+static json_t *us(uint64_t ns)
+{
+    return json_integer((json_int_t)(ns / NS_PER_US));
+}
+
+static json_t *number(uint64_t n)
+{
+    return json_integer((json_int_t)n);
+}
+
+/* What a thread of a pair, or an SLA process, carries. */
+static void add_load(json_t *j, const struct threads *t, uint16_t id)
+{
+    const struct threads_load *load = NULL;
+    bool services = false;
+    for (size_t i = 0; i < THREADS_MAX_PAIRS && load == NULL; i++) {
+        if ((t->inbound[i] != NULL && mailbox_id(t->inbound[i]) == id) ||
+            (t->outbound[i] != NULL && mailbox_id(t->outbound[i]) == id))
+            load = &t->of_pair[i];
+    }
+    for (size_t i = 0; i < THREADS_MAX_SERVICES && load == NULL; i++) {
+        services = t->services[i] != NULL && mailbox_id(t->services[i]) == id;
+        if (services)
+            load = &t->of_services[i];
+    }
+    json_object_set_new(j, "gateways", load == NULL ? json_null() : number(load->gateways));
+    json_object_set_new(j, "subgroups", !services ? json_null() : number(load->subgroups));
+}
+
 static json_t *thread_json(const struct mailbox_stats *s, uint64_t now_ns)
 {
-    json_t *busy = s->busy_since_ns == 0 ? json_null()
-                   : now_ns > s->busy_since_ns
-                       ? json_integer((json_int_t)((now_ns - s->busy_since_ns) / NS_PER_US))
-                       : json_integer(0);
+    json_t *busy = s->busy_since_ns == 0         ? json_null()
+                   : now_ns > s->busy_since_ns ? us(now_ns - s->busy_since_ns)
+                                               : json_integer(0);
     const char *longest = s->busy_ns_max > 0 ? msg_kind_name(s->busy_kind_max) : NULL;
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s?, s:I, s:o, s:I, s:I}",
-                     "name", s->name, "capacity", (json_int_t)s->capacity, "depth",
-                     (json_int_t)s->depth, "depthMax", (json_int_t)s->depth_max, "posted",
-                     (json_int_t)s->posted, "refused", (json_int_t)s->refused, "taken",
-                     (json_int_t)s->taken, "replies", (json_int_t)s->replies, "expired",
-                     (json_int_t)s->expired, "ticketsOut", (json_int_t)s->tickets_out,
-                     "longestKind", longest, "longestUs", (json_int_t)(s->busy_ns_max / NS_PER_US),
-                     "busyNowUs", busy, "waitMaxUs", (json_int_t)(s->latency_ns_max / NS_PER_US),
-                     "busyTotalUs", (json_int_t)(s->busy_ns_total / NS_PER_US));
+    return json_pack(
+        "{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s?, s:o, s:o, "
+        "s:o, s:o, s:o, s:o}",
+        "name", s->name, "capacity", number(s->capacity), "depth", number(s->depth), "depthMax",
+        number(s->depth_max), "urgentDepthMax", number(s->urgent_depth_max), "posted",
+        number(s->posted), "urgent", number(s->urgent), "coalesced", number(s->coalesced),
+        "refused", number(s->refused), "taken", number(s->taken), "replies", number(s->replies),
+        "expired", number(s->expired), "ticketsOut", number(s->tickets_out), "wakes",
+        number(s->wakes), "longestKind", longest, "longestUs", us(s->busy_ns_max), "busyNowUs",
+        busy, "waitP50Us", us(s->wait_p50_ns), "waitP99Us", us(s->wait_p99_ns), "waitMaxUs",
+        us(s->latency_ns_max), "busyTotalUs", us(s->busy_ns_total));
 }
 
 void operation_threads(struct request *r)
@@ -132,7 +162,11 @@ void operation_threads(struct request *r)
     for (size_t i = 0; i < mailbox_set_count(set); i++) {
         struct mailbox_stats s;
         mailbox_stats(set, i, &s);
-        json_array_append_new(items, thread_json(&s, now_ns));
+        if (!s.owned)
+            continue; /* room for a thread that the settings do not ask for */
+        json_t *thread = thread_json(&s, now_ns);
+        add_load(thread, r->app->threads, s.id);
+        json_array_append_new(items, thread);
     }
     http_answer_json(r, MHD_HTTP_OK, json_pack("{s:o}", "items", items));
 }
@@ -195,7 +229,7 @@ static void status_ready(struct request *r)
 {
     struct app *app = r->app;
     const struct exchange *x = &r->exchange;
-    size_t n = app->threads->services_count, failed;
+    size_t n = x->processes, failed;
     json_t *parts = views_gather(x, app, 2, &failed);
     json_t *target_items = views_gather(x, app, 2 + n, NULL);
     json_t *targets = views_join_targets(target_items);

@@ -39,7 +39,9 @@ const char *views_text(const json_t *item, const char *field)
 void views_ask(struct exchange *x, struct app *app, enum view_kind kind, const char *name,
                bool histograms)
 {
-    for (size_t i = 0; i < app->threads->services_count; i++) {
+    if (x->processes == 0)
+        x->processes = app->threads->services_count;
+    for (size_t i = 0; i < x->processes; i++) {
         struct view_request *v = calloc(1, sizeof(*v));
         struct msg m = {.kind = MSG_VIEW, .body = v, .body_free = free};
         if (v) {
@@ -56,7 +58,8 @@ json_t *views_gather(const struct exchange *x, const struct app *app, size_t fir
 {
     json_t *all = json_array();
     size_t failed = 0;
-    for (size_t i = first; i < first + app->threads->services_count; i++) {
+    (void)app;
+    for (size_t i = first; i < first + x->processes; i++) {
         weir_assert(i < x->count);
         const struct exchange_answer *a = &x->answer[i];
         if (a->status == 0 && json_is_array(a->json))
@@ -71,7 +74,7 @@ json_t *views_gather(const struct exchange *x, const struct app *app, size_t fir
 
 bool views_usable(struct request *r, size_t failed)
 {
-    if (failed == r->app->threads->services_count) {
+    if (failed == r->exchange.processes) {
         http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "no SLA process answers");
         return false;
     }

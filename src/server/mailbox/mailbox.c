@@ -82,7 +82,7 @@ struct mailbox {
     uint16_t busy_kind;
     uint64_t taken_posted_ns; /* of the message taken last */
     /* Gauges of the owner. */
-    _Atomic uint64_t tickets_out, expired;
+    _Atomic uint64_t tickets_out, expired, owned;
     _Atomic uint64_t busy_ns_max, busy_kind_max, busy_since_ns, busy_ns_total, latency_ns_max;
     struct wait_hist waits;
 };
@@ -117,20 +117,22 @@ static void mailbox_release(struct mailbox *m)
     free(m);
 }
 
-static void mailbox_free(struct mailbox *m)
+void mailbox_set_drain(struct mailbox_set *set)
 {
     struct msg left;
-    while (mailbox_take(m, &left))
-        msg_release(&left);
-    mailbox_release(m);
+    for (size_t i = 0; i < set->count; i++) {
+        while (mailbox_take(set->box[i], &left))
+            msg_release(&left);
+    }
 }
 
 void mailbox_set_free(struct mailbox_set *set)
 {
     if (set == NULL)
         return;
+    mailbox_set_drain(set);
     for (size_t i = 0; i < set->count; i++)
-        mailbox_free(set->box[i]);
+        mailbox_release(set->box[i]);
     free(set);
 }
 
@@ -449,6 +451,7 @@ bool mailbox_drained(struct mailbox *m)
     uint64_t n;
     ssize_t got = read(m->fd, &n, sizeof(n));
     weir_assert(got == sizeof(n) || errno == EAGAIN || errno == EINTR);
+    gauge_write(&m->owned, 1);
     atomic_store(&m->asleep, 1);
     if (!ring_ready(&m->replies) && !ring_ready(&m->urgent) && !ring_ready(&m->normal))
         return false;
@@ -507,6 +510,7 @@ void mailbox_stats(const struct mailbox_set *set, size_t i, struct mailbox_stats
     uint64_t urgent = ring_put_count(&m->urgent);
     *ret = (struct mailbox_stats){
         .id = m->id,
+        .owned = gauge_read(&m->owned) != 0,
         .capacity = (size_t)m->normal.mask + 1,
         .depth = ring_depth(&m->normal),
         .depth_max = (size_t)gauge_read(&m->normal.depth_max),

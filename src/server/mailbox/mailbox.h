@@ -45,6 +45,8 @@ struct mailbox_set; /* all mailboxes of one server: the thread map */
 /* @max_mailboxes <= 256. */
 struct mailbox_set *mailbox_set_new(size_t max_mailboxes);
 void mailbox_set_free(struct mailbox_set *set);
+/* Let go of all messages that nobody will take any more. After all owners ended. */
+void mailbox_set_drain(struct mailbox_set *set);
 
 /* Make a mailbox before its threads start. @name ("inbound[0]") is copied; @capacity is a power of
  * two, the places for requests; an eighth of it again (two at least) are places for urgent ones.
@@ -113,6 +115,7 @@ void mailbox_idle(struct mailbox *m, uint64_t now_ns);
 struct mailbox_stats {
     char name[32];
     uint16_t id;
+    bool owned;              /* some thread has looked into it: it runs, or did */
     size_t capacity, depth, depth_max; /* of requests that are not urgent */
     size_t urgent_depth, urgent_depth_max;
     uint64_t posted, refused, taken, replies, expired;

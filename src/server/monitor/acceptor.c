@@ -57,19 +57,24 @@ struct owned_session *acceptor_session_new(struct acceptor *a, const struct hand
     uint32_t slot = a->free_slot[--a->free_slots];
     s->id = ++a->serial << SESSION_SLOT_BITS | slot;
     s->wire = h->wire;
-    s->pair = (uint16_t)monitor_route_pair(m, h->auth.gateway_id);
-    s->process = (uint16_t)monitor_route_services(m, h->auth.gateway_id);
     s->hello.session = s->id;
-    s->hello.pair = s->pair;
     memcpy(s->hello.id, h->auth.gateway_id, sizeof(s->hello.id));
     memcpy(s->hello.boot, h->auth.boot_id, sizeof(s->hello.boot));
     snprintf(s->hello.name, sizeof(s->hello.name), "%s", h->name);
     snprintf(s->hello.software, sizeof(s->hello.software), "%s", h->software);
     snprintf(s->hello.address, sizeof(s->hello.address), "%s", h->address);
     snprintf(s->hello.key_id, sizeof(s->hello.key_id), "%s", h->auth.key_id);
+    s->early = h->in_size > 0 ? malloc(h->in_size) : NULL;
+    if (s->early != NULL)
+        memcpy(s->early, h->in, h->in_size);
     s->early_size = h->in_size;
-    memcpy(s->early, h->in, h->in_size);
     weir_assert(m->session[slot] == NULL);
+    if ((s->early == NULL && h->in_size > 0) || !router_session_new(&a->router, o)) {
+        a->free_slot[a->free_slots++] = slot;
+        free(s->early);
+        free(o);
+        return NULL;
+    }
     m->session[slot] = o;
     return o;
 }
@@ -80,6 +85,8 @@ void acceptor_session_forget(struct acceptor *a, struct owned_session *o)
     weir_assert(a->m->session[slot] == o);
     a->m->session[slot] = NULL;
     a->free_slot[a->free_slots++] = slot;
+    router_session_over(&a->router, o);
+    free(o->session.early);
     free(o);
 }
 
@@ -104,8 +111,13 @@ static bool session_tell(struct acceptor *a, struct owned_session *o)
 
 void acceptor_session_start(struct acceptor *a, struct owned_session *o)
 {
-    monitor_count(a->m, sessions);
-    monitor_count_add(a->m, sessions_now, 1);
+    if (!o->counted) {
+        o->counted = true;
+        monitor_count(a->m, sessions);
+        monitor_count_add(a->m, sessions_now, 1);
+    }
+    if (!router_session_place(&a->router, o))
+        return;
     if (a->untold == NULL && session_tell(a, o))
         return;
     struct owned_session **end = &a->untold;
@@ -119,6 +131,8 @@ void acceptor_session_start(struct acceptor *a, struct owned_session *o)
 static void post_again(struct reactor_timer *t, uint64_t now)
 {
     struct acceptor *a = container_of(t, struct acceptor, post_retry);
+    if (!move_queue_post(&a->router.unposted, a->me, a->m->threads))
+        reactor_timer_set(a->reactor, t, now + MONITOR_RETRY_NS);
     while (a->untold != NULL) {
         struct owned_session *o = a->untold;
         if (!session_tell(a, o)) {
@@ -158,8 +172,9 @@ void acceptor_sessions_check(struct acceptor *a)
         if (keys_find(&a->keys.table, o->session.hello.key_id, wall, &class) != NULL)
             continue;
         char *why = strdup("its credential was revoked");
-        if (why == NULL || !mail_post(a->me, a->m->threads->outbound[o->session.pair],
-                                      MSG_SESSION_END, o->session.id, 0, why, free)) {
+        struct mailbox *to = router_outbound(&a->router, o);
+        if (why == NULL || to == NULL ||
+            !mail_post(a->me, to, MSG_SESSION_END, o->session.id, 0, why, free)) {
             free(why);
             reactor_timer_set(a->reactor, &a->keys.retry, reactor_now(a->reactor) + NS_PER_S);
         }
@@ -314,7 +329,7 @@ static void message(void *ctx, struct msg *m)
         session_shut(a, m->arg[0], (enum session_half)m->arg[1]);
     } else if (m->kind == MSG_KEYS_CHANGED) {
         key_loader_load(a);
-    } else {
+    } else if (!router_message(&a->router, m)) {
         weir_assert(m->kind == MSG_STOP);
         a->stop = true;
         a->stop_msg = *m;
@@ -336,7 +351,7 @@ static void acceptor_alloc(struct acceptor *a)
 {
     size_t n = a->m->max_sessions;
     size_t dials = a->m->config->gateway_count;
-    /* Handshakes, dials, listeners, the mailbox; a timer each, and the five below. */
+    /* Handshakes, dials, listeners, the mailbox; a timer each, and the six besides. */
     a->reactor =
         reactor_new(HANDSHAKES_MAX + dials + MONITOR_LISTENERS_MAX + 2, HANDSHAKES_MAX + dials + 8);
     a->handshake = calloc(HANDSHAKES_MAX, sizeof(*a->handshake));
@@ -364,7 +379,9 @@ static void acceptor_open(struct acceptor *a)
     a->post_retry.fire = post_again;
     a->second.fire = each_second;
     reactor_work_init(&a->accept_work, accept_all);
-    int r = mail_open(&a->mail, a->reactor, a->me, message, a);
+    int r = router_open(&a->router, a);
+    if (r == 0)
+        r = mail_open(&a->mail, a->reactor, a->me, message, a);
     for (size_t i = 0; r == 0 && i < a->m->listener_count; i++) {
         a->listener[i].acceptor = a;
         a->listener[i].source =
@@ -384,6 +401,7 @@ static void acceptor_close(struct acceptor *a)
     list_for_each_safe(l, &a->busy) handshake_abandon(container_of(l, struct handshake, link));
     key_loader_fini(a);
     dialler_free(a->dialler);
+    router_close(&a->router);
     mail_close(&a->mail);
     reactor_free(a->reactor);
     frame_arena_fini(&a->arena);

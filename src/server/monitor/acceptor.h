@@ -14,6 +14,7 @@
 #include "server/monitor/keys.h"
 #include "server/monitor/mail.h"
 #include "server/monitor/monitor_private.h"
+#include "server/monitor/router.h"
 
 /* Handshakes at once; further connections wait in the kernel's queue. */
 #define HANDSHAKES_MAX 256u
@@ -89,6 +90,7 @@ struct acceptor {
     struct reactor_work accept_work;
     struct key_loader keys;
     struct dialler *dialler;
+    struct router router;
     struct frame_arena arena;
     struct text out;     /* scratch for one frame */
     uint32_t *free_slot; /* stack of session slots */

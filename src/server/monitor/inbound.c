@@ -15,6 +15,8 @@
  * A session's half:
  *
  *   OPEN --end of stream, bad frame, silence, outbound's word--> CLOSING --all said--> free
+ *     ^  \--MOVE asked--> LEAVING --all said--> in the baton --> OPEN at another pair
+ *     +-----------------------/ refused: it ends meanwhile (CLOSING)
  *
  * In CLOSING it owes, in this order: "down" to the SLA process (if "up" was said), SESSION_SHUT to
  * outbound, SESSION_SHUT to the acceptor. The last one gives the session back; nothing of it is
@@ -26,6 +28,8 @@
  *  2. A round reads at most READ_SIZE of a session; those with more to read take turns.
  *  3. What is kept of a session is one incomplete frame and one read. A frame must be whole within
  *     three heartbeats, since only whole frames count as a sign of life.
+ *  5. In LEAVING nothing is read. What is owed is said first, then the baton goes on with the half
+ *     in it (server/move.h); where it arrives it says DONE before anything else.
  *  4. At most FRAMES_PER_SECOND frames of a session are handled in a second; one that sends more is
  *     ended. */
 #include <errno.h>
@@ -42,15 +46,20 @@
 #include "base/reactor.h"
 #include "base/text.h"
 #include "control/frame.h"
+#include "server/mailbox/gauge.h"
 #include "server/monitor/mail.h"
 #include "server/monitor/monitor_private.h"
 #include "server/monitor/report.h"
+#include "server/move.h"
 #include "server/msg.h"
 
 #define READ_SIZE (256u * 1024u)
 #define PARTIAL_MAX (FRAME_MAX + FRAME_HEADER_SIZE + READ_SIZE)
 #define FRAMES_PER_SECOND 4000u
 #define SURGE_LEAST_NS (5 * NS_PER_MS)
+/* What a read costs, in what WORK_BYTES bytes cost. */
+#define WORK_READ 64u
+#define WORK_BYTES 16u
 
 struct inbound;
 
@@ -67,10 +76,14 @@ struct half {
     uint64_t heard_ns, surge_ns, window_ns;
     uint32_t window_frames;
     bool up_owed, down_owed, ack_owed, outbound_owed, acceptor_owed;
-    uint64_t ack_epoch;
     int32_t ack_status;
-    char why[160];
+    uint64_t ack_epoch;
+    struct move *leaving, *arrived; /* the baton, to be handed on with this half, or as DONE */
+    char *why;                      /* closing; NULL: no memory for words */
+    uint64_t early_end;             /* not used: a session that outbound ended before it came */
 };
+
+_Static_assert(sizeof(struct half) <= MOVE_HALF_MAX, "a half fits into the baton");
 
 struct inbound {
     struct monitor *m;
@@ -84,6 +97,7 @@ struct inbound {
     struct list all, again, owing;
     struct reactor_work read_more;
     struct reactor_timer retry, sweep;
+    struct move_queue refused; /* batons that could not be handed back yet */
     bool stop;
     struct msg stop_msg;
 };
@@ -124,14 +138,11 @@ static bool pay_ack(struct half *h)
 
 static bool pay_down(struct half *h)
 {
-    char *why = strdup(h->why);
-    if (why != NULL &&
-        mail_post(h->in->me, services_of(h), MSG_GATEWAY_DOWN, h->id, 0, why, free)) {
-        h->down_owed = false;
-        return true;
-    }
-    free(why);
-    return false;
+    if (!mail_post(h->in->me, services_of(h), MSG_GATEWAY_DOWN, h->id, 0, h->why, free))
+        return false;
+    h->why = NULL;
+    h->down_owed = false;
+    return true;
 }
 
 static bool pay_outbound(struct half *h)
@@ -152,13 +163,52 @@ static bool pay_acceptor(struct half *h)
     return true;
 }
 
+/* Of a half that the baton carries and nobody will take up. */
+static void half_free(void *half)
+{
+    struct half *h = half;
+    text_fini(&h->partial);
+    free(h->why);
+}
+
+/* The half goes into the baton, and the baton on. */
+static bool pay_leaving(struct half *h)
+{
+    struct inbound *in = h->in;
+    struct move *m = h->leaving;
+    m->step = MOVE_FROZEN;
+    memcpy(m->reader, h, sizeof(*h));
+    m->reader_free = half_free;
+    if (!move_post(in->me, in->m->threads, m)) {
+        m->reader_free = NULL;
+        return false;
+    }
+    list_remove(&h->all);
+    h->leaving = NULL;
+    h->used = false;
+    h->early_end = 0;
+    return true;
+}
+
+static bool pay_arrived(struct half *h)
+{
+    if (!move_post(h->in->me, h->in->m->threads, h->arrived))
+        return false;
+    h->arrived = NULL;
+    return true;
+}
+
 /* Post what is owed, in order, as far as there is room. True when all is paid. */
 static bool pay(struct half *h)
 {
+    if (h->arrived != NULL && !pay_arrived(h))
+        return false;
     if (h->up_owed && !pay_up(h))
         return false;
     if (h->ack_owed && !pay_ack(h))
         return false;
+    if (h->leaving != NULL)
+        return pay_leaving(h);
     if (!h->closing)
         return true;
     return (!h->down_owed || pay_down(h)) && (!h->outbound_owed || pay_outbound(h)) &&
@@ -182,14 +232,26 @@ static void settle(struct half *h)
         return;
     list_remove(&h->all);
     text_fini(&h->partial);
+    free(h->why);
+    h->why = NULL;
     h->used = false;
+    h->early_end = 0;
+}
+
+static void refuse_move(struct inbound *in, struct move *m)
+{
+    m->step = MOVE_REFUSED;
+    move_queue_put(&in->refused, m);
+    if (!move_queue_post(&in->refused, in->me, in->m->threads) && in->retry.heap_index == 0)
+        reactor_timer_set(in->reactor, &in->retry, reactor_now(in->reactor) + MONITOR_RETRY_NS);
 }
 
 static void retry_all(struct reactor_timer *t, uint64_t now)
 {
     struct inbound *in = container_of(t, struct inbound, retry);
     list_for_each_safe(l, &in->owing) settle(container_of(l, struct half, owing));
-    if (!list_empty(&in->owing))
+    bool all = move_queue_post(&in->refused, in->me, in->m->threads);
+    if (!list_empty(&in->owing) || !all)
         reactor_timer_set(in->reactor, t, now + MONITOR_RETRY_NS);
 }
 
@@ -201,9 +263,12 @@ static void end(struct half *h, const char *why)
     h->outbound_owed = h->acceptor_owed = true;
     /* Whoever never heard of it need not hear of its end. */
     h->up_owed = h->ack_owed = false;
-    snprintf(h->why, sizeof(h->why), "%s", why);
+    h->why = strdup(why);
     log_info("monitor: session %llu of gateway %s ends: %s", (unsigned long long)h->id,
-             h->session->hello.name, h->why);
+             h->session->hello.name, why);
+    if (h->leaving != NULL)
+        refuse_move(h->in, h->leaving);
+    h->leaving = NULL;
     reactor_remove(h->in->reactor, &h->source);
     if (list_linked(&h->again))
         list_remove(&h->again);
@@ -227,8 +292,10 @@ static void got_statistics(struct half *h, const Weir__Control__Statistics *s)
         end_protocol(h, "statistics of another boot");
         return;
     }
-    struct report *r = h->up_owed ? NULL : report_new(s, h->id);
-    if (r != NULL && mail_post(in->me, services_of(h), MSG_REPORT, h->id, 0, r, report_free)) {
+    struct slab *slab = monitor_slab(in->m, in->pair, h->process);
+    struct report *r = h->up_owed || slab == NULL ? NULL : report_new(s, h->id, slab);
+    struct msg m = {.kind = MSG_REPORT, .arg = {h->id}, .body = r, .body_free = report_free};
+    if (r != NULL && mailbox_post_bulk(in->me, services_of(h), &m) == 0) {
         monitor_count(in->m, reports);
         return;
     }
@@ -251,8 +318,9 @@ static void got_surge(struct half *h, const Weir__Control__Surge *s)
     struct inbound *in = h->in;
     uint64_t now = reactor_now(in->reactor);
     bool early = h->surge_ns != 0 && now - h->surge_ns < SURGE_LEAST_NS;
-    if (!early && !h->up_owed &&
-        mail_post(in->me, services_of(h), MSG_SURGE, h->id, s->stream, NULL, NULL)) {
+    struct msg m = {.kind = MSG_SURGE, .arg = {h->id, s->stream}};
+    atomic_bool *once = &in->m->surge_waits[session_slot(h->id)];
+    if (!early && !h->up_owed && mailbox_post_once(in->me, services_of(h), &m, once) == 0) {
         h->surge_ns = now;
         monitor_count(in->m, surges);
         return;
@@ -331,6 +399,7 @@ static size_t take_frames(struct half *h, const uint8_t *bytes, size_t n)
 static void take_bytes(struct half *h, const uint8_t *bytes, size_t n)
 {
     monitor_count_add(h->in->m, bytes_in, n);
+    gauge_add_own(&h->in->m->work[session_slot(h->id)], WORK_READ + n / WORK_BYTES);
     if (h->partial.len == 0) {
         size_t done = take_frames(h, bytes, n);
         if (h->closing || done == n)
@@ -443,12 +512,66 @@ static void session_open(struct inbound *in, const struct session *s)
     }
 }
 
-/* Outbound found a reason to end it. */
-static void session_end(struct inbound *in, uint64_t id, const char *why)
+/* Outbound found a reason to end it. Its word may come before the baton that brings the half. */
+static void session_end(struct inbound *in, uint64_t id, char *why)
 {
     struct half *h = &in->half[session_slot(id)];
     if (h->used && h->id == id)
         end(h, why != NULL ? why : "ended by this server");
+    else if (!h->used)
+        h->early_end = id;
+}
+
+/* ---- moves
+ * --------------------------------------------------------------------------------------------- */
+
+static void move_out(struct inbound *in, struct move *m)
+{
+    struct half *h = &in->half[session_slot(m->session)];
+    if (!h->used || h->id != m->session || h->closing || h->leaving != NULL) {
+        refuse_move(in, m);
+        return;
+    }
+    reactor_remove(in->reactor, &h->source);
+    if (list_linked(&h->again))
+        list_remove(&h->again);
+    h->leaving = m;
+    settle(h);
+}
+
+static void read_soon(struct half *h)
+{
+    if (!list_linked(&h->again))
+        list_push_back(&h->in->again, &h->again);
+    reactor_defer(h->in->reactor, &h->in->read_more);
+}
+
+static void move_in(struct inbound *in, struct move *m)
+{
+    struct half *h = &in->half[session_slot(m->session)];
+    weir_assert(!h->used);
+    bool ended = h->early_end == m->session;
+    memcpy(h, m->reader, sizeof(*h));
+    m->reader_free = NULL;
+    weir_assert(h->id == m->session);
+    h->in = in;
+    h->process = m->to_process;
+    h->leaving = NULL;
+    h->heard_ns = reactor_now(in->reactor);
+    list_init(&h->again);
+    list_init(&h->owing);
+    list_init(&h->all);
+    list_push_back(&in->all, &h->all);
+    m->step = MOVE_DONE;
+    h->arrived = m;
+    settle(h);
+    int r = reactor_add(in->reactor, &h->source, EPOLLIN | EPOLLRDHUP);
+    if (r < 0)
+        end(h, weir_strerror(r));
+    else if (ended)
+        end(h, "ended by this server while it moved");
+    else
+        read_soon(h); /* what came before has no edge any more */
 }
 
 static void sweep(struct reactor_timer *t, uint64_t now)
@@ -458,7 +581,8 @@ static void sweep(struct reactor_timer *t, uint64_t now)
     list_for_each_safe(l, &in->all)
     {
         struct half *h = container_of(l, struct half, all);
-        if (h->closing || now - h->heard_ns <= MONITOR_SILENT_HEARTBEATS * beat)
+        bool moves = h->leaving != NULL;
+        if (h->closing || moves || now - h->heard_ns <= MONITOR_SILENT_HEARTBEATS * beat)
             continue;
         monitor_count(in->m, ended_silent);
         end(h, "silent for three heartbeats");
@@ -474,6 +598,13 @@ static void message(void *ctx, struct msg *m)
         m->body = NULL;
     } else if (m->kind == MSG_SESSION_SHUT) {
         session_end(in, m->arg[0], m->body);
+    } else if (m->kind == MSG_MOVE) {
+        struct move *move = m->body;
+        m->body = NULL;
+        if (move->step == MOVE_ASKED)
+            move_out(in, move);
+        else
+            move_in(in, move);
     } else {
         weir_assert(m->kind == MSG_STOP);
         in->stop = true;
@@ -506,7 +637,14 @@ static void inbound_open(struct inbound *in)
 
 static void inbound_close(struct inbound *in)
 {
-    list_for_each(l, &in->all) text_fini(&container_of(l, struct half, all)->partial);
+    list_for_each(l, &in->all)
+    {
+        struct half *h = container_of(l, struct half, all);
+        half_free(h);
+        move_free(h->leaving);
+        move_free(h->arrived);
+    }
+    move_queue_free(&in->refused);
     mail_close(&in->mail);
     reactor_free(in->reactor);
     frame_arena_fini(&in->arena);

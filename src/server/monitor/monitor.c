@@ -5,10 +5,7 @@
  * What follows the handshake is plaintext on loopback, unless the gateway begins with TLS; on any
  * other address it is TLS or nothing. The server's key pair for that is configured, or made at the
  * first start. A Unix socket <state_dir>/control.sock (0600) is always there. The local key is a
- * file of mode 0600: who can read it may be a gateway of this machine.
- *
- * Routing is a pure hash of the gateway's id (FNV-1a, 64 bit), so that a gateway that comes back
- * meets the same SLA process, and its cache, whichever connection carries it. */
+ * file of mode 0600: who can read it may be a gateway of this machine. */
 #include "server/monitor/monitor.h"
 
 #include <errno.h>
@@ -23,6 +20,7 @@
 #include "base/err.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "server/mailbox/slab.h"
 #include "server/monitor/monitor_private.h"
 #include "tls/identity.h"
 
@@ -162,13 +160,18 @@ int monitor_open(const struct server_config *config, const struct threads *threa
     m->threads = threads;
     m->heartbeat_ms = MONITOR_HEARTBEAT_MS;
     m->slow_ns = MONITOR_SLOW_NS;
+    m->stall_ns = MONITOR_STALL_NS;
+    m->balance_ns = MONITOR_BALANCE_NS;
     m->max_sessions = config->max_gateways;
     if (m->max_sessions == 0 || m->max_sessions >= SESSION_SLOTS_MAX)
         m->max_sessions = SESSION_SLOTS_MAX - 1;
     if (gethostname(m->server_name, sizeof(m->server_name) - 1) < 0)
         snprintf(m->server_name, sizeof(m->server_name), "weir-server");
     m->session = calloc(m->max_sessions, sizeof(struct owned_session *));
-    int r = m->session == NULL ? -ENOMEM : key_load(m, ret_words, size);
+    m->surge_waits = calloc(m->max_sessions, sizeof(*m->surge_waits));
+    m->work = calloc(m->max_sessions, sizeof(*m->work));
+    bool room = m->session != NULL && m->surge_waits != NULL && m->work != NULL;
+    int r = !room ? -ENOMEM : key_load(m, ret_words, size);
     if (r == 0)
         r = tls_load(m, ret_words, size);
     if (r == 0)
@@ -192,8 +195,14 @@ void monitor_close(struct monitor *m)
         if (m->session[i] == NULL)
             continue;
         wire_close(&m->session[i]->session.wire);
+        free(m->session[i]->session.early);
         free(m->session[i]);
     }
+    mailbox_set_drain(m->threads->set); /* reports there are blocks of the slabs */
+    for (size_t i = 0; i < THREADS_MAX_PAIRS * THREADS_MAX_SERVICES; i++)
+        slab_free(m->slab[i / THREADS_MAX_SERVICES][i % THREADS_MAX_SERVICES]);
+    free(m->surge_waits);
+    free(m->work);
     free(m->session);
     tls_creds_unref(m->tls);
     sodium_memzero(m->local_key, sizeof(m->local_key));
@@ -205,30 +214,11 @@ const char *monitor_address(const struct monitor *m)
     return m->address;
 }
 
-static uint64_t route_hash(const uint8_t gateway_id[16])
+struct slab *monitor_slab(struct monitor *m, size_t pair, size_t process)
 {
-    uint64_t h = UINT64_C(14695981039346656037);
-    for (size_t i = 0; i < 16; i++)
-        h = (h ^ gateway_id[i]) * UINT64_C(1099511628211);
-    return h ^ h >> 32;
-}
-
-size_t monitor_route_services(const struct monitor *m, const uint8_t gateway_id[16])
-{
-    return (size_t)(route_hash(gateway_id) % m->threads->services_count);
-}
-
-/* A pair follows from the SLA process, so that a subgroup keeps to one pair; with more pairs than
- * SLA processes, several pairs serve each. */
-size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16])
-{
-    size_t pairs = m->threads->pairs, processes = m->threads->services_count;
-    size_t process = monitor_route_services(m, gateway_id);
-    if (pairs <= processes)
-        return process % pairs;
-    size_t mine =
-        (pairs - process + processes - 1) / processes; /* pairs process, process + processes, ... */
-    return process + processes * (size_t)((route_hash(gateway_id) >> 40) % mine);
+    if (m->slab[pair][process] == NULL)
+        m->slab[pair][process] = slab_new(MONITOR_SLAB_BYTES);
+    return m->slab[pair][process];
 }
 
 void monitor_stats(const struct monitor *m, struct monitor_stats *ret)

@@ -7,6 +7,7 @@
  * older for the same id. */
 #ifndef WEIR_SERVER_MONITOR_MONITOR_H
 #define WEIR_SERVER_MONITOR_MONITOR_H
+#include "server/services/report.h"
 #include "server/threads.h"
 
 struct monitor; /* what the monitor's threads share: listening sockets, the routing table */
@@ -31,9 +32,13 @@ void *monitor_acceptor_main(void *monitor_thread);
 void *monitor_inbound_main(void *monitor_thread);
 void *monitor_outbound_main(void *monitor_thread);
 
-/* Routing: which SLA process and which pair a gateway's subgroup belongs to (pure, from its id). */
-size_t monitor_route_services(const struct monitor *m, const uint8_t gateway_id[16]);
-size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16]);
+/* Body of MSG_GATEWAY_TARGETS (freed with free): what a gateway stands before, by name. */
+#define GATEWAY_TARGETS_MAX 256u
+struct gateway_targets {
+    uint8_t gateway[GATEWAY_ID_SIZE];
+    size_t count;
+    uint64_t hash[GATEWAY_TARGETS_MAX];
+};
 
 /* What the monitor counts: the one truth for struct, names and help of metrics. */
 #define MONITOR_COUNTERS_TABLE(X)                                                                  \
@@ -66,6 +71,10 @@ size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16])
     X(polls_coalesced, "Polls replaced by a newer one before they were sent")                      \
     X(controls_coalesced, "Controls replaced by a newer one before they were sent")                \
     X(sends_unknown, "Messages for sessions that are gone")                                        \
+    X(sends_stalled, "Messages not taken for gateways that do not read")                           \
+    X(stalls, "Times a gateway did not read, so that what waited for it was let go of")            \
+    X(moves, "Gateways that were moved to another pair or SLA process")                            \
+    X(moves_refused, "Moves that were put off: the session was ending")                            \
     X(ended_peer, "Sessions that the gateway ended")                                               \
     X(ended_error, "Sessions that the network ended")                                              \
     X(ended_protocol, "Sessions ended: the gateway broke the protocol")                            \
@@ -76,7 +85,10 @@ size_t monitor_route_pair(const struct monitor *m, const uint8_t gateway_id[16])
 /* What is now. */
 #define MONITOR_GAUGES_TABLE(X)                                                                    \
     X(handshakes, "Handshakes going on")                                                           \
-    X(sessions, "Sessions that stand")
+    X(sessions, "Sessions that stand")                                                             \
+    X(moving, "Gateways on their way to another pair or SLA process")                              \
+    X(subgroups, "Subgroups of gateways that share storage")                                       \
+    X(move_longest_us, "Longest time that a move took, in microseconds")
 
 struct monitor_stats {
 #define X(name, help) uint64_t name;

@@ -15,10 +15,18 @@
 #define MONITOR_LISTENERS_MAX 9u /* eight configured, and the Unix socket */
 #define MONITOR_HEARTBEAT_MS 2000u
 #define MONITOR_SILENT_HEARTBEATS 3u
-/* A gateway that has not taken what waits for it by then is ended. */
-#define MONITOR_SLOW_NS (10 * NS_PER_S)
+/* A gateway that has not taken what waits for it by then is unreachable, and ended. */
+#define MONITOR_STALL_NS (2 * NS_PER_S)
+#define MONITOR_SLOW_NS (30 * NS_PER_S)
+/* How often loads are looked at. */
+#define MONITOR_BALANCE_NS (10 * NS_PER_S)
+/* Reports on their way from one inbound to one SLA process. Only pages that are used cost. */
+#define MONITOR_SLAB_BYTES (64u * 1024u * 1024u)
 /* How often a message that found no room is posted again. */
 #define MONITOR_RETRY_NS (10 * NS_PER_MS)
+
+struct slab;
+struct route_gateway;
 
 struct monitor_counters {
 #define X(name, help) _Atomic uint64_t name;
@@ -35,7 +43,9 @@ struct owned_session {
     uint8_t told; /* bits of enum session_half that got MSG_SESSION_OPEN */
     uint8_t shut; /* and those that said MSG_SESSION_SHUT */
     size_t dial;  /* of dialler.c; 0: the gateway dialled */
+    bool counted;
     struct owned_session *next_untold;
+    struct route_gateway *route; /* NULL: not in the table */
 };
 
 struct monitor {
@@ -49,12 +59,21 @@ struct monitor {
     uint8_t local_key[AUTH_KEY_SIZE];
     char server_name[NAME_SIZE];
     uint32_t heartbeat_ms; /* as told to gateways; tests make it short before the threads start */
-    uint64_t slow_ns;
+    uint64_t slow_ns, stall_ns, balance_ns;
+    /* By slot: an early warning waits at an SLA process. Here since it outlives inbound. */
+    atomic_bool *surge_waits;
+    /* By slot: what inbound had to do with it, in any unit; for the balance. */
+    _Atomic uint64_t *work;
+    /* By pair and process; made by inbound[pair] at first use, freed when all threads are gone. */
+    struct slab *slab[THREADS_MAX_PAIRS][THREADS_MAX_SERVICES];
     size_t max_sessions;
     struct owned_session *
         *session; /* by slot; the acceptor's until it ends, then monitor_close's */
     struct monitor_counters counters;
 };
+
+/* inbound[pair] only; NULL: no memory. */
+struct slab *monitor_slab(struct monitor *m, size_t pair, size_t process);
 
 #define monitor_count(m, name)                                                                     \
     atomic_fetch_add_explicit(&(m)->counters.name, 1, memory_order_relaxed)

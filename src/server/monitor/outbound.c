@@ -20,7 +20,11 @@
  *     only after inbound has said SESSION_SHUT: inbound always lets go first.
  *  2. What waits is bounded: one poll, one heartbeat, CONTROL_QUEUE_MAX; unsent by what one round
  *     packs.
- *  3. What is unsent for MONITOR_SLOW_NS ends the session, as does a queue beyond its bound. */
+ *  3. A gateway that leaves something unsent for MONITOR_STALL_NS, or whose queue is at its bound,
+ *     is stalled: what waits for it is let go of, nothing more is taken, and the services are told;
+ *     they call it unreachable and send all anew when they are told that it reads again. What is
+ *     unsent for MONITOR_SLOW_NS ends the session.
+ *  4. MOVE takes the half away as it is, in the baton (server/move.h), and brings it elsewhere. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +41,7 @@
 #include "server/monitor/control_queue.h"
 #include "server/monitor/mail.h"
 #include "server/monitor/monitor_private.h"
+#include "server/move.h"
 #include "server/msg.h"
 
 #define BYE_NS NS_PER_S
@@ -51,6 +56,9 @@ enum half_state { HALF_OPEN, HALF_ENDING, HALF_DOWN };
 struct half {
     struct outbound *out;
     bool used;
+    bool poll, beat, bye;
+    bool acceptor_owed, inbound_owed, stalled, stall_owed, reads_owed;
+    uint16_t process;
     enum half_state state;
     uint64_t id;
     const struct session *session; /* lent until SESSION_SHUT is said to the acceptor */
@@ -59,12 +67,12 @@ struct half {
     struct text unsent;
     uint64_t blocked_ns; /* since when something is unsent; 0: nothing is */
     uint64_t said_ns, ending_ns;
-    bool poll, beat, bye;
     struct poll_request poll_request;
     struct control_queue controls;
-    bool acceptor_owed, inbound_owed;
-    char why[160];
+    char *why; /* from ENDING on; NULL: no memory for words */
 };
+
+_Static_assert(sizeof(struct half) <= MOVE_HALF_MAX, "a half fits into the baton");
 
 struct outbound {
     struct monitor *m;
@@ -77,6 +85,7 @@ struct outbound {
     struct reactor_work flush;
     struct reactor_timer retry, sweep;
     struct text pack;
+    struct move_queue moves; /* batons that could not be handed on yet */
     bool stop;
     struct msg stop_msg;
 };
@@ -97,13 +106,28 @@ static void mark(struct half *h)
 /* ---- what is owed
  * -------------------------------------------------------------------------------------- */
 
+static bool pay_stall(struct half *h)
+{
+    struct outbound *out = h->out;
+    struct mailbox *to = out->m->threads->services[h->process];
+    if (h->stall_owed && !mail_post(out->me, to, MSG_STALLED, h->id, 1, NULL, NULL))
+        return false;
+    h->stall_owed = false;
+    if (h->reads_owed && !mail_post(out->me, to, MSG_STALLED, h->id, 0, NULL, NULL))
+        return false;
+    h->reads_owed = false;
+    return true;
+}
+
 static bool pay(struct half *h)
 {
     struct outbound *out = h->out;
+    if (!pay_stall(h))
+        return false;
     if (h->inbound_owed) {
-        char *why = strdup(h->why);
-        if (why == NULL || !mail_post(out->me, out->m->threads->inbound[out->pair],
-                                      MSG_SESSION_SHUT, h->id, SESSION_OUTBOUND, why, free)) {
+        char *why = h->why != NULL ? strdup(h->why) : NULL;
+        if (!mail_post(out->me, out->m->threads->inbound[out->pair], MSG_SESSION_SHUT, h->id,
+                       SESSION_OUTBOUND, why, free)) {
             free(why);
             return false;
         }
@@ -115,6 +139,8 @@ static bool pay(struct half *h)
             return false;
         h->acceptor_owed = false;
         list_remove(&h->all);
+        free(h->why);
+        h->why = NULL;
         h->used = false;
     }
     return true;
@@ -139,12 +165,22 @@ static void retry_all(struct reactor_timer *t, uint64_t now)
 {
     struct outbound *out = container_of(t, struct outbound, retry);
     list_for_each_safe(l, &out->owing) settle(container_of(l, struct half, owing));
-    if (!list_empty(&out->owing))
+    bool all = move_queue_post(&out->moves, out->me, out->m->threads);
+    if (!list_empty(&out->owing) || !all)
         reactor_timer_set(out->reactor, t, now + MONITOR_RETRY_NS);
 }
 
 /* ---- ending
  * -------------------------------------------------------------------------------------------- */
+
+static void note_queued(struct half *h)
+{
+    _Atomic uint32_t *queued = h->out->m->threads->queued;
+    if (queued != NULL)
+        atomic_store_explicit(&queued[session_slot(h->id)],
+                              (uint32_t)(h->unsent.len + h->controls.bytes),
+                              memory_order_relaxed);
+}
 
 static void forget_waiting(struct half *h)
 {
@@ -153,8 +189,23 @@ static void forget_waiting(struct half *h)
     text_fini(&h->unsent);
     text_init(&h->unsent, PACK_MAX);
     h->blocked_ns = 0;
+    note_queued(h);
     if (list_linked(&h->dirty))
         list_remove(&h->dirty);
+}
+
+/* Invariant 3: it costs what lies in its socket and the rest of one round, no more. */
+static void stall(struct half *h)
+{
+    if (h->stalled || h->state != HALF_OPEN)
+        return;
+    h->stalled = h->stall_owed = true;
+    h->reads_owed = false;
+    h->poll = h->beat = false;
+    control_queue_clear(&h->controls);
+    note_queued(h);
+    monitor_count(h->out->m, stalls);
+    settle(h);
 }
 
 /* Nothing more is said. Inbound is told why, and sees the end of the stream. */
@@ -163,7 +214,7 @@ static void go_down(struct half *h, const char *why)
     if (h->state == HALF_DOWN)
         return;
     if (h->state == HALF_OPEN)
-        snprintf(h->why, sizeof(h->why), "%s", why);
+        h->why = strdup(why);
     h->state = HALF_DOWN;
     forget_waiting(h);
     reactor_remove(h->out->reactor, &h->source);
@@ -177,7 +228,7 @@ static void begin_end(struct half *h, const char *why)
     if (h->state != HALF_OPEN)
         return;
     h->state = HALF_ENDING;
-    snprintf(h->why, sizeof(h->why), "%s", why);
+    h->why = strdup(why);
     h->ending_ns = reactor_now(h->out->reactor);
     h->poll = h->beat = false;
     control_queue_clear(&h->controls);
@@ -222,7 +273,7 @@ static void pack_bye(struct half *h)
 {
     Weir__Control__Bye b = WEIR__CONTROL__BYE__INIT;
     Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
-    b.why = h->why;
+    b.why = h->why != NULL ? h->why : (char *)(uintptr_t)"";
     f.body_case = WEIR__CONTROL__FRAME__BODY_BYE;
     f.bye = &b;
     pack_frame(h, &f);
@@ -280,11 +331,17 @@ static bool push_unsent(struct half *h)
     if (n < 0)
         return false;
     text_consume(&h->unsent, (size_t)n);
+    note_queued(h);
     if (h->unsent.len > 0)
         return false;
     h->blocked_ns = 0;
     text_fini(&h->unsent);
     text_init(&h->unsent, PACK_MAX);
+    if (h->stalled) {
+        h->stalled = false;
+        h->reads_owed = true;
+        settle(h);
+    }
     return true;
 }
 
@@ -303,12 +360,13 @@ static void flush(struct half *h)
     if ((size_t)n < out->pack.len) {
         text_append(&h->unsent, out->pack.data + n, out->pack.len - (size_t)n);
         h->blocked_ns = reactor_now(out->reactor);
+        note_queued(h);
         if (h->unsent.failed)
             go_down(h, "no memory to send");
         return;
     }
     if (h->state == HALF_ENDING)
-        go_down(h, h->why);
+        go_down(h, "");
 }
 
 static void flush_dirty(struct reactor_work *w)
@@ -339,6 +397,7 @@ static void session_open(struct outbound *out, const struct session *s)
         .used = true,
         .id = s->id,
         .session = s,
+        .process = s->process,
         .source = {.fd = s->wire.fd, .ready = ready},
         .said_ns = reactor_now(out->reactor),
     };
@@ -362,17 +421,17 @@ static void session_shut(struct outbound *out, uint64_t id)
     text_fini(&h->unsent);
     reactor_remove(out->reactor, &h->source);
     wire_shut(&h->session->wire);
-    h->inbound_owed = false;
+    h->inbound_owed = h->stall_owed = h->reads_owed = false;
     h->acceptor_owed = true;
     settle(h);
 }
 
-static void send_poll(struct half *h, const struct poll_request *p)
+static void send_poll(struct half *h, uint64_t seq, uint64_t acked)
 {
     if (h->poll)
         monitor_count(h->out->m, polls_coalesced);
     h->poll = true;
-    h->poll_request = *p;
+    h->poll_request = (struct poll_request){.seq = seq, .acked = acked};
     mark(h);
 }
 
@@ -382,12 +441,86 @@ static void send_controls(struct half *h, const struct control_update *u)
     int r = control_queue_add(&h->controls, u, &replaced);
     monitor_count_add(h->out->m, controls_coalesced, replaced);
     if (r == 0) {
+        note_queued(h);
         mark(h);
+        return;
+    }
+    if (r == WEIR_E_FULL && h->blocked_ns != 0) {
+        stall(h);
         return;
     }
     monitor_count(h->out->m, ended_overflow);
     begin_end(h, r == WEIR_E_TOO_LARGE ? "a control is larger than a frame"
                                        : "more controls wait to be sent than the bound");
+}
+
+/* ---- moves
+ * --------------------------------------------------------------------------------------------- */
+
+static void half_free(void *half)
+{
+    struct half *h = half;
+    control_queue_clear(&h->controls);
+    text_fini(&h->unsent);
+    free(h->why);
+}
+
+static void move_out(struct outbound *out, struct move *m)
+{
+    struct half *h = find(out, m->session);
+    weir_assert(h != NULL); /* inbound has not let go of it, so neither have we */
+    h->process = m->to_process;
+    m->step = MOVE_WRITING;
+    if (m->from_pair == m->to_pair)
+        return;
+    reactor_remove(out->reactor, &h->source);
+    if (list_linked(&h->dirty))
+        list_remove(&h->dirty);
+    if (list_linked(&h->owing))
+        list_remove(&h->owing);
+    list_remove(&h->all);
+    h->used = false;
+    memcpy(m->writer, h, sizeof(*h));
+    m->writer_free = half_free;
+    m->step = MOVE_CARRIED;
+}
+
+static void move_in(struct outbound *out, struct move *m)
+{
+    struct half *h = &out->half[session_slot(m->session)];
+    weir_assert(!h->used);
+    memcpy(h, m->writer, sizeof(*h));
+    m->writer_free = NULL;
+    weir_assert(h->id == m->session);
+    h->out = out;
+    h->used = true;
+    list_init(&h->all);
+    list_init(&h->dirty);
+    list_init(&h->owing);
+    list_push_back(&out->all, &h->all);
+    m->step = MOVE_WRITING;
+    if (h->state == HALF_DOWN) {
+        h->inbound_owed = true; /* the other inbound may have got it, this one has not */
+        settle(h);
+        return;
+    }
+    settle(h);
+    int r = reactor_add(out->reactor, &h->source, EPOLLOUT);
+    if (r < 0)
+        go_down(h, weir_strerror(r));
+    else
+        mark(h);
+}
+
+static void move_take(struct outbound *out, struct move *m)
+{
+    if (m->step == MOVE_PACKED)
+        move_out(out, m);
+    else
+        move_in(out, m);
+    move_queue_put(&out->moves, m);
+    if (!move_queue_post(&out->moves, out->me, out->m->threads) && out->retry.heap_index == 0)
+        reactor_timer_set(out->reactor, &out->retry, reactor_now(out->reactor) + MONITOR_RETRY_NS);
 }
 
 static void message(void *ctx, struct msg *m)
@@ -407,13 +540,23 @@ static void message(void *ctx, struct msg *m)
         out->stop_msg = *m;
         return;
     }
+    if (m->kind == MSG_MOVE) {
+        struct move *move = m->body;
+        m->body = NULL;
+        move_take(out, move);
+        return;
+    }
     struct half *h = find(out, m->arg[0]);
     if (h == NULL || h->state != HALF_OPEN) {
         monitor_count(out->m, sends_unknown);
         return;
     }
+    if (h->stalled && m->kind != MSG_SESSION_END) {
+        monitor_count(out->m, sends_stalled);
+        return;
+    }
     if (m->kind == MSG_SEND_POLL) {
-        send_poll(h, m->body);
+        send_poll(h, m->arg[1], m->arg[2]);
     } else if (m->kind == MSG_SEND_CONTROLS) {
         send_controls(h, m->body);
     } else {
@@ -431,11 +574,14 @@ static void sweep(struct reactor_timer *t, uint64_t now)
     {
         struct half *h = container_of(l, struct half, all);
         if (h->state == HALF_ENDING && now - h->ending_ns >= BYE_NS) {
-            go_down(h, h->why);
+            go_down(h, "");
         } else if (h->state == HALF_OPEN && h->blocked_ns != 0 &&
                    now - h->blocked_ns >= out->m->slow_ns) {
             monitor_count(out->m, ended_slow);
             go_down(h, "the gateway does not read");
+        } else if (h->state == HALF_OPEN && !h->stalled && h->blocked_ns != 0 &&
+                   now - h->blocked_ns >= out->m->stall_ns) {
+            stall(h);
         } else if (h->state == HALF_OPEN && h->blocked_ns == 0 && now - h->said_ns >= beat / 2) {
             h->beat = true;
             mark(h);
@@ -476,9 +622,9 @@ static void outbound_close(struct outbound *out)
         if (h->state == HALF_OPEN)
             begin_end(h, "the server ends");
         flush(h);
-        control_queue_clear(&h->controls);
-        text_fini(&h->unsent);
+        half_free(h);
     }
+    move_queue_free(&out->moves);
     mail_close(&out->mail);
     reactor_free(out->reactor);
     text_fini(&out->pack);

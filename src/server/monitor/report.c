@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One allocation a report: the struct, its streams, its targets, then all buckets, in that order.
+/* One block a report: the struct, its streams, its targets, then all buckets, in that order.
  * Sizes are bounded by FRAME_STREAMS_MAX, FRAME_TARGETS_MAX and what fits into a frame: below 16
  * MiB. */
 #include "server/monitor/report.h"
@@ -10,6 +10,7 @@
 #include "base/assert.h"
 #include "base/text.h"
 #include "control/auth.h"
+#include "server/mailbox/slab.h"
 
 _Static_assert(HIST_BUCKETS == FRAME_HIST_BUCKETS, "the wire knows the same buckets");
 _Static_assert((int)WEIR__CONTROL__OP__OTHER == IO_OTHER, "operations are numbered alike");
@@ -63,6 +64,7 @@ void report_words(char *out, size_t size, const char *s)
 static void info_from_wire(struct report_stream *out, const Weir__Control__StreamInfo *in)
 {
     out->has_info = true;
+    out->tenant[0] = '\0';
     out->size = in->size;
     report_name(in->host, out->host);
     report_name(in->volume, out->volume);
@@ -121,6 +123,7 @@ static struct report_bucket *stream_from_wire(struct report_stream *out,
                                               const Weir__Control__StreamStats *in,
                                               struct report_bucket *at)
 {
+    memset(out, 0, offsetof(struct report_stream, host)); /* blocks come as they were left */
     out->index = in->index;
     out->connections = in->connections;
     out->held_now = in->held_now;
@@ -145,6 +148,7 @@ static struct report_bucket *stream_from_wire(struct report_stream *out,
 
 static void target_from_wire(struct report_target *out, const Weir__Control__TargetStats *in)
 {
+    memset(out, 0, sizeof(*out));
     out->connections = in->connections;
     out->connects = in->connects;
     out->connect_failures = in->connect_failures;
@@ -168,7 +172,7 @@ static void target_from_wire(struct report_target *out, const Weir__Control__Tar
     };
 }
 
-struct report *report_new(const Weir__Control__Statistics *s, uint64_t session)
+struct report *report_new(const Weir__Control__Statistics *s, uint64_t session, struct slab *slab)
 {
     weir_assert(s->n_streams <= FRAME_STREAMS_MAX);
     weir_assert(s->n_targets <= FRAME_TARGETS_MAX);
@@ -179,11 +183,13 @@ struct report *report_new(const Weir__Control__Statistics *s, uint64_t session)
     }
     size_t streams_size = s->n_streams * sizeof(struct report_stream);
     size_t targets_size = s->n_targets * sizeof(struct report_target);
-    char *block = calloc(1, sizeof(struct report) + streams_size + targets_size +
-                                buckets * sizeof(struct report_bucket));
+    size_t size = sizeof(struct report) + streams_size + targets_size +
+                  buckets * sizeof(struct report_bucket);
+    char *block = slab != NULL ? slab_take(slab, size) : malloc(size);
     if (block == NULL)
         return NULL;
     struct report *r = (struct report *)(void *)block;
+    memset(r, 0, sizeof(*r));
     r->stream = (struct report_stream *)(void *)(block + sizeof(*r));
     r->target = (struct report_target *)(void *)(block + sizeof(*r) + streams_size);
     struct report_bucket *at =
@@ -208,5 +214,5 @@ struct report *report_new(const Weir__Control__Statistics *s, uint64_t session)
 
 void report_free(void *report)
 {
-    free(report);
+    slab_give(report);
 }

@@ -15,8 +15,10 @@ void report_name(const char *name, char out[NAME_SIZE]);
 /* Printable ASCII of @s, cut to @size; all else becomes '?'. */
 void report_words(char *out, size_t size, const char *s);
 
-/* @s passed frame_unpack. NULL: no memory. Freed with report_free. */
-struct report *report_new(const Weir__Control__Statistics *s, uint64_t session);
+/* @s passed frame_unpack. A block of @slab, given back with report_free from any thread. NULL: the
+ * slab's bound is reached. Without a slab: from malloc, given back with free. */
+struct slab;
+struct report *report_new(const Weir__Control__Statistics *s, uint64_t session, struct slab *slab);
 void report_free(void *report);
 
 #endif

@@ -24,10 +24,10 @@ enum session_half { SESSION_INBOUND, SESSION_OUTBOUND };
 struct session {
     uint64_t id;
     struct wire wire;
-    uint16_t pair, process;
+    uint16_t pair, process; /* at the start; the table moves it later */
     struct gateway_hello hello;
     size_t early_size; /* bytes that came behind the handshake, for inbound */
-    uint8_t early[SESSION_EARLY_MAX];
+    uint8_t *early;    /* NULL: none */
 };
 
 static inline uint32_t session_slot(uint64_t id)

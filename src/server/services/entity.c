@@ -17,6 +17,10 @@
  *                               |   lost for a day, retired    v   by people
  *                               +-------------------------> RETIRED (freed)
  *
+ *   ADMITTED --does not read--> UNREACHABLE --reads again--> ADMITTED; else as ADMITTED
+ *
+ * Nothing is sent to one that is unreachable; when it reads again it gets all its controls anew.
+ * *
  * A gateway that proved its key needs nobody's leave: it is admitted by its first whole report. One
  * that is recalled from the database enters as LOST.
  *
@@ -168,6 +172,69 @@ void entity_gateway_free(struct services *s, struct gateway *g)
     free(g);
 }
 
+/* --- from one cache to another
+ * -------------------------------------------------------------------------------- */
+
+void entity_gateway_take_out(struct services *s, struct gateway *g)
+{
+    claim_gateway_changed(g); /* its parts go to the others */
+    list_for_each(it, &g->streams) {
+        struct stream *st = container_of(it, struct stream, in_gateway);
+        select_stream_drop(s, st);
+        storage_take(st, NULL);
+        list_remove(&st->in_index);
+        list_remove(&st->in_key);
+        list_remove(&st->e.link);
+        s->e.stream_count--;
+    }
+    list_for_each(it, &g->targets) {
+        struct target *t = container_of(it, struct target, link);
+        storage_leave(s, t);
+        list_remove(&t->e.link);
+        s->e.target_count--;
+    }
+    weir_assert(list_empty(&g->parts));
+    heap_remove(s, g);
+    list_remove(&g->in_changed);
+    list_remove(&g->in_session);
+    list_remove(&g->in_id);
+    list_remove(&g->e.link);
+    s->e.gateway_count--;
+    s->generation++;
+}
+
+static uint64_t index_hash(const struct gateway *g, uint32_t index);
+static uint64_t key_hash(const struct gateway *g, const char *key);
+
+void entity_gateway_put_in(struct services *s, struct gateway *g)
+{
+    weir_assert(entity_gateway_by_id(s, g->e.hello.id) == NULL);
+    weir_assert(s->e.gateway_count < s->config.max_gateways);
+    list_push_back(table_slot(&s->by_id, id_hash(g->e.hello.id)), &g->in_id);
+    list_push_back(&s->e.gateways, &g->e.link);
+    s->e.gateway_count++;
+    if (g->e.live)
+        list_push_back(table_slot(&s->by_session, session_hash(g->e.hello.session)),
+                       &g->in_session);
+    list_for_each(it, &g->targets) {
+        struct target *t = container_of(it, struct target, link);
+        bool joined = storage_join(s, t);
+        weir_assert(joined); /* some hundred bytes: as good as at the start */
+        list_push_back(&s->e.targets, &t->e.link);
+        s->e.target_count++;
+    }
+    list_for_each(it, &g->streams) {
+        struct stream *st = container_of(it, struct stream, in_gateway);
+        storage_take(st, st->target);
+        list_push_back(table_slot(&s->by_key, key_hash(g, st->e.key)), &st->in_key);
+        if (st->mapped)
+            list_push_back(table_slot(&s->by_index, index_hash(g, st->e.index)), &st->in_index);
+        list_push_back(&s->e.streams, &st->e.link);
+        s->e.stream_count++; /* the sum over all processes stays within the sum of their bounds */
+    }
+    s->generation++;
+}
+
 void entity_gateway_subject(const struct gateway *g, char *out, size_t size)
 {
     words(out, size, "gateway/%s", g->e.hello.name);
@@ -181,7 +248,9 @@ static bool state_may_follow(enum gateway_state from, enum gateway_state to)
     case GATEWAY_PENDING:
         return to == GATEWAY_ADMITTED || to == GATEWAY_LOST || to == GATEWAY_RETIRED;
     case GATEWAY_ADMITTED:
-        return to == GATEWAY_LOST || to == GATEWAY_RETIRED;
+        return to == GATEWAY_UNREACHABLE || to == GATEWAY_LOST || to == GATEWAY_RETIRED;
+    case GATEWAY_UNREACHABLE:
+        return to == GATEWAY_ADMITTED || to == GATEWAY_LOST || to == GATEWAY_RETIRED;
     case GATEWAY_LOST:
         return to == GATEWAY_ADMITTED || to == GATEWAY_RETIRED;
     case GATEWAY_RETIRED:
@@ -208,8 +277,14 @@ void entity_gateway_set_state(struct services *s, struct gateway *g, enum gatewa
         break;
     case GATEWAY_ADMITTED:
         note_event(s, EVENT_INFO,
-                   from == GATEWAY_LOST ? "gateway-returned" : "gateway-admitted", subject,
-                   "gateway %s (%s) is controlled: %s", name, address, why);
+                   from == GATEWAY_LOST          ? "gateway-returned"
+                   : from == GATEWAY_UNREACHABLE ? "gateway-reachable"
+                                                 : "gateway-admitted",
+                   subject, "gateway %s (%s) is controlled: %s", name, address, why);
+        break;
+    case GATEWAY_UNREACHABLE:
+        note_event(s, EVENT_WARNING, "gateway-unreachable", subject,
+                   "gateway %s (%s) does not take what is sent to it: %s", name, address, why);
         break;
     case GATEWAY_LOST:
         note_event(s, EVENT_WARNING, "gateway-lost", subject, "gateway %s (%s) is lost: %s", name,
@@ -249,6 +324,9 @@ void entity_gateway_attach(struct services *s, struct gateway *g, const struct g
     g->whole_known = false;
     g->refused_streams = false;
     g->e.epoch_applied = 0;
+    list_for_each(it, &g->targets) /* this boot may have other storage */
+        container_of(it, struct target, link)->e.uri[0] = '\0';
+    g->targets_changed = true;
     list_for_each(it, &g->streams) {
         struct stream *st = container_of(it, struct stream, in_gateway);
         st->mapped = false;
@@ -270,7 +348,8 @@ void entity_gateway_detach(struct services *s, struct gateway *g)
 
 bool entity_gateway_holds(const struct gateway *g)
 {
-    return g->e.state == GATEWAY_ADMITTED || (g->e.state == GATEWAY_LOST && !g->stale_counted);
+    return g->e.state == GATEWAY_ADMITTED || g->e.state == GATEWAY_UNREACHABLE ||
+           (g->e.state == GATEWAY_LOST && !g->stale_counted);
 }
 
 /* --- targets

@@ -21,6 +21,7 @@
     X(DISCOVERED, "discovered")     \
     X(PENDING, "pending")           \
     X(ADMITTED, "admitted")         \
+    X(UNREACHABLE, "unreachable")   \
     X(LOST, "lost")                 \
     X(RETIRED, "retired")
 enum gateway_state {

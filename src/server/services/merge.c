@@ -218,6 +218,7 @@ static void merge_target(struct services *s, struct gateway *g, const struct rep
     if (strncmp(t->e.uri, r->uri, sizeof(t->e.uri) - 1) != 0) {
         words(t->e.uri, sizeof(t->e.uri), "%.*s", (int)sizeof(r->uri) - 1, r->uri);
         storage_join(s, t);
+        g->targets_changed = true;
         s->sink.target_seen(s->sink.ctx, g->e.hello.name, t->e.name, t->e.uri);
     }
     t->e.window_milli = r->window_milli;

@@ -20,6 +20,7 @@ struct gateway_hello {
     char address[160];                /* of the peer */
     char key_id[80];
     uint16_t pair;                    /* which thread pair carries it */
+    uint32_t subgroup;                /* gateways before the same storage have one number */
 };
 
 struct report_bucket {
@@ -43,8 +44,6 @@ struct report_op {
 struct report_stream {
     uint32_t index;
     bool has_info;
-    char host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE],
-        target[NAME_SIZE]; /* with has_info */
     uint64_t size;
     struct report_op op[IO_OP_COUNT];
     size_t op_count;
@@ -52,7 +51,6 @@ struct report_stream {
     size_t hist_count;
     uint32_t connections, held_now;
     uint64_t oldest_held_ns, max_hold_hits;
-    char held_by[2 * NAME_SIZE];
     bool has_burst;
     uint32_t burst_ppm;
     /* Of the target's scheduler (qos/sched.h); the first four and `late` are cumulative. */
@@ -60,6 +58,9 @@ struct report_stream {
     uint32_t queued_now;
     uint64_t oldest_queued_ns;
     char share[2 * NAME_SIZE];        /* id of the control whose share it has; "" : none */
+    char held_by[2 * NAME_SIZE];
+    /* With has_info only: not even cleared without, so they stand last. */
+    char host[NAME_SIZE], volume[NAME_SIZE], tenant[NAME_SIZE], target[NAME_SIZE];
 };
 
 struct report_target {

@@ -42,7 +42,7 @@
 /* Epochs above this are nonsense from outside: they would leave no room to count on. */
 #define EPOCH_MAX (UINT64_MAX / 2)
 
-static void at(struct services *s, uint64_t now_ns, int64_t wall_us)
+void services_at(struct services *s, uint64_t now_ns, int64_t wall_us)
 {
     if (now_ns > s->now_ns)
         s->now_ns = now_ns; /* never back, whatever the caller's clock does */
@@ -171,6 +171,10 @@ static void lease_over(struct services *s, struct gateway *g)
 
 static void poll_due(struct services *s, struct gateway *g)
 {
+    if (g->e.state == GATEWAY_UNREACHABLE) { /* it has enough to read */
+        heap_set(s, g, next_phase(s, g));
+        return;
+    }
     if (g->outstanding) {
         g->e.polls_lost++;
         s->e.polls_lost++;
@@ -184,7 +188,7 @@ static void poll_due(struct services *s, struct gateway *g)
     heap_set(s, g, next_phase(s, g));
 }
 
-static void gateway_retire(struct services *s, struct gateway *g, const char *why)
+void services_retire(struct services *s, struct gateway *g, const char *why)
 {
     if (g->e.live)
         s->sink.session_end(s->sink.ctx, g->e.hello.session, g->e.hello.pair, why);
@@ -197,7 +201,7 @@ static void lost_due(struct services *s, struct gateway *g)
 {
     uint64_t lost = s->now_ns - g->lost_ns;
     if (lost >= LOST_RETIRE_NS) {
-        gateway_retire(s, g, "it was lost for a day");
+        services_retire(s, g, "it was lost for a day");
         return;
     }
     if (lost >= s->config.lease_ns)
@@ -216,7 +220,7 @@ static void lost_due(struct services *s, struct gateway *g)
 
 void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     select_schedules(s);
     /* Each entry moves at least half a period away, so this ends. */
     while (s->heap_count > 0 && s->heap[1]->due_ns <= s->now_ns) {
@@ -273,7 +277,7 @@ static bool identity_settle(struct services *s, struct gateway *g, const struct 
 }
 
 /* Room for one more by forgetting the gateway that was lost longest. */
-static void make_room(struct services *s)
+void services_make_room(struct services *s)
 {
     struct gateway *oldest = NULL;
     list_for_each(it, &s->e.gateways) {
@@ -282,13 +286,13 @@ static void make_room(struct services *s)
             oldest = g;
     }
     if (oldest != NULL)
-        gateway_retire(s, oldest, "room was needed for a new one");
+        services_retire(s, oldest, "room was needed for a new one");
 }
 
 static struct gateway *gateway_discover(struct services *s, const struct gateway_hello *h)
 {
     if (s->e.gateway_count >= s->config.max_gateways)
-        make_room(s);
+        services_make_room(s);
     struct gateway *g = entity_gateway_new(s, h);
     if (g != NULL)
         return g;
@@ -304,7 +308,7 @@ static struct gateway *gateway_discover(struct services *s, const struct gateway
 void services_gateway_up(struct services *s, const struct gateway_hello *h, uint64_t now_ns,
                          int64_t wall_us)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     struct gateway *g = entity_gateway_by_id(s, h->id);
     if (g != NULL && g->e.live && !identity_settle(s, g, h))
         return;
@@ -325,7 +329,7 @@ void services_gateway_up(struct services *s, const struct gateway_hello *h, uint
 void services_gateway_down(struct services *s, uint64_t session, const char *why, uint64_t now_ns,
                            int64_t wall_us)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     struct gateway *g = entity_gateway_by_session(s, session);
     if (g == NULL || !g->e.live)
         return; /* one that was refused, or has been followed by another */
@@ -338,7 +342,7 @@ int services_gateway_recall(struct services *s, const uint8_t id[GATEWAY_ID_SIZE
                             const char *software, const char *address, int64_t first_seen_us,
                             int64_t last_seen_us, uint64_t now_ns)
 {
-    at(s, now_ns, s->wall_us);
+    services_at(s, now_ns, s->wall_us);
     if (entity_gateway_by_id(s, id) != NULL)
         return WEIR_E_EXISTS;
     struct gateway_hello h = {.session = 0};
@@ -379,7 +383,7 @@ static void reconcile_epoch(struct services *s, struct gateway *g, uint64_t epoc
 
 void services_report(struct services *s, const struct report *r, uint64_t now_ns, int64_t wall_us)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     struct gateway *g = entity_gateway_by_session(s, r->session);
     if (g == NULL || !g->e.live) {
         s->e.stale_reports++;
@@ -390,10 +394,13 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
     g->e.last_seen_us = wall_us;
     if (merge_report(s, g, r) != MERGE_WHOLE)
         return;
-    if (g->e.state != GATEWAY_ADMITTED) {
+    if (g->e.state != GATEWAY_ADMITTED && g->e.state != GATEWAY_UNREACHABLE) {
         entity_gateway_set_state(s, g, GATEWAY_ADMITTED, "its first whole report is in");
         g->send_full = true;
     }
+    if (g->targets_changed && s->sink.targets != NULL)
+        s->sink.targets(s->sink.ctx, &g->e);
+    g->targets_changed = false;
     reconcile_epoch(s, g, r->epoch);
     claim_gather(s, g);
     if (g->surged)
@@ -410,7 +417,7 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
 void services_ack(struct services *s, uint64_t session, uint64_t epoch, int status, uint64_t now_ns,
                   int64_t wall_us)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     struct gateway *g = entity_gateway_by_session(s, session);
     if (g == NULL || !g->e.live || epoch > g->e.epoch_desired)
         return;
@@ -433,7 +440,7 @@ void services_ack(struct services *s, uint64_t session, uint64_t epoch, int stat
 void services_surge(struct services *s, uint64_t session, uint32_t stream, uint64_t now_ns,
                     int64_t wall_us)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     struct gateway *g = entity_gateway_by_session(s, session);
     if (g == NULL || !g->e.live || g->outstanding || s->now_ns - g->surge_ns < SURGE_GAP_NS)
         return;
@@ -444,9 +451,35 @@ void services_surge(struct services *s, uint64_t session, uint32_t stream, uint6
     gateway_poll_now(s, g);
 }
 
+void services_stalled(struct services *s, uint64_t session, bool stalled, uint64_t now_ns,
+                      int64_t wall_us)
+{
+    services_at(s, now_ns, wall_us);
+    struct gateway *g = entity_gateway_by_session(s, session);
+    if (g == NULL || !g->e.live)
+        return;
+    if (stalled && g->e.state == GATEWAY_ADMITTED)
+        entity_gateway_set_state(s, g, GATEWAY_UNREACHABLE, "its queue is full or too old");
+    if (stalled || g->e.state != GATEWAY_UNREACHABLE)
+        return;
+    entity_gateway_set_state(s, g, GATEWAY_ADMITTED, "it reads again");
+    g->unanswered = 0;
+    g->send_full = true; /* what waited for it was let go of */
+    gateway_poll(s, g);
+    dispatch_gateway(s, g);
+    heap_set(s, g, next_phase(s, g));
+}
+
+void services_subgroup(struct services *s, const uint8_t id[GATEWAY_ID_SIZE], uint32_t subgroup)
+{
+    struct gateway *g = entity_gateway_by_id(s, id);
+    if (g != NULL)
+        g->e.hello.subgroup = subgroup;
+}
+
 void services_target_health(struct services *s, const struct target_health *h, uint64_t now_ns)
 {
-    at(s, now_ns, s->wall_us);
+    services_at(s, now_ns, s->wall_us);
     list_for_each(it, &s->e.targets) {
         struct entity_target *t = container_of(it, struct entity_target, link);
         if (strcmp(t->name, h->target) != 0 || strcmp(t->uri, h->uri) != 0)
@@ -461,7 +494,7 @@ void services_target_health(struct services *s, const struct target_health *h, u
 
 void services_loaded(struct services *s, uint64_t now_ns, int64_t wall_us)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     s->loaded = true;
     dispatch_all(s);
 }
@@ -469,7 +502,7 @@ void services_loaded(struct services *s, uint64_t now_ns, int64_t wall_us)
 int services_agreement_put(struct services *s, const struct agreement *a, uint64_t now_ns,
                            int64_t wall_us, char *ret_words, size_t size)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     int err = select_agreement_put(s, a, ret_words, size);
     if (err < 0)
         return err;
@@ -483,7 +516,7 @@ int services_agreement_put(struct services *s, const struct agreement *a, uint64
 int services_tenant_put(struct services *s, const struct tenant *t, uint64_t now_ns,
                         int64_t wall_us)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     int err = select_tenant_put(s, t);
     if (err < 0)
         return err;
@@ -495,7 +528,7 @@ int services_tenant_put(struct services *s, const struct tenant *t, uint64_t now
 int services_policy_put(struct services *s, const struct policy *p, uint64_t now_ns,
                         int64_t wall_us)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     int err = select_policy_put(s, p);
     if (err < 0)
         return err;
@@ -512,16 +545,17 @@ static int gateway_remove(struct services *s, const char *name)
         struct gateway *g = container_of(it, struct gateway, e.link);
         if (strcmp(g->e.hello.name, name) != 0 && strcmp(g->e.id_text, name) != 0)
             continue;
-        gateway_retire(s, g, "retired by an administrator");
+        services_retire(s, g, "retired by an administrator");
         return 0;
     }
+    parcel_tombstone(s, name); /* it may be on its way from one process to another */
     return WEIR_E_NOT_FOUND;
 }
 
 int services_document_remove(struct services *s, const char *kind, const char *name,
                              uint64_t now_ns, int64_t wall_us)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     int err = WEIR_E_NOT_FOUND;
     if (strcmp(kind, "Agreement") == 0)
         err = select_agreement_remove(s, name);
@@ -542,7 +576,7 @@ int services_document_remove(struct services *s, const char *kind, const char *n
 
 void services_enforcement(struct services *s, bool on, uint64_t now_ns, int64_t wall_us)
 {
-    at(s, now_ns, wall_us);
+    services_at(s, now_ns, wall_us);
     if (s->e.enforcing == on)
         return;
     s->e.enforcing = on;

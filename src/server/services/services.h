@@ -28,6 +28,9 @@ struct services_sink {
     void (*action)(void *ctx, const struct action_record *a);
     void (*event)(void *ctx, const struct event_record *e);
     void (*target_seen)(void *ctx, const char *gateway, const char *target, const char *uri);
+    /* @g said, in a whole report, that it is in front of other targets than before: those in
+     * services_entities with this gateway and a uri. May be NULL. */
+    void (*targets)(void *ctx, const struct entity_gateway *g);
     /* A gateway's record changed (state, name, address): keep it. May be NULL. */
     void (*gateway)(void *ctx, const struct entity_gateway *g);
 };
@@ -72,7 +75,30 @@ void services_ack(struct services *s, uint64_t session, uint64_t epoch, int stat
                   int64_t wall_us);
 void services_surge(struct services *s, uint64_t session, uint32_t stream, uint64_t now_ns,
                     int64_t wall_us);
+/* It does not take what is sent to it (what waited was let go of), or does again. */
+void services_stalled(struct services *s, uint64_t session, bool stalled, uint64_t now_ns,
+                      int64_t wall_us);
 void services_target_health(struct services *s, const struct target_health *h, uint64_t now_ns);
+
+/* A gateway on its way from one SLA process to another: everything known of it. Between export and
+ * import it belongs to whoever holds the parcel, in one piece: cumulative counters and what of them
+ * was accounted, windows, verdicts, throttles, controls sent and their epoch. */
+struct gateway_parcel;
+/* NULL: this process does not know it. It is gone from here when this returns. */
+struct gateway_parcel *services_gateway_export(struct services *s,
+                                               const uint8_t id[GATEWAY_ID_SIZE], uint64_t now_ns,
+                                               int64_t wall_us);
+/* Takes @p. Agreements, policies and the enforcement switch of this process hold from now on.
+ * @pair, @subgroup: what carries it here. */
+void services_gateway_import(struct services *s, struct gateway_parcel *p, uint16_t pair,
+                             uint32_t subgroup, uint64_t now_ns, int64_t wall_us);
+/* When there is nobody left to import it. */
+void services_parcel_free(struct gateway_parcel *p);
+/* Its subgroup has another number. */
+void services_subgroup(struct services *s, const uint8_t id[GATEWAY_ID_SIZE], uint32_t subgroup);
+/* Another process has it: drop what was recalled of it here, without a word. Nothing when it has a
+ * session here. */
+void services_gateway_forget(struct services *s, const uint8_t id[GATEWAY_ID_SIZE]);
 
 /* Documents: put replaces by name. 0, or WEIR_E_CONFLICT when two agreements of equal rank select
  * the same stream (words name both; the newcomer is refused), WEIR_E_FULL. Takes effect at once. */

@@ -205,6 +205,13 @@ struct stream {
     uint32_t low[METER_HIST_COUNT], high[METER_HIST_COUNT]; /* buckets in use in e.window */
     struct unit unit;
     struct brake brake;
+    struct {                            /* while it travels to another process (parcel.c) */
+        char agreement[NAME_SIZE];      /* "": it had no promise */
+        uint64_t version, judged_latency_us, verdict_since_ns;
+        size_t objective, unit_objective; /* places in the agreement; above its count: none */
+        enum verdict verdict;
+        struct unit unit;
+    } kept;
 };
 
 /* A control as last sent: the id, and a hash of all the rest. */
@@ -243,6 +250,16 @@ struct gateway {
     uint64_t mark;                      /* last walk that met it */
     struct sent *sent;                  /* by id */
     size_t sent_count;
+    uint64_t parcel_epoch;              /* while it travels: epochs there are above */
+    bool targets_changed;               /* sink.targets is owed */
+};
+
+/* Retirements said by people of late: one that travels meanwhile is met by it where it arrives. */
+#define TOMBSTONES 16u
+#define TOMBSTONE_NS (UINT64_C(60) * 1000000000)
+struct tombstone {
+    char name[NAME_SIZE];
+    uint64_t at_ns;                     /* 0: none */
 };
 
 struct services {
@@ -271,6 +288,8 @@ struct services {
     uint64_t action_id;                 /* last given */
     uint64_t generation;                /* of everything that agreed controls are made of */
     uint64_t mark, walk;                /* numbers of walks */
+    struct tombstone tombstone[TOMBSTONES];
+    uint32_t tombstone_next;
     int64_t schedules_min;              /* wall minute at which they were last looked at */
     bool streams_full_said, gateways_full_said;
     struct hist scratch;                /* for merging groups */
@@ -303,6 +322,10 @@ struct gateway *entity_gateway_by_session(struct services *s, uint64_t session);
 /* NULL: full or no memory. */
 struct gateway *entity_gateway_new(struct services *s, const struct gateway_hello *h);
 void entity_gateway_free(struct services *s, struct gateway *g);
+/* Out of every table and list of @s, whole, and into those of another. It keeps streams, targets
+ * and what was sent; agreements are found anew there by select_stream. */
+void entity_gateway_take_out(struct services *s, struct gateway *g);
+void entity_gateway_put_in(struct services *s, struct gateway *g);
 /* The checked setter; says an event and calls sink.gateway. */
 void entity_gateway_set_state(struct services *s, struct gateway *g, enum gateway_state to,
                               const char *why);
@@ -328,6 +351,13 @@ enum merge { MERGE_IGNORED, MERGE_PART, MERGE_WHOLE };
 enum merge merge_report(struct services *s, struct gateway *g, const struct report *r);
 void merge_forget(struct stream *st); /* counters begin at zero: a new boot */
 void merge_window_end(struct stream *st); /* its gateway is lost: nothing is known of now */
+
+/* --- services.c and parcel.c
+ * ---------------------------------------------------------------------------- */
+void services_at(struct services *s, uint64_t now_ns, int64_t wall_us);
+void services_make_room(struct services *s);
+void services_retire(struct services *s, struct gateway *g, const char *why);
+void parcel_tombstone(struct services *s, const char *name);
 
 /* --- select.c: which agreement and tenant a stream falls under
  * --------------------------------------- */

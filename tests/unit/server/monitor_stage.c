@@ -27,6 +27,11 @@ static void free_json(void *json)
 
 void stage_open(struct stage *s, uint32_t heartbeat_ms)
 {
+    stage_open_patient(s, heartbeat_ms, 600 * NS_PER_MS);
+}
+
+void stage_open_patient(struct stage *s, uint32_t heartbeat_ms, uint64_t slow_ns)
+{
     char words[256] = "";
     memset(s, 0, sizeof(*s));
     log_init("test", LOG_LEVEL_ERROR);
@@ -53,7 +58,8 @@ void stage_open(struct stage *s, uint32_t heartbeat_ms)
     if (monitor_open(&s->config, t, &s->monitor, words, sizeof(words)) < 0)
         fail_msg("%s", words);
     s->monitor->heartbeat_ms = heartbeat_ms;
-    s->monitor->slow_ns = 300 * NS_PER_MS;
+    s->monitor->slow_ns = slow_ns;
+    s->monitor->stall_ns = 100 * NS_PER_MS;
     s->of_monitor = (struct monitor_thread){.monitor = s->monitor};
     thread_main *const body[3] = {monitor_acceptor_main, monitor_inbound_main,
                                   monitor_outbound_main};
@@ -80,9 +86,9 @@ void stage_close(struct stage *s)
         msg_release(&m);
         pthread_join(s->thread[i], NULL);
     }
-    monitor_close(s->monitor);
     for (size_t i = 0; i < s->kept_count; i++)
-        msg_release(&s->kept[i]);
+        msg_release(&s->kept[i]); /* blocks of the monitor's slabs */
+    monitor_close(s->monitor);
     mailbox_set_free(s->threads.set);
     json_decref(s->credentials);
     json_decref(s->enrolments);
@@ -194,11 +200,9 @@ static void post(struct stage *s, unsigned kind, uint64_t session, void *body,
 
 void stage_poll(struct stage *s, uint64_t session, uint64_t seq, uint64_t acked)
 {
-    struct poll_request *p = calloc(1, sizeof(*p));
-    assert_non_null(p);
-    p->seq = seq;
-    p->acked = acked;
-    post(s, MSG_SEND_POLL, session, p, free);
+    struct msg m = {.kind = MSG_SEND_POLL, .arg = {session, seq, acked}};
+    while (mailbox_post(s->threads.services[0], s->threads.outbound[0], &m) < 0)
+        usleep(100);
 }
 
 void stage_controls(struct stage *s, uint64_t session, struct control_update *u)

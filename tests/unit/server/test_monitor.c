@@ -38,6 +38,14 @@ static int set_up_quick(void **state)
     return 0;
 }
 
+static int set_up_patient(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    stage_open_patient(s, 2000, 60 * NS_PER_S);
+    *state = s;
+    return 0;
+}
+
 static int tear_down(void **state)
 {
     stage_close(*state);
@@ -477,6 +485,38 @@ static void a_gateway_that_does_not_read_gets_the_newest_word_or_is_ended(void *
     raw_close(&other);
 }
 
+static void a_gateway_that_reads_again_is_told_of_and_goes_on(void **state)
+{
+    struct stage *s = *state;
+    struct raw slow;
+    raw_open(s, &slow);
+    uint64_t session = raw_stand(&slow);
+    stage_controls(s, session, large_update(1, 5000));
+    struct msg m = stage_take(s, MSG_STALLED);
+    assert_int_equal(m.arg[0], session);
+    assert_int_equal(m.arg[1], 1);
+    /* What is sent meanwhile is not kept for it. */
+    stage_controls(s, session, large_update(2, 10));
+    for (int i = 0; i < 40000 && stage_stats(s).sends_stalled == 0; i++)
+        stage_turn(s);
+    assert_int_equal(stage_stats(s).sends_stalled, 1);
+    bool more = true;
+    while (more) {
+        const Weir__Control__Frame *f = raw_receive(&slow);
+        assert_non_null(f);
+        assert_int_equal(f->set_controls->epoch, 1);
+        more = f->set_controls->more;
+    }
+    m = stage_take(s, MSG_STALLED);
+    assert_int_equal(m.arg[1], 0);
+    stage_poll(s, session, 9, 0);
+    const Weir__Control__Frame *f = raw_receive(&slow);
+    assert_non_null(f);
+    assert_int_equal(f->body_case, WEIR__CONTROL__FRAME__BODY_POLL);
+    assert_int_equal(stage_stats(s).stalls, 1);
+    raw_close(&slow);
+}
+
 static void more_sessions_than_configured_are_refused(void **state)
 {
     struct stage *s = *state;
@@ -597,6 +637,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_large_set_comes_in_parts_and_whole, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             a_gateway_that_does_not_read_gets_the_newest_word_or_is_ended, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_gateway_that_reads_again_is_told_of_and_goes_on,
+                                        set_up_patient, tear_down),
         cmocka_unit_test_setup_teardown(more_sessions_than_configured_are_refused, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(many_idle_connections_keep_nobody_out_for_long, set_up,

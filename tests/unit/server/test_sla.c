@@ -50,6 +50,7 @@ static struct stage *stage_new(size_t writer_capacity)
     th->set = mailbox_set_new(16);
     th->pairs = th->services_count = th->readers = 1;
     th->main = box(t, "main", 64);
+    th->acceptor = box(t, "acceptor", 1024);
     th->app = box(t, "app", 1024);
     th->resource = box(t, "resource", 64);
     th->store_writer = box(t, "store.writer", writer_capacity);
@@ -196,7 +197,7 @@ static void answer_seq(struct stage *t, uint64_t seq)
 static void answer_poll(struct stage *t)
 {
     struct msg m = take(t->threads.outbound[0], MSG_SEND_POLL);
-    uint64_t seq = ((const struct poll_request *)m.body)->seq;
+    uint64_t seq = m.arg[1];
     msg_release(&m);
     answer_seq(t, seq);
 }
@@ -215,7 +216,7 @@ static struct msg take_controls(struct stage *t)
         if (m.kind == MSG_SEND_CONTROLS)
             return m;
         if (m.kind == MSG_SEND_POLL)
-            answer_seq(t, ((const struct poll_request *)m.body)->seq);
+            answer_seq(t, m.arg[1]);
         msg_release(&m);
     }
     fail_msg("no controls came");

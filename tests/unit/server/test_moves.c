@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Goal: gateways move between thread pairs and SLA processes while they work, and no counter is
+ * lost or counted twice, no control is lost, and nobody waits for a stalled neighbour.
+ * Method: the monitor's real threads (two pairs) and real SLA processes (two) over real sockets,
+ * with 200 made-up gateways whose counters grow with each poll. The test is the database: it adds
+ * up every sample that is written and compares with what each gateway counted. Run under TSan. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <jansson.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "fleet.h"
+#include "server/monitor/monitor_private.h"
+#include "server/msg.h"
+#include "server/sla.h"
+#include "server/store/store.h"
+
+#define GATEWAYS 200u
+#define PAIRS 2u
+#define PROCESSES 2u
+#define PATIENCE_NS (60 * NS_PER_S)
+
+struct ground {
+    char dir[64];
+    struct server_config config;
+    struct threads threads;
+    struct monitor *monitor;
+    struct monitor_thread of_pair[PAIRS], acceptor;
+    struct sla_thread sla[PROCESSES];
+    struct fleet fleet;
+    pthread_t thread[1 + 2 * PAIRS + PROCESSES];
+    struct mailbox *box[1 + 2 * PAIRS + PROCESSES];
+    size_t thread_count;
+    uint64_t stored[GATEWAYS]; /* sum of all samples */
+    size_t moved_said;
+    bool resized, viewed;
+    json_t *view;
+};
+
+static void start(struct ground *g, struct mailbox *box, thread_main *body, void *arg)
+{
+    g->box[g->thread_count] = box;
+    assert_int_equal(pthread_create(&g->thread[g->thread_count++], NULL, body, arg), 0);
+}
+
+static void make_threads(struct ground *g)
+{
+    struct threads *t = &g->threads;
+    char name[32];
+    t->readers = 1;
+    t->set = mailbox_set_new(32);
+    t->main = mailbox_new(t->set, "main", 64, 16);
+    t->acceptor = mailbox_new(t->set, "acceptor", 2048, 64);
+    t->app = mailbox_new(t->set, "app", 8192, 64);
+    t->resource = mailbox_new(t->set, "resource", 4096, 16);
+    t->store_writer = mailbox_new(t->set, "store.writer", 8192, 64);
+    t->store_reader[0] = mailbox_new(t->set, "store.reader[0]", 256, 16);
+    for (size_t i = 0; i < PAIRS; i++) {
+        snprintf(name, sizeof(name), "inbound[%zu]", i);
+        t->inbound[i] = mailbox_new(t->set, name, 1024, 16);
+        snprintf(name, sizeof(name), "outbound[%zu]", i);
+        t->outbound[i] = mailbox_new(t->set, name, 4096, 16);
+    }
+    for (size_t i = 0; i < PROCESSES; i++) {
+        snprintf(name, sizeof(name), "services[%zu]", i);
+        t->services[i] = mailbox_new(t->set, name, 4096, 64);
+    }
+    t->queued = calloc(2 * GATEWAYS, sizeof(*t->queued));
+}
+
+static void ground_open(struct ground *g, size_t pairs, size_t processes)
+{
+    char words[256] = "", path[128];
+    memset(g, 0, sizeof(*g));
+    log_init("test", LOG_LEVEL_ERROR);
+    snprintf(g->dir, sizeof(g->dir), "/tmp/weir-moves-XXXXXX");
+    assert_non_null(mkdtemp(g->dir));
+    server_config_init(&g->config);
+    snprintf(g->config.state_dir, sizeof(g->config.state_dir), "%s", g->dir);
+    snprintf(g->config.control_listen[0], sizeof(g->config.control_listen[0]), "127.0.0.1:0");
+    g->config.max_gateways = 2 * GATEWAYS;
+    g->config.period_ns = 300 * NS_PER_MS;
+    g->config.lease_ns = 3 * NS_PER_S;
+    make_threads(g);
+    struct threads *t = &g->threads;
+    t->pairs = pairs;
+    t->services_count = processes;
+    if (monitor_open(&g->config, t, &g->monitor, words, sizeof(words)) < 0)
+        fail_msg("%s", words);
+    g->monitor->balance_ns = 200 * NS_PER_MS;
+    g->monitor->stall_ns = 200 * NS_PER_MS;
+    g->acceptor = (struct monitor_thread){.monitor = g->monitor};
+    start(g, t->acceptor, monitor_acceptor_main, &g->acceptor);
+    for (size_t i = 0; i < PAIRS; i++) {
+        g->of_pair[i] = (struct monitor_thread){.monitor = g->monitor, .pair = i};
+        start(g, t->inbound[i], monitor_inbound_main, &g->of_pair[i]);
+    }
+    for (size_t i = 0; i < PROCESSES; i++) {
+        g->sla[i] = (struct sla_thread){.config = &g->config, .threads = t, .index = i};
+        start(g, t->services[i], sla_main, &g->sla[i]);
+    }
+    for (size_t i = 0; i < PAIRS; i++)
+        start(g, t->outbound[i], monitor_outbound_main, &g->of_pair[i]);
+    snprintf(path, sizeof(path), "%s/control.sock", g->dir);
+    fleet_open(&g->fleet, path, g->monitor->local_key, GATEWAYS);
+}
+
+/* ---- the store and the app ---- */
+
+static void free_json(void *json)
+{
+    json_decref(json);
+}
+
+static const char *const limit_document =
+    "[{\"kind\":\"Agreement\",\"name\":\"cap\",\"version\":1,\"updated_us\":1,\"document\":"
+    "{\"kind\":\"Agreement\",\"name\":\"cap\",\"appliesTo\":{\"volume\":\"db\"},\"per\":\"stream\","
+    "\"limit\":{\"iops\":1000}}}]";
+
+static void store_turn(struct ground *g)
+{
+    struct threads *t = &g->threads;
+    struct msg m;
+    while (mailbox_take(t->store_reader[0], &m)) {
+        const struct store_query *q = m.body;
+        json_t *rows =
+            q->table == STORE_DOCUMENTS ? json_loads(limit_document, 0, NULL) : json_array();
+        mailbox_reply(t->store_reader[0], &m, 0, rows, free_json);
+        msg_release(&m);
+    }
+    while (mailbox_take(t->store_writer, &m)) {
+        const struct store_batch *b = m.body;
+        if (m.kind == MSG_STORE_WRITE)
+            mailbox_reply(t->store_writer, &m, 0, NULL, NULL);
+        for (size_t i = 0; m.kind == MSG_STORE_APPEND && i < b->sample_count; i++) {
+            unsigned index = 0;
+            assert_int_equal(sscanf(b->sample[i].gateway, "gw%u", &index), 1);
+            assert_true(index < GATEWAYS);
+            g->stored[index] += b->sample[i].read_ops;
+        }
+        for (size_t i = 0; m.kind == MSG_STORE_APPEND && i < b->event_count; i++) {
+            g->moved_said += strcmp(b->event[i].kind, "subgroup-moved") == 0;
+        }
+        msg_release(&m);
+    }
+    while (mailbox_take(t->app, &m)) {
+        if (m.is_reply && m.kind == MSG_VIEW) {
+            g->view = json_incref(m.body);
+            g->viewed = true;
+        }
+        msg_release(&m);
+    }
+    while (mailbox_take(t->resource, &m))
+        msg_release(&m);
+    while (mailbox_take(t->main, &m)) {
+        g->resized = g->resized || m.kind == MSG_ROUTE_RESIZE;
+        msg_release(&m);
+    }
+}
+
+static void turn(struct ground *g)
+{
+    store_turn(g);
+    fleet_turn(&g->fleet, 2);
+}
+
+static void until(struct ground *g, bool (*done)(struct ground *g), const char *what)
+{
+    uint64_t deadline = clock_mono_ns() + PATIENCE_NS;
+    while (!done(g)) {
+        if (clock_mono_ns() > deadline)
+            fail_msg("waited in vain: %s", what);
+        turn(g);
+    }
+}
+
+static void for_a_while(struct ground *g, uint64_t ns)
+{
+    uint64_t end = clock_mono_ns() + ns;
+    while (clock_mono_ns() < end)
+        turn(g);
+}
+
+static void ground_close(struct ground *g)
+{
+    for (size_t i = 0; i < g->thread_count; i++) {
+        struct msg stop = {.kind = MSG_STOP}, m;
+        uint64_t ticket, deadline = clock_mono_ns() + PATIENCE_NS;
+        assert_int_equal(mailbox_ask(g->threads.main, g->box[i], &stop, PATIENCE_NS,
+                                     clock_mono_ns(), &ticket),
+                         0);
+        while (!mailbox_take(g->threads.main, &m)) {
+            assert_true(clock_mono_ns() < deadline);
+            usleep(500);
+        }
+        assert_int_equal(m.kind, MSG_STOP);
+        pthread_join(g->thread[i], NULL);
+    }
+    store_turn(g);
+    monitor_close(g->monitor);
+    mailbox_set_free(g->threads.set);
+    fleet_close(&g->fleet);
+    free((void *)g->threads.queued);
+    char command[128];
+    snprintf(command, sizeof(command), "rm -rf '%s'", g->dir);
+    assert_int_equal(system(command), 0);
+}
+
+static struct monitor_stats stats(const struct ground *g)
+{
+    struct monitor_stats s;
+    monitor_stats(g->monitor, &s);
+    return s;
+}
+
+/* ---- what is waited for ---- */
+
+static bool all_up(struct ground *g)
+{
+    return fleet_up(&g->fleet) == g->fleet.count;
+}
+
+static bool all_limited(struct ground *g)
+{
+    for (size_t i = 0; i < g->fleet.count; i++) {
+        if (g->fleet.gateway[i].fd >= 0 && g->fleet.gateway[i].limit != 1000)
+            return false;
+    }
+    return true;
+}
+
+static bool all_new_limit(struct ground *g)
+{
+    for (size_t i = 0; i < g->fleet.count; i++) {
+        if (g->fleet.gateway[i].limit != 2000)
+            return false;
+    }
+    return true;
+}
+
+static bool resized(struct ground *g)
+{
+    return g->resized;
+}
+
+/* Counted at the gateway after its first answer: what was before says only where it stood. */
+static bool all_stored(struct ground *g)
+{
+    for (size_t i = 0; i < g->fleet.count; i++) {
+        const struct fleet_gateway *w = &g->fleet.gateway[i];
+        assert_true(g->stored[i] <= w->ops - w->first_ops);
+        if (g->stored[i] != w->ops - w->first_ops)
+            return false;
+    }
+    return true;
+}
+
+static void connect_all(struct ground *g)
+{
+    for (size_t i = 0; i < g->fleet.count; i++) {
+        fleet_connect(&g->fleet, &g->fleet.gateway[i]);
+        while (fleet_up(&g->fleet) + 32 < i) /* as many handshakes at once as one host may have */
+            turn(g);
+    }
+    until(g, all_up, "all sessions");
+}
+
+static void resize(struct ground *g, size_t pairs, size_t processes)
+{
+    struct msg m = {.kind = MSG_ROUTE_RESIZE, .arg = {pairs, processes}};
+    uint64_t ticket;
+    g->resized = false;
+    assert_int_equal(mailbox_ask(g->threads.main, g->threads.acceptor, &m, PATIENCE_NS,
+                                 clock_mono_ns(), &ticket),
+                     0);
+    until(g, resized, "all gateways to be inside");
+}
+
+static void limit_all(struct ground *g, uint64_t iops)
+{
+    for (size_t i = 0; i < PROCESSES; i++) {
+        struct document_change *c = calloc(1, sizeof(*c));
+        snprintf(c->kind, sizeof(c->kind), "Agreement");
+        snprintf(c->name, sizeof(c->name), "cap");
+        c->agreement.version = iops;
+        snprintf(c->agreement.name, sizeof(c->agreement.name), "cap");
+        snprintf(c->agreement.applies_to.volume, sizeof(c->agreement.applies_to.volume), "db");
+        c->agreement.per = AGREEMENT_PER_STREAM;
+        c->agreement.weight = 100;
+        c->agreement.limits.rate[GATE_IOPS_TOTAL].rate = iops;
+        struct msg m = {.kind = MSG_DOCUMENT_CHANGED, .body = c, .body_free = free};
+        assert_int_equal(mailbox_post(g->threads.app, g->threads.services[i], &m), 0);
+    }
+}
+
+static json_t *gateways_of(struct ground *g, size_t process)
+{
+    struct view_request *v = calloc(1, sizeof(*v));
+    v->kind = VIEW_GATEWAYS;
+    struct msg m = {.kind = MSG_VIEW, .body = v, .body_free = free};
+    uint64_t ticket, deadline = clock_mono_ns() + PATIENCE_NS;
+    g->viewed = false;
+    assert_int_equal(mailbox_ask(g->threads.app, g->threads.services[process], &m, PATIENCE_NS,
+                                 clock_mono_ns(), &ticket),
+                     0);
+    while (!g->viewed) {
+        assert_true(clock_mono_ns() < deadline);
+        turn(g);
+    }
+    return g->view;
+}
+
+static void nothing_lost(struct ground *g)
+{
+    g->fleet.frozen = true;
+    until(g, all_stored, "every count to be written down");
+    for_a_while(g, 700 * NS_PER_MS); /* and no more than that */
+    assert_true(all_stored(g));
+    for (size_t i = 0; i < g->fleet.count; i++) {
+        assert_int_equal(g->fleet.gateway[i].ended, 0);
+        assert_int_equal(g->fleet.gateway[i].epochs_back, 0);
+    }
+    struct monitor_stats s = stats(g);
+    assert_int_equal(s.ended_protocol + s.ended_error + s.ended_silent + s.ended_slow, 0);
+}
+
+static int set_up(void **state)
+{
+    struct ground *g = malloc(sizeof(*g));
+    ground_open(g, 1, 1);
+    *state = g;
+    return 0;
+}
+
+static int set_up_two(void **state)
+{
+    struct ground *g = malloc(sizeof(*g));
+    ground_open(g, 2, 2);
+    *state = g;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    ground_close(*state);
+    free(*state);
+    return 0;
+}
+
+/* ---- tests ---- */
+
+static void moves_under_load_lose_no_counter_and_no_control(void **state)
+{
+    struct ground *g = *state;
+    connect_all(g);
+    until(g, all_limited, "the limit everywhere");
+    /* There and back, by other numbers of pairs and processes, with a change under way. */
+    resize(g, 2, 2);
+    assert_true(stats(g).moves > 0);
+    limit_all(g, 1500);
+    resize(g, 1, 2);
+    resize(g, 2, 1);
+    limit_all(g, 2000);
+    resize(g, 2, 2);
+    resize(g, 1, 1);
+    resize(g, 2, 2);
+    until(g, all_new_limit, "the newest limit everywhere");
+    for_a_while(g, NS_PER_S);
+    nothing_lost(g);
+    assert_true(all_new_limit(g));
+    assert_true(stats(g).moves > 4 * GATEWAYS / 2);
+    assert_true(g->moved_said > 0);
+    assert_int_equal(stats(g).moving_now, 0);
+}
+
+static void gateways_before_one_storage_meet_at_one_process(void **state)
+{
+    struct ground *g = *state;
+    connect_all(g);
+    until(g, all_limited, "the limit everywhere");
+    /* Now storage 0 to 3 is one, by gateways that stand before two of it. */
+    for (size_t i = 0; i < g->fleet.count; i++) {
+        if (i % FLEET_TARGETS < 3)
+            g->fleet.gateway[i].also = (unsigned)(i % FLEET_TARGETS + 1) + 1;
+    }
+    for_a_while(g, 2 * NS_PER_S);
+    size_t process_of[FLEET_TARGETS], seen = 0;
+    memset(process_of, 0xff, sizeof(process_of));
+    for (size_t p = 0; p < PROCESSES; p++) {
+        json_t *view = gateways_of(g, p), *one;
+        size_t i;
+        seen += json_array_size(view);
+        json_array_foreach(view, i, one)
+        {
+            unsigned index = 0;
+            sscanf(json_string_value(json_object_get(one, "name")), "gw%u", &index);
+            size_t target = index % FLEET_TARGETS;
+            assert_true(process_of[target] == SIZE_MAX || process_of[target] == p);
+            process_of[target] = p;
+        }
+        assert_true(json_array_size(view) > GATEWAYS / 4); /* spread, too */
+        json_decref(view);
+    }
+    assert_int_equal(seen, GATEWAYS);
+    for (size_t t = 1; t < 4; t++)
+        assert_int_equal(process_of[t], process_of[0]);
+    assert_int_equal(stats(g).subgroups_now, FLEET_TARGETS - 3);
+    nothing_lost(g);
+}
+
+static atomic_bool held, holding;
+
+/* Runs in the thread that is to stand still. */
+static void hold(int signal_number)
+{
+    (void)signal_number;
+    atomic_store(&holding, true);
+    while (atomic_load(&held)) {
+        struct timespec ts = {.tv_nsec = 5000000};
+        nanosleep(&ts, NULL);
+    }
+    atomic_store(&holding, false);
+}
+
+static void a_stalled_process_holds_up_its_own_gateways_only(void **state)
+{
+    struct ground *g = *state;
+    uint64_t before[GATEWAYS];
+    bool mine[GATEWAYS] = {false};
+    connect_all(g);
+    until(g, all_limited, "the limit everywhere");
+    for_a_while(g, NS_PER_S);
+    json_t *view = gateways_of(g, 1), *one;
+    size_t i, of_it = json_array_size(view);
+    json_array_foreach(view, i, one)
+    {
+        unsigned index = 0;
+        sscanf(json_string_value(json_object_get(one, "name")), "gw%u", &index);
+        mine[index] = true;
+    }
+    json_decref(view);
+    assert_true(of_it > 0 && of_it < GATEWAYS);
+    struct sigaction sa = {.sa_handler = hold};
+    sigaction(SIGUSR1, &sa, NULL);
+    atomic_store(&held, true);
+    pthread_kill(g->thread[1 + PAIRS + 1], SIGUSR1); /* acceptor, inbounds, services */
+    while (!atomic_load(&holding))
+        turn(g);
+    for (i = 0; i < GATEWAYS; i++)
+        before[i] = g->fleet.gateway[i].polls;
+    for_a_while(g, 2 * NS_PER_S);
+    size_t starved = 0;
+    for (i = 0; i < GATEWAYS; i++) {
+        if (mine[i])
+            assert_true(g->fleet.gateway[i].polls <= before[i] + 1); /* one was on its way */
+        else
+            starved += g->fleet.gateway[i].polls < before[i] + 2;
+    }
+    assert_int_equal(starved, 0);
+    atomic_store(&held, false);
+    while (atomic_load(&holding))
+        turn(g);
+    for_a_while(g, NS_PER_S);
+    nothing_lost(g);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(moves_under_load_lose_no_counter_and_no_control, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(gateways_before_one_storage_meet_at_one_process,
+                                        set_up_two, tear_down),
+        cmocka_unit_test_setup_teardown(a_stalled_process_holds_up_its_own_gateways_only,
+                                        set_up_two, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
