@@ -131,7 +131,7 @@ static int read_value(struct server_config *c, const struct key *k, const char *
             c->gateway_count++;
         break;
     case VALUE_AUTO:
-        snprintf(expected, size, "auto, or a whole number from %llu to %llu",
+        snprintf(expected, size, "a whole number from %llu to %llu, or auto",
                  (unsigned long long)k->min, (unsigned long long)k->max);
         if (strcmp(value, "auto") != 0)
             return read_count(value, k->min, k->max, (uint32_t *)(void *)field);

@@ -177,7 +177,7 @@ void entity_gateway_free(struct services *s, struct gateway *g)
 
 void entity_gateway_take_out(struct services *s, struct gateway *g)
 {
-    claim_gateway_changed(g); /* its parts go to the others */
+    claim_gateway_changed(s, g); /* its parts go to the others */
     list_for_each(it, &g->streams) {
         struct stream *st = container_of(it, struct stream, in_gateway);
         select_stream_drop(s, st);
