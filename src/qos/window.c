@@ -24,9 +24,9 @@
  * two HIGH phases makes it look at once.
  *
  * The latency bound stands on top as a factor: it falls by bound / p99, at most by half, when the
- * wait's p99 is above the bound, and rises by at most a tenth when it is below 0.77 of it. While it
- * holds the window below 0.8 of what k asks for nothing is learnt of k: both phases would lie below
- * the knee.
+ * wait's p99 is above the bound, and rises by at most a tenth when it is below 0.77 of it. It
+ * never takes the window below k, where nothing waits in the device; both phases then lie at
+ * most at the knee, k rises, and the next search finds it again.
  *
  * Invariants: MIN <= slots_milli <= MAX; k is positive; a sample that was not bounded by the window
  * (full less than half the time), or that saw a stall, changes nothing. */
@@ -39,6 +39,8 @@
 /* Just past the knee: by a tenth, and by half a slot where a tenth is none. In the simulator a
  * margin of a quarter cost a stranger's p99 5 % more at k = 8 and gained no throughput; a tenth
  * alone lost 5 % of the throughput at k = 4. */
+/* The latency bound never takes more than down to this part of k. */
+#define KNEE          1.0
 #define MARGIN        1.1
 #define MARGIN_SLOTS  0.6
 #define LOW_SHARE     0.7
@@ -106,7 +108,10 @@ static void bound_learn(struct window *w, const struct window_sample *s)
     double factor = goal / seen;
     factor = factor < 0.5 ? 0.5 : factor > 1.1 ? 1.1 : factor;
     double ppm = (double)w->bound_ppm * factor;
-    double least = 1e6 / (w->k * MARGIN + MARGIN_SLOTS);
+    /* With no more in flight than k nothing waits in the device: less would only cost throughput.
+     * What is left of the wait then is the spread of the service. */
+    double floor = w->k * KNEE > 1 ? w->k * KNEE : 1;
+    double least = 1e6 * floor / (w->k * MARGIN + MARGIN_SLOTS);
     ppm = ppm < least ? least : ppm;
     w->bound_ppm = ppm > 1e6 ? 1000000 : (uint32_t)ppm;
 }
@@ -191,10 +196,7 @@ static void high_learn(struct window *w)
     if (!high_over(w))
         return;
     w->last_rate = rate;
-    if (w->bound_ppm < 800000)
-        phase_begin(w, WINDOW_HIGH);
-    else
-        phase_begin(w, WINDOW_LOW);
+    phase_begin(w, WINDOW_LOW);
 }
 
 void window_learn(struct window *w, const struct window_sample *s)
