@@ -431,8 +431,13 @@ void dispatch_all(struct services *s)
         dispatch_gateway(s, container_of(it, struct gateway, e.link));
 }
 
-void dispatch_changed(struct services *s)
+void dispatch_changed(struct services *s, size_t at_most)
 {
+    size_t n = 0;
+    for (const struct list *it = s->changed.next; it != &s->changed; it = it->next) {
+        if (++n > at_most)
+            return;
+    }
     while (!list_empty(&s->changed)) {
         struct gateway *g =
             container_of(list_pop_front(&s->changed), struct gateway, in_changed);

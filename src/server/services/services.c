@@ -234,8 +234,8 @@ void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us)
         s->plan_ns = s->now_ns + s->config.period_ns;
         claim_split_all(s);
         plan_run(s);
+        dispatch_changed(s, SIZE_MAX);
     }
-    dispatch_changed(s);
 }
 
 uint64_t services_next_ns(const struct services *s)
@@ -410,7 +410,7 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
     analyzer_run(s, g);
     throttle_run(s, g);
     dispatch_gateway(s, g);
-    dispatch_changed(s);
+    dispatch_changed(s, CHANGED_AT_ONCE);
     note_samples(s, g);
 }
 

@@ -469,8 +469,10 @@ uint32_t scene_harm_ppm(const struct scene *sc, const struct bully *b);
  * ---------------------------------------------------------------- */
 void dispatch_gateway(struct services *s, struct gateway *g);
 void dispatch_all(struct services *s);
-/* Those whose parts of limits changed. */
-void dispatch_changed(struct services *s);
+/* Those whose parts of limits changed, unless they are more than @at_most: many that come at once
+ * must not have all the others told at each of them. */
+void dispatch_changed(struct services *s, size_t at_most);
+#define CHANGED_AT_ONCE 16u
 void dispatch_forget(struct gateway *g);
 
 /* --- note.c: samples, events, actions
