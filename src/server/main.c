@@ -416,6 +416,7 @@ static void hear(struct server *s)
         }
         msg_release(&m);
     }
+    (void)mailbox_drained(s->threads.main); /* it is owned: shown among the threads */
 }
 
 /* Gateways go to @pairs and @processes, which run. */

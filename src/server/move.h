@@ -18,7 +18,7 @@
  * A gateway without a session: ASKED -> services[from], PACKED -> services[to], UNPACKED ->
  * acceptor.
  *
- * Invariants (tests/model/move.pml).
+ * Invariants.
  *  1. Each of the parts (reading half, what services know, writing half) is at one thread or in the
  *     baton, never twice, and there is one baton for a gateway.
  *  2. Nothing is overtaken. A mailbox keeps the order of each sender, so the baton comes behind

@@ -220,7 +220,10 @@ class Gateway(Process):
         return f"nbd://{self.address}/{export}"
 
     def local(self, **request):
-        """Ask the local socket."""
+        """Ask the local socket; again if the worker that heard it died before it answered."""
+        return wait_until(lambda: self.local_once(request), f"an answer to {request}")
+
+    def local_once(self, request):
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as s:
             s.settimeout(PATIENCE)
             s.connect(self.socket_path)
@@ -229,7 +232,7 @@ class Gateway(Process):
             while not data.endswith(b"\n"):
                 more = s.recv(1 << 20)
                 if not more:
-                    break
+                    return None
                 data += more
         return json.loads(data)
 
