@@ -63,6 +63,7 @@ void gateway_config_init(struct gateway_config *c)
         .handshake_timeout_ns = 10 * NS_PER_S,
         .max_hold_ns = 10 * NS_PER_S,
         .worker_timeout_ns = 5 * NS_PER_S,
+        .drain_timeout_ns = 30 * NS_PER_S,
         .log_level = LOG_LEVEL_INFO,
         .sandbox = true,
     };

@@ -105,6 +105,7 @@ struct gateway_config {
     uint64_t handshake_timeout_ns;  /* default 10 s */
     uint64_t max_hold_ns;           /* default 10 s */
     uint64_t worker_timeout_ns;     /* default 5 s: a worker silent for so long is replaced */
+    uint64_t drain_timeout_ns;      /* default 30 s: connections of a worker that retires */
     uint32_t log_level;             /* enum log_level */
     uint32_t io_engine;             /* enum config_engine; default auto */
     bool sandbox;                   /* base/sandbox.h; default yes */

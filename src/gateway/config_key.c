@@ -39,6 +39,8 @@ static const struct config_key keys[] = {
      600 * NS_PER_S},
     {SECTION_GATEWAY, "io-engine", VALUE_ENGINE, GATEWAY(io_engine), 0, 0},
     {SECTION_GATEWAY, "sandbox", VALUE_YES, GATEWAY(sandbox), 0, 0},
+    {SECTION_GATEWAY, "drain-timeout", VALUE_DURATION, GATEWAY(drain_timeout_ns), 100 * NS_PER_MS,
+     3600 * NS_PER_S},
     {SECTION_SERVER, "address", VALUE_SERVER, GATEWAY(servers), 0, 0},
     {SECTION_SERVER, "listen", VALUE_SERVER_LISTEN, GATEWAY(server_listen), 0, 0},
     {SECTION_SERVER, "key-file", VALUE_PATH, GATEWAY(key_file), 0, 0},

@@ -17,7 +17,9 @@
  * Between two such steps stands a fence for the compiler; the processor needs none.
  *
  * Banks. Each worker counts in one of two banks, a worker that takes over from a dead one in the
- * same. So with two alive no word has two writers, but for the cells of rules.
+ * same. So with two alive (an upgrade) no word has two writers, but for the cells of rules, which
+ * both charge: those are touched under the lock of ledger_share.h, which costs nothing while one is
+ * alive. Slots are given to streams by one worker only: the one that retires takes no more hosts.
  *
  * Invariants:
  *   1. A slot that is not live has nothing to tell; its meters are zeroed before it is live again.
@@ -32,6 +34,7 @@
 #include "gateway/ledger.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +62,7 @@ struct ledger_head {
     uint64_t controls_generation, lease_until;
     struct ledger_controls_head controls[2];
     struct ledger_life life;
+    struct ledger_share share;
     struct relay_counts counts[LEDGER_BANKS];
     struct ledger_target target[CONFIG_MAX_TARGETS];
 };
@@ -243,6 +247,8 @@ void ledger_take_bank(struct ledger *l, uint32_t bank)
 void ledger_repair_bank(struct ledger *l, uint32_t bank)
 {
     weir_assert(bank < LEDGER_BANKS);
+    uint32_t owner = bank + 1;
+    (void)atomic_compare_exchange_strong(&l->head->share.owner, &owner, 0);
     for (size_t i = 0; i < l->slots; i++) {
         l->streams[i].connections[bank] = 0;
         if (l->streams[i].live)
@@ -259,6 +265,23 @@ void ledger_repair_bank(struct ledger *l, uint32_t bank)
 uint32_t ledger_bank(const struct ledger *l)
 {
     return l->bank;
+}
+
+struct ledger_share *ledger_share(struct ledger *l)
+{
+    return &l->head->share;
+}
+
+void ledger_lock(struct ledger_share *s, uint32_t bank)
+{
+    for (uint32_t tries = 1;; tries++) {
+        uint32_t free = 0;
+        if (atomic_compare_exchange_weak_explicit(&s->owner, &free, bank + 1,
+                                                  memory_order_acquire, memory_order_relaxed))
+            return;
+        if (tries % 64 == 0)
+            sched_yield();
+    }
 }
 
 const uint8_t *ledger_boot_id(const struct ledger *l)

@@ -14,6 +14,7 @@
 
 #include "base/name.h"
 #include "gateway/config.h"
+#include "gateway/ledger_share.h"
 #include "gateway/relay.h"
 #include "gateway/stream.h"
 #include "qos/gate.h"
@@ -79,6 +80,7 @@ void ledger_repair_bank(struct ledger *l, uint32_t bank);
 void ledger_take_bank(struct ledger *l, uint32_t bank);
 uint32_t ledger_bank(const struct ledger *l);
 
+struct ledger_share *ledger_share(struct ledger *l);
 const uint8_t *ledger_boot_id(const struct ledger *l);
 struct ledger_life *ledger_life(struct ledger *l);
 

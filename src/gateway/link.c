@@ -5,7 +5,8 @@
  * connection that may be slow, hostile or gone, from the same thread that carries I/O: nothing here
  * may wait.
  *
- *   IDLE                      no server in the configuration: for ever
+ *   IDLE                      no server in the configuration, or retired (another worker has the
+ *                             link now): for ever
  *
  *   A connection that a server opened (link_listen.c) enters at CONNECTING, from WAITING or in the
  *   place of a dial of our own; with no server to dial, WAITING waits for that alone.
@@ -67,11 +68,12 @@ static const char *const state_names[LINK_STATE_COUNT] = {
 
 static const bool state_allowed[LINK_STATE_COUNT][LINK_STATE_COUNT] = {
     [LINK_IDLE] = {[LINK_WAITING] = true},
-    [LINK_WAITING] = {[LINK_CONNECTING] = true},
-    [LINK_CONNECTING] = {[LINK_SECURING] = true, [LINK_PROVING] = true, [LINK_WAITING] = true},
-    [LINK_SECURING] = {[LINK_PROVING] = true, [LINK_WAITING] = true},
-    [LINK_PROVING] = {[LINK_ESTABLISHED] = true, [LINK_WAITING] = true},
-    [LINK_ESTABLISHED] = {[LINK_WAITING] = true},
+    [LINK_WAITING] = {[LINK_CONNECTING] = true, [LINK_IDLE] = true},
+    [LINK_CONNECTING] = {[LINK_SECURING] = true, [LINK_PROVING] = true, [LINK_WAITING] = true,
+                         [LINK_IDLE] = true},
+    [LINK_SECURING] = {[LINK_PROVING] = true, [LINK_WAITING] = true, [LINK_IDLE] = true},
+    [LINK_PROVING] = {[LINK_ESTABLISHED] = true, [LINK_WAITING] = true, [LINK_IDLE] = true},
+    [LINK_ESTABLISHED] = {[LINK_WAITING] = true, [LINK_IDLE] = true},
 };
 
 static void link_set_state(struct link *l, enum link_state to)
@@ -602,6 +604,17 @@ int link_new(struct reactor *r, const struct gateway_config *config, struct stre
         reactor_timer_set(r, &l->timer, reactor_now(r));
     *ret = l;
     return 0;
+}
+
+void link_retire(struct link *l)
+{
+    link_listen_free(l->listen);
+    l->listen = NULL;
+    if (l->state == LINK_IDLE)
+        return;
+    link_close(l);
+    link_set_state(l, LINK_IDLE);
+    link_controls_follow(l->controls);
 }
 
 static void link_say_bye(struct link *l)

@@ -53,6 +53,7 @@
 #define FILE_HEAD_SIZE (FILE_MAGIC_SIZE + FILE_HASH_SIZE)
 #define FILE_MAX (SET_MAX + FILE_HEAD_SIZE)
 #define PATH_SIZE 576u
+#define FOLLOW_NS (100 * NS_PER_MS)
 
 _Static_assert(FRAME_RATE_KINDS == GATE_KIND_COUNT, "the wire knows the same limits");
 _Static_assert(FRAME_WEIGHT_MAX == SCHED_WEIGHT_MAX, "the wire knows the same weights");
@@ -60,6 +61,9 @@ _Static_assert(FRAME_WEIGHT_MAX == SCHED_WEIGHT_MAX, "the wire knows the same we
 struct link_controls {
     struct link *link;
     struct reactor_timer lease;
+    struct reactor_timer follow; /* armed while another worker writes the ledger */
+    bool following;
+    uint64_t generation;  /* of the ledger's controls that are in force */
     uint64_t lease_until; /* 0: no lease runs */
     uint64_t epoch;
     bool first;      /* no full set was applied in this session yet */
@@ -84,11 +88,19 @@ static void controls_keep(struct link_controls *c);
 static void controls_lease_over(struct reactor_timer *t, uint64_t now)
 {
     struct link_controls *c = container_of(t, struct link_controls, lease);
+    struct ledger *ledger = stream_ledger(c->link->streams);
     c->lease_until = 0;
+    if (c->following && ledger_lease(ledger) > now) {
+        c->lease_until = ledger_lease(ledger);
+        reactor_timer_set(c->link->reactor, t, c->lease_until);
+        return;
+    }
     size_t n = stream_controls_expire(c->link->streams, now);
-    ledger_lease_set(stream_ledger(c->link->streams), 0);
+    if (!c->following)
+        ledger_lease_set(ledger, 0);
     if (n > 0) {
-        controls_keep(c);
+        if (!c->following)
+            controls_keep(c);
         log_warning("link: the lease ended; %zu planned controls are lifted", n);
         relay_kick(c->link->relay);
     }
@@ -115,6 +127,7 @@ void link_controls_free(struct link_controls *c)
     if (c == NULL)
         return;
     reactor_timer_clear(c->link->reactor, &c->lease);
+    reactor_timer_clear(c->link->reactor, &c->follow);
     frame_arena_fini(&c->arena);
     text_fini(&c->set);
     free(c);
@@ -427,8 +440,8 @@ bool link_controls_resume(struct link_controls *c)
     struct ledger *ledger = stream_ledger(c->link->streams);
     const void *bytes;
     size_t n;
-    uint64_t epoch, generation, now = reactor_now_fresh(c->link->reactor);
-    if (!ledger_controls_get(ledger, &bytes, &n, &epoch, &generation))
+    uint64_t epoch, now = reactor_now_fresh(c->link->reactor);
+    if (!ledger_controls_get(ledger, &bytes, &n, &epoch, &c->generation))
         return false;
     struct set s = {0};
     int r = set_unpack(c, &s, bytes, n);
@@ -445,9 +458,34 @@ bool link_controls_resume(struct link_controls *c)
     uint64_t lease = ledger_lease(ledger);
     c->lease_until = lease > now ? lease : now;
     reactor_timer_set(c->link->reactor, &c->lease, c->lease_until);
-    log_info("link: %zu controls of the last worker are in force", count);
+    log_info("link: %zu controls of the %s worker are in force", count,
+             c->following ? "other" : "last");
     relay_kick(c->link->relay);
     return true;
+}
+
+static void controls_look(struct reactor_timer *t, uint64_t now)
+{
+    struct link_controls *c = container_of(t, struct link_controls, follow);
+    const void *bytes;
+    size_t n;
+    uint64_t epoch, generation;
+    reactor_timer_set(c->link->reactor, t, now + FOLLOW_NS);
+    if (ledger_controls_get(stream_ledger(c->link->streams), &bytes, &n, &epoch, &generation) &&
+        generation != c->generation)
+        (void)link_controls_resume(c);
+}
+
+void link_controls_follow(struct link_controls *c)
+{
+    const void *bytes;
+    size_t n;
+    uint64_t epoch;
+    c->following = true;
+    c->follow.fire = controls_look;
+    (void)ledger_controls_get(stream_ledger(c->link->streams), &bytes, &n, &epoch,
+                              &c->generation);
+    controls_look(&c->follow, reactor_now(c->link->reactor));
 }
 
 static int load_file(struct link_controls *c, const char *bytes, size_t n, size_t *ret_count)

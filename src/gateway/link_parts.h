@@ -43,6 +43,8 @@ void link_controls_load(struct link_controls *c);
 /* Instead: apply what the worker before this one left in the ledger, with what is left of its
  * lease. False: there was none. */
 bool link_controls_resume(struct link_controls *c);
+/* From now on another worker writes the ledger: apply what it leaves there, ten times a second. */
+void link_controls_follow(struct link_controls *c);
 /* A new session: the first full set is taken whatever its epoch. */
 void link_controls_session(struct link_controls *c);
 /* @raw: the frame as it came, @n bytes; @s is it unpacked. Applies, and sends the

@@ -20,6 +20,9 @@
  * 100 ms doubling to 10 s, half of it jitter. A first worker that ends before it was ever ready
  * ends the program: its reasons are the configuration's or the machine's, and were said.
  *
+ * There is a place for a second worker: the one that retires while an upgrade's serves
+ * (manager_upgrade.c). Each counts in its own bank of the ledger.
+ *
  * Hangs are found by the worker's heartbeat, counted in looks of ours, not in time that passed: if
  * the whole machine, or this process along with the worker, stood still, one look was missed, no
  * more. A worker that is STARTING has worker-timeout as well.
@@ -31,6 +34,7 @@
  * a death. */
 #include "gateway/manager.h"
 
+#include <config.h> /* the build's; "config.h" would be the gateway's */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -48,8 +52,10 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "gateway/handover.h"
 #include "gateway/ledger.h"
 #include "gateway/local.h"
+#include "gateway/manager_private.h"
 #include "gateway/relay.h"
 #include "gateway/setup.h"
 #include "gateway/worker.h"
@@ -62,35 +68,6 @@
 #define LOOKS 10u
 /* Told to stop, a worker has this long (its own bound is 5 s). */
 #define STOP_NS (10 * NS_PER_S)
-
-enum life { LIFE_NONE, LIFE_STARTING, LIFE_RUNNING, LIFE_STOPPING };
-
-struct child {
-    enum life life;
-    pid_t pid;
-    int control; /* -1: none */
-    uint32_t bank;
-    uint64_t started_ns, beat;
-    unsigned silent; /* looks without a new heartbeat */
-    bool hung;       /* and killed for it */
-};
-
-struct manager {
-    struct options *options;
-    struct gateway_config *config;
-    struct ledger *ledger;
-    int listeners[CONFIG_MAX_LISTENERS];
-    int local, signals;
-    struct child child;
-    struct rng rng;
-    unsigned failures;   /* in a row, of workers that did not live long */
-    uint64_t start_at;   /* when the next worker is to be started; 0: now */
-    uint64_t look_at, watchdog_at, watchdog_ns;
-    uint64_t stop_by;    /* when STOPPING turns into SIGKILL */
-    bool ready;          /* the first worker was */
-    bool ending;
-    int status;
-};
 
 /* --- sockets --- */
 
@@ -140,15 +117,24 @@ static void manager_unlisten(struct manager *m)
 
 /* --- a worker's birth --- */
 
+static void manager_hang_up(struct child *c)
+{
+    if (c->control >= 0)
+        close(c->control);
+    c->control = -1;
+}
+
 /* In the child. Does not return. */
-static void manager_become_worker(struct manager *m, pid_t parent, int control)
+static void manager_become_worker(struct manager *m, pid_t parent, int control, uint32_t bank)
 {
     int listeners[CONFIG_MAX_LISTENERS];
     close(m->signals);
+    for (size_t i = 0; i < LEDGER_BANKS; i++)
+        manager_hang_up(&m->child[i]);
     if (setup_worker(parent) < 0)
         _exit(1);
     memcpy(listeners, m->listeners, sizeof(listeners));
-    ledger_take_bank(m->ledger, m->child.bank);
+    ledger_take_bank(m->ledger, bank);
     const struct worker_start start = {
         .options = m->options,
         .config = m->config,
@@ -162,64 +148,68 @@ static void manager_become_worker(struct manager *m, pid_t parent, int control)
     exit(status);
 }
 
-static void manager_start_worker(struct manager *m)
+int manager_pair(int *ret_here, int *ret_there)
 {
     int pair[2];
-    pid_t self = getpid();
-    m->start_at = 0;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-        log_error("cannot start a worker: %s", weir_strerror(-errno));
-        m->start_at = clock_mono_ns() + PAUSE_FIRST_NS;
-        return;
-    }
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return -errno;
+    *ret_here = pair[0];
+    *ret_there = pair[1];
+    return 0;
+}
+
+static void manager_start_worker(struct manager *m)
+{
+    struct child *c = &m->child[m->serving];
     struct ledger_life *life = ledger_life(m->ledger);
     uint64_t now = clock_mono_ns();
-    life->worker_started_ns = now;
-    if (life->started_ns == 0)
-        life->started_ns = now;
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0) {
-        close(pair[0]);
-        manager_become_worker(m, self, pair[1]);
+    int here, there, err = manager_pair(&here, &there);
+    pid_t self = getpid(), pid = -1;
+    if (err == 0) {
+        life->worker_started_ns = now;
+        if (life->started_ns == 0)
+            life->started_ns = now;
+        fflush(NULL);
+        pid = fork();
+        err = pid < 0 ? -errno : 0;
+        if (pid == 0) {
+            close(here);
+            manager_become_worker(m, self, there, c->bank);
+        }
+        close(there);
+        if (pid < 0)
+            close(here);
     }
-    close(pair[1]);
-    if (pid < 0) {
-        log_error("cannot start a worker: %s", weir_strerror(-errno));
-        close(pair[0]);
+    if (err < 0) {
+        log_error("cannot start a worker: %s; trying again", weir_strerror(err));
         m->start_at = now + PAUSE_FIRST_NS;
         return;
     }
-    m->child = (struct child){
+    m->start_at = 0;
+    *c = (struct child){
         .life = LIFE_STARTING,
         .pid = pid,
-        .control = pair[0],
-        .bank = m->child.bank,
+        .control = here,
+        .bank = c->bank,
         .started_ns = now,
-        .beat = life->heartbeat[m->child.bank],
+        .beat = life->heartbeat[c->bank],
     };
     life->worker_pid = (uint32_t)pid;
 }
 
-static void manager_tell(struct manager *m, enum worker_word word)
+void manager_tell(struct child *c, enum worker_word word)
 {
     const unsigned char byte = (unsigned char)word;
-    if (m->child.control >= 0)
-        (void)!send(m->child.control, &byte, sizeof(byte), MSG_NOSIGNAL | MSG_DONTWAIT);
-}
-
-static void manager_hang_up(struct manager *m)
-{
-    if (m->child.control >= 0)
-        close(m->child.control);
-    m->child.control = -1;
+    if (c->control >= 0)
+        (void)!send(c->control, &byte, sizeof(byte), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 /* --- a worker's end --- */
 
-static void manager_reason(const struct manager *m, int status, char out[LEDGER_REASON_SIZE])
+void manager_reason(const struct manager *m, const struct child *c, int status,
+                    char out[LEDGER_REASON_SIZE])
 {
-    if (m->child.hung) {
+    if (c->hung) {
         snprintf(out, LEDGER_REASON_SIZE, "hung for %.1f s, was killed",
                  (double)m->config->worker_timeout_ns / (double)NS_PER_S);
     } else if (WIFSIGNALED(status)) {
@@ -246,53 +236,63 @@ static uint64_t manager_pause(struct manager *m, uint64_t lived_ns)
     return pause / 2 + rng_below(&m->rng, pause / 2);
 }
 
-static void manager_child_died(struct manager *m, int status)
+/* A death that nobody asked for: count it, say why, have another worker start. */
+static void manager_child_lost(struct manager *m, const struct child *c, const char *reason)
 {
     struct ledger_life *life = ledger_life(m->ledger);
     uint64_t now = clock_mono_ns();
-    uint32_t bank = m->child.bank;
-    bool in_order = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    ledger_repair_bank(m->ledger, bank);
-    manager_hang_up(m);
-    life->worker_pid = 0;
-    if (m->ending || !m->ready) {
-        m->ending = true;
-        m->status = in_order ? m->status : 1;
-        m->child = (struct child){.control = -1, .bank = bank};
-        return;
-    }
-    char reason[LEDGER_REASON_SIZE];
-    manager_reason(m, status, reason);
-    uint64_t pause = manager_pause(m, now - m->child.started_ns);
+    bool was_serving = c->bank == m->serving;
+    uint64_t pause = was_serving ? manager_pause(m, now - c->started_ns) : 0;
     life->deaths++;
-    life->hangs += m->child.hung;
+    life->hangs += c->hung;
     life->last_death_ns = now;
-    memcpy(life->last_reason, reason, sizeof(reason));
+    memcpy(life->last_reason, reason, LEDGER_REASON_SIZE);
     char when[32] = "at once";
     if (pause > 0)
         snprintf(when, sizeof(when), "in %.1f s", (double)pause / (double)NS_PER_S);
-    log_error("worker %ld died after %.1f s: %s; another starts %s (%llu deaths so far)",
-              (long)m->child.pid, (double)(now - m->child.started_ns) / (double)NS_PER_S, reason,
-              when, (unsigned long long)life->deaths);
-    m->child = (struct child){.control = -1, .bank = bank};
-    m->start_at = now + pause;
+    log_error("worker %ld died after %.1f s: %s; another %s %s (%llu deaths so far)", (long)c->pid,
+              (double)(now - c->started_ns) / (double)NS_PER_S, reason,
+              was_serving ? "starts" : "serves already,", when, (unsigned long long)life->deaths);
+    if (was_serving)
+        m->start_at = now + pause;
+}
+
+static void manager_child_died(struct manager *m, struct child *c, int status)
+{
+    char reason[LEDGER_REASON_SIZE] = "";
+    bool in_order = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    ledger_repair_bank(m->ledger, c->bank);
+    manager_hang_up(c);
+    manager_reason(m, c, status, reason);
+    if (m->ending || !m->ready) {
+        m->ending = true;
+        m->status = in_order ? m->status : 1;
+    } else {
+        struct child was = *c;
+        c->life = LIFE_NONE;
+        if (was.bank == m->serving)
+            ledger_life(m->ledger)->worker_pid = 0;
+        if (!manager_upgrade_died(m, &was, reason))
+            manager_child_lost(m, &was, reason);
+    }
+    *c = (struct child){.control = -1, .bank = c->bank};
 }
 
 static void manager_reap(struct manager *m)
 {
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
-        if (m->child.life != LIFE_NONE && pid == m->child.pid)
-            manager_child_died(m, status);
+        for (size_t i = 0; i < LEDGER_BANKS; i++)
+            if (m->child[i].life != LIFE_NONE && pid == m->child[i].pid)
+                manager_child_died(m, &m->child[i], status);
 }
 
 /* --- signs of life --- */
 
-static void manager_look(struct manager *m)
+static void manager_look(struct manager *m, struct child *c)
 {
-    struct child *c = &m->child;
     uint64_t beat = ledger_life(m->ledger)->heartbeat[c->bank];
-    if (c->life == LIFE_NONE || c->hung)
+    if (c->life == LIFE_NONE || c->life == LIFE_PREPARING || c->hung)
         return;
     c->silent = beat == c->beat ? c->silent + 1 : 0;
     c->beat = beat;
@@ -304,23 +304,29 @@ static void manager_look(struct manager *m)
     (void)kill(c->pid, SIGKILL);
 }
 
-static void manager_hear(struct manager *m)
+static void manager_child_ready(struct manager *m, struct child *c)
+{
+    c->life = LIFE_RUNNING;
+    if (m->ready) {
+        log_info("worker %ld serves", (long)c->pid);
+        return;
+    }
+    m->ready = true;
+    if (m->config->sandbox) /* holds for workers to come as well, and over exec */
+        setup_sandbox(SANDBOX_SUPERVISOR);
+    manager_announce(m->config, m->listeners);
+    setup_notify("READY=1");
+}
+
+static void manager_hear(struct manager *m, struct child *c)
 {
     unsigned char word;
-    while (m->child.control >= 0 &&
-           recv(m->child.control, &word, sizeof(word), MSG_DONTWAIT) == (ssize_t)sizeof(word)) {
-        if (word != WORKER_READY || m->child.life != LIFE_STARTING)
-            continue;
-        m->child.life = LIFE_RUNNING;
-        if (m->ready) {
-            log_info("worker %ld serves", (long)m->child.pid);
-            continue;
-        }
-        m->ready = true;
-        if (m->config->sandbox) /* holds for workers to come as well */
-            setup_sandbox(SANDBOX_SUPERVISOR);
-        manager_announce(m->config, m->listeners);
-        setup_notify("READY=1");
+    while (c->control >= 0 &&
+           recv(c->control, &word, sizeof(word), MSG_DONTWAIT) == (ssize_t)sizeof(word)) {
+        if (word == WORKER_READY && c->life == LIFE_STARTING)
+            manager_child_ready(m, c);
+        else
+            manager_upgrade_hear(m, c, word);
     }
 }
 
@@ -345,7 +351,8 @@ static void manager_reload(struct manager *m)
         log_init("weir-gateway", (enum log_level)m->config->log_level);
         options_config_free(fresh);
     }
-    manager_tell(m, WORKER_RELOAD);
+    for (size_t i = 0; i < LEDGER_BANKS; i++)
+        manager_tell(&m->child[i], WORKER_RELOAD);
 }
 
 static void manager_end(struct manager *m, uint32_t signo)
@@ -357,9 +364,11 @@ static void manager_end(struct manager *m, uint32_t signo)
         m->stop_by = clock_mono_ns() + STOP_NS;
         manager_unlisten(m);
     }
-    manager_tell(m, WORKER_STOP);
-    if (m->child.life != LIFE_NONE)
-        m->child.life = LIFE_STOPPING;
+    for (size_t i = 0; i < LEDGER_BANKS; i++) {
+        manager_tell(&m->child[i], WORKER_STOP);
+        if (m->child[i].life != LIFE_NONE)
+            m->child[i].life = LIFE_STOPPING;
+    }
 }
 
 static void manager_signals(struct manager *m)
@@ -368,6 +377,8 @@ static void manager_signals(struct manager *m)
     while (read(m->signals, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
         if (info.ssi_signo == SIGHUP)
             manager_reload(m);
+        else if (info.ssi_signo == SIGUSR2 && !m->ending)
+            manager_upgrade_begin(m);
         else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
             manager_end(m, info.ssi_signo);
     }
@@ -381,6 +392,7 @@ static int manager_signals_start(struct manager *m)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR2);
     sigaddset(&set, SIGCHLD);
     if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
         return -errno;
@@ -390,16 +402,35 @@ static int manager_signals_start(struct manager *m)
 
 /* --- the loop --- */
 
+static bool manager_alone(const struct manager *m)
+{
+    for (size_t i = 0; i < LEDGER_BANKS; i++)
+        if (m->child[i].life != LIFE_NONE)
+            return false;
+    return true;
+}
+
+static void manager_looks(struct manager *m, uint64_t now)
+{
+    for (size_t i = 0; i < LEDGER_BANKS; i++) {
+        struct child *c = &m->child[i];
+        if (now >= m->look_at)
+            manager_look(m, c);
+        if (c->life == LIFE_STOPPING && now >= m->stop_by)
+            (void)kill(c->pid, SIGKILL);
+    }
+    if (now >= m->look_at)
+        m->look_at = now + m->config->worker_timeout_ns / LOOKS;
+}
+
 /* Do what is due; how long nothing else will be. */
 static uint64_t manager_due(struct manager *m)
 {
-    uint64_t now = clock_mono_ns(), next;
-    if (now >= m->look_at) {
-        manager_look(m);
-        m->look_at = now + m->config->worker_timeout_ns / LOOKS;
-    }
-    next = m->look_at;
-    if (m->child.life == LIFE_NONE && !m->ending) {
+    uint64_t now = clock_mono_ns();
+    manager_looks(m, now);
+    manager_upgrade_due(m, now);
+    uint64_t next = m->look_at;
+    if (m->child[m->serving].life == LIFE_NONE && !m->ending) {
         if (now >= m->start_at)
             manager_start_worker(m);
         if (m->start_at > 0 && m->start_at < next)
@@ -412,44 +443,88 @@ static uint64_t manager_due(struct manager *m)
         }
         next = m->watchdog_at < next ? m->watchdog_at : next;
     }
-    if (m->child.life == LIFE_STOPPING && now >= m->stop_by)
-        (void)kill(m->child.pid, SIGKILL);
     return next > now ? next - now : 0;
 }
 
 static void manager_loop(struct manager *m)
 {
-    while (!m->ending || m->child.life != LIFE_NONE) {
+    while (!m->ending || !manager_alone(m)) {
         uint64_t wait = manager_due(m);
-        struct pollfd fds[] = {
-            {.fd = m->signals, .events = POLLIN},
-            {.fd = m->child.control, .events = POLLIN}, /* -1 is left out */
-        };
-        if (poll(fds, 2, (int)(wait / NS_PER_MS) + 1) < 0 && errno != EINTR) {
+        struct pollfd fds[1 + LEDGER_BANKS] = {{.fd = m->signals, .events = POLLIN}};
+        for (size_t i = 0; i < LEDGER_BANKS; i++) /* -1 is left out */
+            fds[1 + i] = (struct pollfd){.fd = m->child[i].control, .events = POLLIN};
+        if (poll(fds, 1 + LEDGER_BANKS, (int)(wait / NS_PER_MS) + 1) < 0 && errno != EINTR) {
             log_error("waiting for events: %s", weir_strerror(-errno));
             m->status = 1;
             return;
         }
-        if (fds[1].revents & POLLIN)
-            manager_hear(m);
-        else if (fds[1].revents & (POLLHUP | POLLERR))
-            manager_hang_up(m); /* its death follows */
+        for (size_t i = 0; i < LEDGER_BANKS; i++) {
+            if (fds[1 + i].revents & POLLIN)
+                manager_hear(m, &m->child[i]);
+            else if (fds[1 + i].revents & (POLLHUP | POLLERR))
+                manager_hang_up(&m->child[i]); /* its death follows */
+        }
         manager_signals(m);
     }
 }
 
-static int manager_begin(struct manager *m)
+/* What an upgrade starts: the file that this process was started from, whatever is in it then. */
+static void manager_find_program(struct manager *m)
 {
-    int ret = setup_process(m->config, m->options);
-    if (ret < 0)
+    ssize_t n = readlink("/proc/self/exe", m->program, sizeof(m->program) - 1);
+    m->program[n > 0 ? n : 0] = '\0';
+    char *gone = strstr(m->program, " (deleted)");
+    if (gone)
+        *gone = '\0';
+}
+
+/* This image was started by the one before, in its process. */
+static int manager_take_over(struct manager *m)
+{
+    struct handover h;
+    char why[256];
+    int ret = handover_take(&h, m->config, why);
+    if (ret == 0)
+        ret = ledger_open(m->config, h.ledger, &m->ledger);
+    if (ret < 0) {
+        log_error("upgrade: %s: %s", why, weir_strerror(ret));
         return ret;
-    ret = ledger_new(m->config, &m->ledger);
+    }
+    memcpy(m->listeners, h.listeners, sizeof(m->listeners));
+    m->local = h.local;
+    m->serving = h.bank;
+    m->ready = true;
+    for (size_t i = 0; i < LEDGER_BANKS; i++) {
+        struct child *c = &m->child[i];
+        if (h.child[i].pid == 0)
+            continue;
+        c->life = h.child[i].retiring ? LIFE_RETIRING : LIFE_RUNNING;
+        c->pid = h.child[i].pid;
+        c->control = h.child[i].control;
+        c->started_ns = h.child[i].started_ns;
+        c->beat = ledger_life(m->ledger)->heartbeat[i];
+    }
+    log_info("upgrade: the manager is weir-gateway " WEIR_VERSION " now");
+    return 0;
+}
+
+static int manager_begin_anew(struct manager *m)
+{
+    int ret = ledger_new(m->config, &m->ledger);
     if (ret < 0) {
         log_error("not enough memory for %u streams; lower max-streams", m->config->max_streams);
         return ret;
     }
     ledger_life(m->ledger)->manager_pid = (uint32_t)getpid();
-    ret = manager_listen(m->config, m->listeners, &m->local);
+    return manager_listen(m->config, m->listeners, &m->local);
+}
+
+static int manager_begin(struct manager *m)
+{
+    int ret = setup_process(m->config, m->options);
+    manager_find_program(m);
+    if (ret == 0)
+        ret = handover_role() == HANDOVER_MANAGER ? manager_take_over(m) : manager_begin_anew(m);
     if (ret < 0)
         return ret;
     ret = manager_signals_start(m);
@@ -465,7 +540,7 @@ int manager_run(struct options *options, struct gateway_config *config)
         .config = config,
         .local = -1,
         .signals = -1,
-        .child.control = -1,
+        .child = {{.control = -1, .bank = 0}, {.control = -1, .bank = 1}},
     };
     uint64_t seed;
     memset(m.listeners, 0xff, sizeof(m.listeners)); /* all -1 */

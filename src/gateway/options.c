@@ -39,6 +39,8 @@ static void usage(FILE *out)
           "                     (default: STATE-DIR/gateway.sock)\n"
           "  --max-hold TIME    longest that one I/O is held, such as 10s or 500ms\n"
           "  --log-level LEVEL  error, warning, info or debug\n"
+          "  --upgrade          have the gateway that runs (found by --config, --state-dir or\n"
+          "                     --socket) go on as the program now installed\n"
           "  --single-process   no manager and no worker, one process (for debuggers)\n"
           "  --no-sandbox       keep all system calls, for debugging\n"
           "  --version          print the version\n"
@@ -61,6 +63,7 @@ enum {
     OPT_MAX_HOLD,
     OPT_SINGLE,
     OPT_NO_SANDBOX,
+    OPT_UPGRADE,
     OPT_VERSION,
 };
 
@@ -77,6 +80,7 @@ static const struct option long_options[] = {
     {"check-config", no_argument, NULL, OPT_CHECK_CONFIG},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
     {"max-hold", required_argument, NULL, OPT_MAX_HOLD},
+    {"upgrade", no_argument, NULL, OPT_UPGRADE},
     {"single-process", no_argument, NULL, OPT_SINGLE},
     {"no-sandbox", no_argument, NULL, OPT_NO_SANDBOX},
     {"version", no_argument, NULL, OPT_VERSION},
@@ -132,6 +136,9 @@ static int option_take(struct options *o, int opt)
     case OPT_MAX_HOLD:
         o->max_hold = optarg;
         return 0;
+    case OPT_UPGRADE:
+        o->upgrade = true;
+        return 0;
     case OPT_SINGLE:
         o->single = true;
         return 0;
@@ -152,6 +159,7 @@ static int option_take(struct options *o, int opt)
 
 int options_parse(struct options *o, int argc, char **argv)
 {
+    o->argv = argv;
     for (int opt; (opt = getopt_long(argc, argv, "h", long_options, NULL)) != -1;) {
         int ret = option_take(o, opt);
         if (ret != 0)

@@ -20,6 +20,8 @@ struct options {
     const char *max_hold;
     bool no_sandbox;
     bool check;
+    bool upgrade; /* ask the gateway that runs to start this program in its place */
+    char **argv;  /* as the program was started */
     bool single; /* no manager: one process, for debuggers and profilers */
 };
 

@@ -137,8 +137,10 @@ void relay_turns_run(struct relay *r, struct target *port, uint64_t now_ns)
 static void relay_gate_run(struct relay *r)
 {
     uint64_t now = reactor_now_fresh(r->reactor);
+    bool entered = ledger_enter(r->share, r->bank);
     for (struct gate_io *io; (io = gate_poll(r->gate, now)) != NULL;)
         relay_host_pass_gate(container_of(io, struct relay_slot, io), now);
+    ledger_leave(r->share, entered);
     bool on = false;
     for (uint32_t i = 0; i < r->config->target_count; i++) {
         struct target *port = stream_port(r->streams, i);
@@ -351,7 +353,10 @@ int relay_new_over(struct reactor *r, const struct gateway_config *config,
     relay->config = config;
     relay->streams = streams;
     relay->gate = stream_gate(streams);
-    relay->counts = ledger_counts(stream_ledger(streams));
+    struct ledger *ledger = stream_ledger(streams);
+    relay->counts = ledger_counts(ledger);
+    relay->share = ledger_share(ledger);
+    relay->bank = ledger_bank(ledger);
     list_init(&relay->live);
     list_init(&relay->warm);
     relay->gate_timer.fire = relay_gate_fire;
@@ -376,6 +381,33 @@ int relay_new_over(struct reactor *r, const struct gateway_config *config,
     }
     *ret = relay;
     return 0;
+}
+
+void relay_retire(struct relay *r)
+{
+    for (size_t i = 0; i < r->listener_count; i++)
+        relay_unlisten(&r->listeners[i]);
+}
+
+size_t relay_negotiating(const struct relay *r)
+{
+    size_t n = 0;
+    list_for_each(l, &r->live)
+    {
+        const struct relay_conn *c = container_of(l, struct relay_conn, link);
+        n += c->state == RELAY_CONNECTING || c->state == RELAY_NEGOTIATING;
+    }
+    return n;
+}
+
+void relay_close_negotiating(struct relay *r)
+{
+    list_for_each_safe(l, &r->live)
+    {
+        struct relay_conn *c = container_of(l, struct relay_conn, link);
+        if (c->state == RELAY_CONNECTING || c->state == RELAY_NEGOTIATING)
+            relay_conn_close(c, RELAY_CLOSE_DRAINED, NULL);
+    }
 }
 
 void relay_stop(struct relay *r)

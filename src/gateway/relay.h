@@ -29,6 +29,7 @@
     X(HOST_CONNECTION_LIMIT, "host-connection-limit", "max-connections-per-host reached") \
     X(NO_MEMORY, "no-memory", "a pool is empty")                     \
     X(WORKER_LOST, "worker-lost", "the worker process died with it")   \
+    X(DRAINED, "drained", "the gateway was drained or upgraded")     \
     X(SHUTDOWN, "shutdown", "the gateway ends")
 
 enum relay_close {
@@ -58,6 +59,11 @@ int relay_new_over(struct reactor *r, const struct gateway_config *config,
 /* Open a listener's socket: the descriptor or -errno; and remove its file, if it is a Unix one. */
 int relay_listener_open(const struct listener_config *config);
 void relay_listener_unlink(const struct listener_config *config);
+/* Take no more hosts (others do); those that are here go on. How many of them still negotiate; close
+ * these. */
+void relay_retire(struct relay *r);
+size_t relay_negotiating(const struct relay *r);
+void relay_close_negotiating(struct relay *r);
 /* Take no more hosts and no more requests. What the target has still gets its answer, then each
  * connection closes; counts.active falls to 0, unless a target or a host does not do its part. */
 void relay_stop(struct relay *r);

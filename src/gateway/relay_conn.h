@@ -18,6 +18,7 @@
 #include "base/reactor.h"
 #include "base/text.h"
 #include "gateway/config.h"
+#include "gateway/ledger_share.h"
 #include "gateway/negotiate.h"
 #include "gateway/relay.h"
 #include "gateway/relay_out.h"
@@ -196,6 +197,8 @@ struct relay {
     struct reactor_timer tick_timer; /* of targets whose window is on */
     struct reactor_work kick;
     struct relay_counts *counts; /* in the ledger */
+    struct ledger_share *share;  /* around the gate, with bank */
+    uint32_t bank;
     struct tls_creds *listener_tls[CONFIG_MAX_LISTENERS], *target_tls[CONFIG_MAX_TARGETS];
     struct reactor_work handshake_round;
     unsigned handshake_steps;        /* in this round */

@@ -249,7 +249,10 @@ static void relay_request_submit(struct relay_conn *c, const struct nbd_request 
     s->io.arrived_ns = now_ns;
     meter_arrive(c->stream->meter, op, s->io.bytes);
     s->state = RELAY_SLOT_HELD;
-    if (!gate_submit(c->relay->gate, &c->stream->flow, &s->io, now_ns)) {
+    bool entered = ledger_enter(c->relay->share, c->relay->bank);
+    bool goes = gate_submit(c->relay->gate, &c->stream->flow, &s->io, now_ns);
+    ledger_leave(c->relay->share, entered);
+    if (!goes) {
         relay_request_hold(c, s, size, payload);
         return;
     }

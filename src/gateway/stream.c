@@ -88,6 +88,17 @@ const char *rule_origin_name(enum rule_origin o)
     return "";
 }
 
+/* Around everything that takes, gives or touches credit; see ledger_share.h. */
+static bool table_enter(struct stream_table *t)
+{
+    return ledger_enter(ledger_share(t->ledger), ledger_bank(t->ledger));
+}
+
+static void table_leave(struct stream_table *t, bool entered)
+{
+    ledger_leave(ledger_share(t->ledger), entered);
+}
+
 static struct slot *slot_of(struct stream *s)
 {
     return container_of(s, struct slot, stream);
@@ -306,7 +317,9 @@ struct stream_table *stream_table_attach(const struct gateway_config *config,
         stream_table_free(t);
         return NULL;
     }
+    bool entered = table_enter(t);
     table_restore(t, now_ns);
+    table_leave(t, entered);
     return t;
 }
 
@@ -332,6 +345,7 @@ void stream_table_free(struct stream_table *t)
 {
     if (t == NULL)
         return;
+    bool entered = table_enter(t);
     for (size_t i = 0; t->slots != NULL && i < t->slot_count; i++) {
         if (!t->slots[i].stream.live)
             continue;
@@ -339,6 +353,7 @@ void stream_table_free(struct stream_table *t)
         slot_uncover(t, &t->slots[i], 0);
     }
     rule_book_fini(&t->book);
+    table_leave(t, entered);
     for (size_t i = 0; i < CONFIG_MAX_TARGETS; i++)
         target_fini(&t->port[i]);
     gate_free(t->gate);
@@ -491,9 +506,9 @@ static struct slot *slot_default(struct stream_table *t, const struct target_con
     return s;
 }
 
-struct stream *stream_connect(struct stream_table *t, const struct target_config *target,
-                              const char *host, const char *volume, const char *tenant,
-                              uint64_t size, uint64_t now_ns)
+static struct stream *table_connect(struct stream_table *t, const struct target_config *target,
+                                    const char *host, const char *volume, const char *tenant,
+                                    uint64_t size, uint64_t now_ns)
 {
     char key[STREAM_KEY_SIZE];
     name_stream_key(host, volume, key);
@@ -519,6 +534,16 @@ struct stream *stream_connect(struct stream_table *t, const struct target_config
         slot_cover(t, s, now_ns);
     }
     return st;
+}
+
+struct stream *stream_connect(struct stream_table *t, const struct target_config *target,
+                              const char *host, const char *volume, const char *tenant,
+                              uint64_t size, uint64_t now_ns)
+{
+    bool entered = table_enter(t);
+    struct stream *s = table_connect(t, target, host, volume, tenant, size, now_ns);
+    table_leave(t, entered);
+    return s;
 }
 
 void stream_disconnect(struct stream_table *t, struct stream *s, uint64_t now_ns)
@@ -603,14 +628,22 @@ const char *stream_share_id(const struct stream *s)
 
 /* ---- controls -------------------------------------------------------------------------------- */
 
+/* What was staged comes into force. */
+static void table_commit(struct stream_table *t, bool limits_changed, uint64_t now_ns)
+{
+    bool entered = table_enter(t);
+    rule_book_commit(&t->book, now_ns);
+    table_cover_all(t, limits_changed, now_ns);
+    table_leave(t, entered);
+}
+
 int stream_controls_apply(struct stream_table *t, const struct control *controls, size_t count,
                           bool full, uint64_t now_ns)
 {
     int r = rule_book_stage_controls(&t->book, controls, count, full);
     if (r != 0)
         return r;
-    rule_book_commit(&t->book, now_ns);
-    table_cover_all(t, false, now_ns);
+    table_commit(t, false, now_ns);
     table_plan(t, now_ns);
     return 0;
 }
@@ -620,8 +653,7 @@ size_t stream_controls_expire(struct stream_table *t, uint64_t now_ns)
     size_t count = rule_book_stage_expiry(&t->book);
     if (count == 0)
         return 0;
-    rule_book_commit(&t->book, now_ns);
-    table_cover_all(t, false, now_ns);
+    table_commit(t, false, now_ns);
     table_plan(t, now_ns);
     return count;
 }
@@ -630,21 +662,21 @@ int stream_limits_reload(struct stream_table *t, const struct limit_config *limi
                          uint64_t now_ns)
 {
     int r = rule_book_stage_limits(&t->book, limits, count);
-    if (r != 0)
-        return r;
-    rule_book_commit(&t->book, now_ns);
-    table_cover_all(t, true, now_ns);
-    return 0;
+    if (r == 0)
+        table_commit(t, true, now_ns);
+    return r;
 }
 
 void stream_refresh(struct stream_table *t, uint64_t now_ns)
 {
+    bool entered = table_enter(t);
     list_for_each (l, &t->book.groups) {
         struct rule_group *g = container_of(l, struct rule_group, link);
         gate_rule_refill(&g->rule, now_ns);
         list_for_each (o, &g->owns)
             gate_rule_refill(&container_of(o, struct rule_own, link)->rule, now_ns);
     }
+    table_leave(t, entered);
 }
 
 const struct control *stream_rule_control(const struct gate_rule *rule)

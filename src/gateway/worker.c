@@ -10,6 +10,11 @@
  * worker ends it in order in either case; the manager then starts another. Every round that is due
  * it says that it goes round (ledger_life.heartbeat); a worker that does not is killed.
  *
+ * Replaced by an upgrade, it retires: no more hosts; those that negotiate have a second to finish;
+ * the link and the local socket are the other worker's from then on. The connections that are here go
+ * on, metered and held as before, until the last has ended or drain-timeout is over; then it ends as
+ * above.
+ *
  * What may fail: everything before READY, each with one line that says what to do. After READY only
  * epoll itself can end it. */
 #include "gateway/worker.h"
@@ -38,6 +43,9 @@
 #define REACTOR_SPARE 128u
 /* At the end targets may take so long for their last answers. */
 #define STOP_NS (5 * NS_PER_S)
+/* Retiring: hosts that still negotiate may take so long; how often it looks. */
+#define RETIRE_NEGOTIATE_NS NS_PER_S
+#define RETIRE_LOOK_NS (20 * NS_PER_MS)
 /* Heartbeats within the time after which a silent worker is killed. */
 #define BEATS 20u
 
@@ -50,8 +58,10 @@ struct worker {
     struct link *link;
     struct local *local;
     struct reactor_source signals, control;
-    struct reactor_timer beat, watchdog;
+    struct reactor_timer beat, watchdog, retire;
     uint64_t watchdog_ns;
+    uint64_t retire_by; /* when it no longer waits for what it waits for */
+    bool retired;       /* said so */
     bool at_once; /* asked twice to end */
     bool ending;
 };
@@ -117,6 +127,44 @@ static void worker_stop(struct worker *w)
     reactor_stop(w->reactor);
 }
 
+static void worker_say(struct worker *w, enum worker_word word)
+{
+    const unsigned char byte = (unsigned char)word;
+    (void)!send(w->control.fd, &byte, sizeof(byte), MSG_NOSIGNAL);
+}
+
+static void worker_retire_look(struct reactor_timer *t, uint64_t now_ns)
+{
+    struct worker *w = container_of(t, struct worker, retire);
+    bool over = now_ns >= w->retire_by;
+    if (w->retired && (over || relay_counts(w->relay)->active == 0)) {
+        log_info("retired worker: %llu connections are left; ending",
+                 (unsigned long long)relay_counts(w->relay)->active);
+        worker_stop(w);
+        return;
+    }
+    reactor_timer_set(w->reactor, t, now_ns + RETIRE_LOOK_NS);
+    if (w->retired || (!over && relay_negotiating(w->relay) > 0))
+        return;
+    relay_close_negotiating(w->relay);
+    link_retire(w->link);
+    local_free(w->local);
+    w->local = NULL;
+    w->retired = true;
+    w->retire_by = now_ns + w->config->drain_timeout_ns;
+    worker_say(w, WORKER_RETIRE);
+}
+
+static void worker_retire(struct worker *w)
+{
+    if (w->retire.fire || w->ending)
+        return;
+    relay_retire(w->relay);
+    w->retire.fire = worker_retire_look;
+    w->retire_by = reactor_now_fresh(w->reactor) + RETIRE_NEGOTIATE_NS;
+    worker_retire_look(&w->retire, reactor_now(w->reactor));
+}
+
 static void worker_signal(struct reactor_source *s, uint32_t epoll_events)
 {
     struct worker *w = container_of(s, struct worker, signals);
@@ -144,6 +192,8 @@ static void worker_control(struct reactor_source *s, uint32_t epoll_events)
             worker_reload(w);
         else if (word == WORKER_STOP)
             worker_stop(w);
+        else if (word == WORKER_RETIRE)
+            worker_retire(w);
     }
 }
 
@@ -277,6 +327,7 @@ static void worker_end(struct worker *w)
         close(w->signals.fd);
     reactor_timer_clear(w->reactor, &w->beat);
     reactor_timer_clear(w->reactor, &w->watchdog);
+    reactor_timer_clear(w->reactor, &w->retire);
     reactor_free(w->reactor);
 }
 
@@ -293,6 +344,18 @@ static int worker_drain(struct worker *w)
     return ret;
 }
 
+/* Wait to be told. False: it is not wanted. */
+static bool worker_stand_by(struct worker *w)
+{
+    unsigned char word = 0;
+    ssize_t n;
+    worker_say(w, WORKER_PREPARED);
+    do
+        n = recv(w->control.fd, &word, sizeof(word), 0);
+    while ((n < 0 && errno == EINTR) || (n > 0 && word == WORKER_RELOAD));
+    return n > 0 && word == WORKER_GO;
+}
+
 int worker_run(const struct worker_start *start)
 {
     struct worker w = {
@@ -301,14 +364,15 @@ int worker_run(const struct worker_start *start)
         .signals.fd = -1,
         .control.fd = start->control,
     };
+    if (start->stand_by && !worker_stand_by(&w))
+        return 1;
     int ret = worker_begin(&w);
     if (ret == 0) {
-        const unsigned char word = WORKER_READY;
         if (w.config->sandbox) /* everything is open */
             setup_sandbox(SANDBOX_GATEWAY);
         worker_timers_start(&w);
         if (start->control >= 0)
-            (void)!send(start->control, &word, sizeof(word), MSG_NOSIGNAL);
+            worker_say(&w, WORKER_READY);
         else
             setup_notify("READY=1");
         ret = reactor_run(w.reactor);

@@ -9,7 +9,10 @@
 
 /* One byte each, over a SOCK_SEQPACKET pair between manager and worker. */
 enum worker_word {
+    WORKER_PREPARED = 'P', /* worker, standing by: will serve when told to go */
+    WORKER_GO = 'G',       /* manager: the worker before takes no more hosts */
     WORKER_READY = 'R',  /* worker: hosts can connect */
+    WORKER_RETIRE = 'T', /* manager: another takes over; worker: done, no more hosts here */
     WORKER_STOP = 'S',   /* manager: end; what targets have is still answered. Twice: at once */
     WORKER_RELOAD = 'H', /* manager: read the file again */
 };
@@ -21,6 +24,7 @@ struct worker_start {
     const int *listeners;    /* open sockets, one a listener of the configuration; taken */
     int local;               /* of the local socket; taken */
     int control;             /* to the manager; -1: there is none, signals say what to do */
+    bool stand_by;           /* begin with WORKER_PREPARED, wait for WORKER_GO */
 };
 
 /* Serve until told to end. The exit status of the process. */
