@@ -117,7 +117,8 @@ static int take_line(struct handover *h, const struct gateway_config *config, co
         h->manager = (pid_t)pid;
     else if (sscanf(line, "stop=%llu", &stop) == 1)
         h->stop_by_ns = stop;
-    else if (sscanf(line, "child=%zu %ld %d %llu %d", &i, &pid, &control, &started, &retiring) == 5 &&
+    else if (sscanf(line, "child=%zu %ld %d %llu %d", &i, &pid, &control, &started, &retiring) ==
+                 5 &&
              i < LEDGER_BANKS)
         h->child[i] = (struct handover_child){
             .pid = (pid_t)pid,
@@ -125,7 +126,8 @@ static int take_line(struct handover *h, const struct gateway_config *config, co
             .started_ns = started,
             .retiring = retiring != 0,
         };
-    else if (sscanf(line, "ledger=%d", &h->ledger) != 1 && sscanf(line, "local=%d", &h->local) != 1 &&
+    else if (sscanf(line, "ledger=%d", &h->ledger) != 1 &&
+             sscanf(line, "local=%d", &h->local) != 1 &&
              sscanf(line, "control=%d", &h->control) != 1 &&
              sscanf(line, "bank=%u", &h->bank) != 1 && strncmp(line, "role=", 5) != 0)
         return WEIR_E_PARSE;

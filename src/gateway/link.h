@@ -30,8 +30,8 @@ struct link;
  * idles. 0 or an error code with words in *@ret_why. */
 int link_new(struct reactor *r, const struct gateway_config *config, struct stream_table *streams,
              struct relay *relay, struct link **ret, const char **ret_why);
-/* Another worker dials from now on: close without a word. Controls go on: they follow what the other
- * one leaves in the ledger. */
+/* Another worker dials from now on: close without a word. Controls go on: they follow what the
+ * other one leaves in the ledger. */
 void link_retire(struct link *l);
 /* Says bye and closes. */
 void link_free(struct link *l);

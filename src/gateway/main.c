@@ -107,8 +107,8 @@ int main(int argc, char **argv)
     if (options.upgrade)
         return upgrade_ask(&options);
     struct gateway_config *config = read_config(&options);
-    /* Workers serve under a manager that has become this image: it cannot go now. Its new worker read
-     * the file a moment ago, so somebody is just changing it. */
+    /* Workers serve under a manager that has become this image: it cannot go now. Its new worker
+     * read the file a moment ago, so somebody is just changing it. */
     while (!config && handover_role() == HANDOVER_MANAGER) {
         (void)sleep(1);
         config = read_config(&options);

@@ -72,7 +72,8 @@ void manager_reason(const struct manager *m, const struct child *c, int status,
 void manager_upgrade_begin(struct manager *m);
 /* @word came from @c. */
 void manager_upgrade_hear(struct manager *m, struct child *c, unsigned char word);
-/* @c, what is remembered of it, died, with @reason. True: that was a matter of the upgrade alone. */
+/* @c, what is remembered of it, died, with @reason. True: that was a matter of the upgrade
+ * alone. */
 bool manager_upgrade_died(struct manager *m, const struct child *c, const char *reason);
 /* Time has passed. */
 void manager_upgrade_due(struct manager *m, uint64_t now_ns);

@@ -3,7 +3,7 @@
  *
  *   NONE -- SIGUSR2: fork, exec the new program --> PREPARING
  *   PREPARING -- the new worker has read its configuration and mapped the ledger --> RETIRING
- *   RETIRING -- the old worker takes no more hosts and has let go of link and local socket -> STARTING
+ *   RETIRING -- the old worker takes no more hosts, has let go of link and socket --> STARTING
  *   STARTING -- the new worker serves --> NONE; then the manager itself becomes the new program, by
  *               exec in its own process: same pid, same children, nothing closed.
  *

@@ -59,8 +59,8 @@ int relay_new_over(struct reactor *r, const struct gateway_config *config,
 /* Open a listener's socket: the descriptor or -errno; and remove its file, if it is a Unix one. */
 int relay_listener_open(const struct listener_config *config);
 void relay_listener_unlink(const struct listener_config *config);
-/* Take no more hosts (others do); those that are here go on. How many of them still negotiate; close
- * these. */
+/* Take no more hosts (others do); those that are here go on. How many of them still negotiate;
+ * close these. */
 void relay_retire(struct relay *r);
 size_t relay_negotiating(const struct relay *r);
 void relay_close_negotiating(struct relay *r);

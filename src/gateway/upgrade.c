@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The running gateway is found by its local socket (of --socket, of --state-dir, or of --config); the
- * answer to {"get":"status"} names its manager, which is sent SIGUSR2. Then the same question is
- * asked until upgrades or upgradesFailed has grown, or WAIT_NS is over. Between two workers the
+/* The running gateway is found by its local socket (of --socket, of --state-dir, or of --config);
+ * the answer to {"get":"status"} names its manager, which is sent SIGUSR2. Then the same question
+ * is asked until upgrades or upgradesFailed has grown, or WAIT_NS is over. Between two workers the
  * socket may not answer for a moment; that is no failure. */
 #include "gateway/upgrade.h"
 

@@ -11,9 +11,9 @@
  * it says that it goes round (ledger_life.heartbeat); a worker that does not is killed.
  *
  * Replaced by an upgrade, it retires: no more hosts; those that negotiate have a second to finish;
- * the link and the local socket are the other worker's from then on. The connections that are here go
- * on, metered and held as before, until the last has ended or drain-timeout is over; then it ends as
- * above.
+ * the link and the local socket are the other worker's from then on. The connections that are here
+ * go on, metered and held as before, until the last has ended or drain-timeout is over; then it
+ * ends as above.
  *
  * What may fail: everything before READY, each with one line that says what to do. After READY only
  * epoll itself can end it. */

@@ -123,12 +123,12 @@ class Soak:
             f.truncate(64 << 20)
         self.storage = world.nbdkit("file", self.disk)
         self.server = world.server()
-        config = ("[gateway]\nworker-timeout = 1s\n[listener l]\naddress = 127.0.0.1:0\ntarget = t\n"
+        config = ("[gateway]\nworker-timeout = 1s\ndrain-timeout = 1s\n[listener l]\naddress = 127.0.0.1:0\ntarget = t\n"
                   f"[target t]\nuri = {self.storage.uri}\n" + "".join(f"[volume v{i}]\ntarget = t\n" for i in range(8)))
         self.gateway = world.gateway(config=config, server=self.server, name="soak")
         self.gateway.deaths_expected = True
         self.writers = [Writer(i, self.gateway.uri(f"v{i}"), rng.random(), self.stop) for i in range(8)]
-        self.faults, self.counted, self.deaths = {}, {}, 0
+        self.faults, self.counted, self.deaths, self.upgrades = {}, {}, 0, 0
         self.flat = {name: Flat(name) for name in ("worker", "manager", "server")}
 
     # --- faults
@@ -179,11 +179,21 @@ class Soak:
         self.gateway.wait_worker(old)
         self.deaths += 1
 
+    def fault_upgrade(self):
+        """To the same program. Connections of the old worker end within drain-timeout, a second."""
+        old = self.gateway.pid
+        self.gateway.tell(signal.SIGUSR2)
+        self.gateway.wait_worker(old)
+        weirtest.wait_until(lambda: len(self.gateway.workers()) == 1, "the old worker to end")
+        self.upgrades += 1
+
     def fault(self, of_workers):
         kinds = ["limit", "limit", "limit", "unlimit", "hang_up", "garbage", "reset", "target", "server"]
-        kind = self.rng.choice(kinds + (["worker", "worker", "hang"] if of_workers else []))
+        kind = self.rng.choice(kinds + (["worker", "worker", "hang", "upgrade", "upgrade"] if of_workers else []))
         if of_workers and self.deaths == 0:
             kind = "worker"
+        elif of_workers and self.upgrades == 0:
+            kind = "upgrade"
         self.faults[kind] = self.faults.get(kind, 0) + 1
         getattr(self, "fault_" + kind)()
 
@@ -201,6 +211,8 @@ class Soak:
                         raise AssertionError(f"{key} fell from {self.counted[key]} to {value}")
                     self.counted[key] = value
         manager = self.gateway.local(get="status")["status"]["manager"]
+        if (manager["upgrades"], manager["upgradesFailed"]) != (self.upgrades, 0):
+            raise AssertionError(f"{self.upgrades} upgrades were asked for; {manager}\n{self.gateway.output()[-4000:]}")
         if manager["deaths"] != self.deaths:
             raise AssertionError(f"{self.deaths} workers were killed, {manager['deaths']} died; {manager}\n{self.gateway.output()[-4000:]}")
         for name, pid in (("worker", self.gateway.pid), ("manager", self.gateway.popen.pid), ("server", self.server.pid)):
