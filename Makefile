@@ -61,6 +61,8 @@ bench-limits:
 soak:
 	@tools/deps test
 	@tools/build $(BUILD)
+	@WEIR_SCALE=10000 WEIR_BUILD=$(BUILD) PYTHONPATH=tests/lib PYTHONDONTWRITEBYTECODE=1 \
+	    /usr/bin/python3 tests/integration/test_scale.py
 	@WEIR_BUILD=$(BUILD) /usr/bin/python3 tests/soak/soak.py
 
 # The same for the performance monitor: hundreds of gateways that come, go, stall and flood; SOAK_GATEWAYS=240 by default.

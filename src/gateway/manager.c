@@ -241,7 +241,7 @@ static void manager_child_lost(struct manager *m, const struct child *c, const c
 {
     struct ledger_life *life = ledger_life(m->ledger);
     uint64_t now = clock_mono_ns();
-    bool was_serving = c->bank == m->serving;
+    bool was_serving = c->bank == m->serving && !manager_upgrade_bears(m);
     uint64_t pause = was_serving ? manager_pause(m, now - c->started_ns) : 0;
     life->deaths++;
     life->hangs += c->hung;
@@ -430,7 +430,7 @@ static uint64_t manager_due(struct manager *m)
     manager_looks(m, now);
     manager_upgrade_due(m, now);
     uint64_t next = m->look_at;
-    if (m->child[m->serving].life == LIFE_NONE && !m->ending) {
+    if (m->child[m->serving].life == LIFE_NONE && !m->ending && !manager_upgrade_bears(m)) {
         if (now >= m->start_at)
             manager_start_worker(m);
         if (m->start_at > 0 && m->start_at < next)
@@ -504,6 +504,8 @@ static int manager_take_over(struct manager *m)
         c->started_ns = h.child[i].started_ns;
         c->beat = ledger_life(m->ledger)->heartbeat[i];
     }
+    if (m->config->sandbox)
+        setup_sandbox_resume();
     log_info("upgrade: the manager is weir-gateway " WEIR_VERSION " now");
     return 0;
 }

@@ -75,6 +75,8 @@ void manager_upgrade_hear(struct manager *m, struct child *c, unsigned char word
 /* @c, what is remembered of it, died, with @reason. True: that was a matter of the upgrade
  * alone. */
 bool manager_upgrade_died(struct manager *m, const struct child *c, const char *reason);
+/* The worker that will serve is the upgrade's matter now: none is to be started beside it. */
+bool manager_upgrade_bears(const struct manager *m);
 /* Time has passed. */
 void manager_upgrade_due(struct manager *m, uint64_t now_ns);
 

@@ -11,7 +11,8 @@
  * dies, refuses its configuration, lays the ledger out in another way, takes PREPARE_NS) is said,
  * counted, and the old worker goes on. Between RETIRING and NONE, some milliseconds as a rule,
  * arriving hosts wait in the backlog. Should the new worker fail there, a worker of the old program
- * takes its place.
+ * takes its place, in its bank, once the old worker has retired or died: what was told to retire
+ * does. In RETIRING and STARTING a death of the old worker starts no other: the new one goes on.
  *
  * From RETIRING until the old worker has ended two workers charge the same rules: ledger_share.both
  * is set before the old one is told, so that both take turns. The old worker counts in its own bank
@@ -173,9 +174,21 @@ static void upgrade_done(struct manager *m)
     upgrade_exec_manager(m);
 }
 
+/* A worker of this program takes the place of the new one, which died. */
+static void upgrade_undo(struct manager *m)
+{
+    m->upgrade = UPGRADE_NONE;
+    m->serving = coming(m)->bank;
+    m->start_at = 0;
+}
+
 /* The old worker takes no more hosts, or is dead. */
 static void upgrade_go(struct manager *m)
 {
+    if (coming(m)->life == LIFE_NONE) {
+        upgrade_undo(m);
+        return;
+    }
     upgrade_set(m, UPGRADE_STARTING, START_NS);
     manager_tell(coming(m), WORKER_GO);
 }
@@ -183,6 +196,10 @@ static void upgrade_go(struct manager *m)
 void manager_upgrade_hear(struct manager *m, struct child *c, unsigned char word)
 {
     if (m->upgrade == UPGRADE_PREPARING && c == coming(m) && word == WORKER_PREPARED) {
+        if (serving(m)->life == LIFE_NONE) { /* it just died: nobody is to be waited for */
+            upgrade_go(m);
+            return;
+        }
         atomic_store(&ledger_share(m->ledger)->both, 1);
         upgrade_set(m, UPGRADE_RETIRING, RETIRE_NS);
         manager_tell(serving(m), WORKER_RETIRE);
@@ -204,14 +221,12 @@ bool manager_upgrade_died(struct manager *m, const struct child *c, const char *
     if (m->upgrade == UPGRADE_NONE)
         return false;
     if (c->bank != m->serving) {
-        bool retired = serving(m)->life == LIFE_RETIRING || serving(m)->life == LIFE_NONE;
+        enum upgrade at = m->upgrade;
         upgrade_failed(m, reason);
-        if (retired) {
-            m->serving = c->bank; /* where a worker of this program starts now */
-            m->start_at = 0;
-        } else {
-            atomic_store(&ledger_share(m->ledger)->both, 0);
-        }
+        if (at == UPGRADE_RETIRING) /* told so, the old worker will retire; upgrade_go follows */
+            m->upgrade = UPGRADE_RETIRING;
+        else if (at == UPGRADE_STARTING)
+            upgrade_undo(m);
         return true;
     }
     if (m->upgrade == UPGRADE_RETIRING) {
@@ -219,6 +234,11 @@ bool manager_upgrade_died(struct manager *m, const struct child *c, const char *
         upgrade_go(m);
     }
     return false;
+}
+
+bool manager_upgrade_bears(const struct manager *m)
+{
+    return m->upgrade == UPGRADE_RETIRING || m->upgrade == UPGRADE_STARTING;
 }
 
 void manager_upgrade_due(struct manager *m, uint64_t now_ns)

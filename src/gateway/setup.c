@@ -151,6 +151,12 @@ uint64_t setup_watchdog_ns(void)
     return 0;
 }
 
+void setup_sandbox_resume(void)
+{
+    if (sandbox_is_built())
+        (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
 void setup_sandbox(enum sandbox_role role)
 {
     char words[160];

@@ -20,6 +20,9 @@ int setup_worker(pid_t manager);
 /* Everything is open: give up what @role does not need. A kernel that has no filter still has a
  * gateway, and a warning. */
 void setup_sandbox(enum sandbox_role role);
+/* In a manager that an upgrade started: the filter came along over exec, and another with each
+ * upgrade would be one more for every call; take what did not come. */
+void setup_sandbox_resume(void);
 
 /* Tell the service manager, if there is one: "READY=1", "STOPPING=1", "WATCHDOG=1". */
 void setup_notify(const char *state);

@@ -365,7 +365,7 @@ int worker_run(const struct worker_start *start)
         .control.fd = start->control,
     };
     if (start->stand_by && !worker_stand_by(&w))
-        return 1;
+        return 0;
     int ret = worker_begin(&w);
     if (ret == 0) {
         if (w.config->sandbox) /* everything is open */

@@ -204,11 +204,11 @@ class Upgrade(unittest.TestCase):
     def test_a_worker_killed_in_the_middle_of_an_upgrade_costs_its_connections_only(self):
         g = self.gateway(gateway="worker-timeout = 1s\ndrain-timeout = 2s")
         g.deaths_expected = True
-        for i in range(6):
+        for i in range(12):
             h = self.host(g)
             h.pread(512, 0)
             g.tell(signal.SIGUSR2)
-            time.sleep(0.01 * i)
+            time.sleep(0.004 * i)
             for pid in g.workers()[:1 + i % 2]:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -218,7 +218,52 @@ class Upgrade(unittest.TestCase):
             wait_until(lambda: len(g.workers()) == 1, "one worker")
         wait_until(lambda: self.stream(g)["counters"]["read"]["arrivals"] ==
                    self.stream(g)["counters"]["read"]["completions"] + self.stream(g)["counters"]["read"]["dropped"], "nothing in flight")
-        self.assertGreaterEqual(self.stream(g)["counters"]["read"]["completions"], 12)
+        self.assertGreaterEqual(self.stream(g)["counters"]["read"]["completions"], 24)
+
+    def test_a_new_worker_lost_while_the_old_one_retires_is_replaced_by_one_of_the_old_program(self):
+        g = self.gateway(gateway="worker-timeout = 20s")
+        h = self.host(g)
+        h.pread(512, 0)
+        old = g.pid
+        os.kill(old, signal.SIGSTOP)  # so that it is told to retire and does not yet
+        try:
+            g.tell(signal.SIGUSR2)
+            wait_until(lambda: len(g.workers()) == 2, "the new worker")
+            new = g.pid
+            wait_until(lambda: self.waits(new), "the new worker to stand by")
+            time.sleep(0.2)
+            os.kill(new, signal.SIGKILL)
+            wait_until(lambda: g.workers() == [old], "the new worker's death to be seen")
+        finally:
+            os.kill(old, signal.SIGCONT)
+        self.host(g).pread(512, 0)
+        h.pread(512, 0)
+        self.assertEqual(g.workers()[0], old)
+        self.assertNotIn(g.pid, (old, new))
+        self.assertEqual(self.status(g)["manager"]["workerPid"], g.pid)
+        h.shutdown()
+        wait_until(lambda: len(g.workers()) == 1, "the old worker to end")
+        self.assertEqual(self.stream(g)["counters"]["read"]["completions"], 3)
+        m = self.status(g)["manager"]
+        self.assertEqual((m["deaths"], m["upgrades"], m["upgradesFailed"]), (0, 0, 1))
+        self.install()
+        self.upgrade(g)
+
+    def test_an_old_worker_that_ends_before_the_new_one_serves_is_not_replaced_twice(self):
+        g = self.gateway()
+        for i in range(5):  # it has no connections, so it ends as soon as it has retired
+            self.upgrade(g)
+            wait_until(lambda: len(g.workers()) == 1, "one worker")
+            self.assertEqual(self.status(g)["manager"]["workerPid"], g.pid)
+        self.assertEqual(self.status(g)["manager"]["deaths"], 0)
+
+    @staticmethod
+    def waits(pid):
+        """Whether it is past its start: asleep, as the program and not as a copy of the manager."""
+        with open(f"/proc/{pid}/stat") as f:
+            asleep = f.read().rsplit(")", 1)[1].split()[0] == "S"
+        with open(f"/proc/{pid}/environ") as f:
+            return asleep and "WEIR_GATEWAY_HANDOVER" in f.read()
 
 
 if __name__ == "__main__":
