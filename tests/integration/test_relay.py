@@ -756,7 +756,7 @@ class Program(RelayCase):
         good = ("--listen", "127.0.0.1:0", "--target", "nbd://127.0.0.1:1", "--state-dir", self.world.dir, "--check-config")
         self.assertEqual(self.run_gateway(*good).returncode, 0)
         for bad in (("--target", "http://x"), ("--listen", "127.0.0.1:99999"), ("--max-hold", "5"), ("--log-level", "loud"),
-                    ("--server", "192.0.2.1:7400"), ("--name", "a b"), ("--nonsense",), ("extra",)):
+                    ("--server", "192.0.2.1:99999"), ("--name", "a b"), ("--nonsense",), ("extra",)):
             r = self.run_gateway(*good, *bad)
             self.assertEqual(r.returncode, 2, bad)
             self.assertTrue(r.stderr.startswith("weir-gateway: ") or "--nonsense" in r.stderr, r.stderr)
