@@ -85,9 +85,8 @@ class TwoGateways(unittest.TestCase):
     def wait_met(self, what):
         weirtest.wait_until(lambda: (s := self.stream("db")) and s["verdict"] == "met", what, LONG)
 
-    def wait_held_back(self):
-        weirtest.wait_until(lambda: (s := self.stream("batch")) and s["control"]["applied"]["iops"],
-                            "the bully to be held back", LONG)
+    def throttles(self):
+        return [a for a in self.server.items("/actions?limit=500") if a["enforced"] and a["verb"] == "throttle"]
 
     def planned(self):
         return [c for g in self.gateways for c in g.local(get="controls")["controls"] if c.get("origin") == "planned"]
@@ -95,17 +94,16 @@ class TwoGateways(unittest.TestCase):
     def test_a_bully_behind_the_other_gateway_is_held_back_and_the_promise_survives_a_slow_storage(self):
         self.start()
         self.start_story()
-        self.wait_held_back()
-        sent = weirtest.wait_until(
-            lambda: [a for a in self.server.items("/actions?limit=500") if a["enforced"] and a["verb"] == "throttle"],
-            "the action to be in the store")[-1]
-        self.assertTrue(sent["victim"].endswith("/db") and sent["bully"].endswith("/batch"), sent)
-        self.assertEqual(sent["gateway"], "gw2")
-        self.assertEqual((sent["agreement"], sent["agreementVersion"]), ("gold", 1))
+        weirtest.wait_until(self.planned, "something to be planned", LONG)
         self.wait_met("the promise to be kept beside the bully")
+        # Shares come first; the bully's rate is cut only where they were not enough, or not yet.
+        for sent in self.throttles():
+            self.assertTrue(sent["victim"].endswith("/db") and sent["bully"].endswith("/batch"), sent)
+            self.assertEqual(sent["gateway"], "gw2")
+            self.assertEqual((sent["agreement"], sent["agreementVersion"]), ("gold", 1))
         said = self.world.cli(self.server, "explain", "stream", self.stream("batch")["key"], check=True).stdout
-        self.assertRegex(said, r"planned throttle holds it to \d+ IOPS")
-        self.assertRegex(said, r"Last actions\n .*throttled .*batch from \d+ to \d+ IOPS")
+        if self.throttles():
+            self.assertRegex(said, r"Last actions\n .*throttled .*batch from \d+ to \d+ IOPS")
         with open(self.slow, "w", encoding="ascii"):
             pass
         time.sleep(3)  # so that the slow storage is seen
@@ -165,7 +163,7 @@ class TwoGateways(unittest.TestCase):
         self.assertIn("The server observes", said)
         self.assertRegex(said, r"Wanted, and not sent\n .*would throttle .*batch")
         self.server.put("/policies/on", {"kind": "Policy", "name": "on", "appliesTo": {"target": "*"}, "enforce": True})
-        self.wait_held_back()
+        weirtest.wait_until(self.planned, "something planned to be in force", LONG)
         self.wait_met("the promise to be kept once it is enforced")
 
 
