@@ -25,7 +25,8 @@
  *
  * Hangs are found by the worker's heartbeat, counted in looks of ours, not in time that passed: if
  * the whole machine, or this process along with the worker, stood still, one look was missed, no
- * more. A worker that is STARTING has worker-timeout as well.
+ * more. A worker that is STARTING has START_PATIENCE_NS, or worker-timeout if that is longer: a
+ * machine that is too busy to start one soon would only be busier with another.
  *
  * The service manager hears of this process only: READY with the first worker's, then its watchdog,
  * which tells that the manager goes round; the worker's is the heartbeat.
@@ -66,6 +67,7 @@
 #define PAUSE_DOUBLINGS 7u
 /* Looks at the heartbeat within worker-timeout. */
 #define LOOKS 10u
+#define START_PATIENCE_NS (15 * NS_PER_S)
 /* Told to stop, a worker has this long (its own bound is 5 s). */
 #define STOP_NS (10 * NS_PER_S)
 
@@ -297,6 +299,8 @@ static void manager_look(struct manager *m, struct child *c)
     c->silent = beat == c->beat ? c->silent + 1 : 0;
     c->beat = beat;
     if (c->silent < LOOKS + 1)
+        return;
+    if (c->life == LIFE_STARTING && clock_mono_ns() - c->started_ns < START_PATIENCE_NS)
         return;
     log_error("worker %ld has been silent for %.1f s: killing it", (long)c->pid,
               (double)m->config->worker_timeout_ns / (double)NS_PER_S);

@@ -87,8 +87,7 @@ struct gateway_targets {
     X(handshakes, "Handshakes going on")                                                           \
     X(sessions, "Sessions that stand")                                                             \
     X(moving, "Gateways on their way to another pair or SLA process")                              \
-    X(subgroups, "Subgroups of gateways that share storage")                                       \
-    X(move_longest_us, "Longest time that a move took, in microseconds")
+    X(subgroups, "Subgroups of gateways that share storage")
 
 struct monitor_stats {
 #define X(name, help) uint64_t name;
