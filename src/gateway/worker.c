@@ -62,8 +62,9 @@ struct worker {
     uint64_t watchdog_ns;
     uint64_t retire_by; /* when it no longer waits for what it waits for */
     bool retired;       /* said so */
-    bool at_once; /* asked twice to end */
+    bool at_once;       /* asked twice to end */
     bool ending;
+    bool reload; /* told so while it stood by */
 };
 
 /* --- what it is told --- */
@@ -350,9 +351,10 @@ static bool worker_stand_by(struct worker *w)
     unsigned char word = 0;
     ssize_t n;
     worker_say(w, WORKER_PREPARED);
-    do
+    do {
         n = recv(w->control.fd, &word, sizeof(word), 0);
-    while ((n < 0 && errno == EINTR) || (n > 0 && word == WORKER_RELOAD));
+        w->reload = w->reload || (n > 0 && word == WORKER_RELOAD);
+    } while ((n < 0 && errno == EINTR) || (n > 0 && word == WORKER_RELOAD));
     return n > 0 && word == WORKER_GO;
 }
 
@@ -375,6 +377,8 @@ int worker_run(const struct worker_start *start)
             worker_say(&w, WORKER_READY);
         else
             setup_notify("READY=1");
+        if (w.reload)
+            worker_reload(&w);
         ret = reactor_run(w.reactor);
         if (ret == 0)
             ret = worker_drain(&w);

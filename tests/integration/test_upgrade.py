@@ -257,6 +257,25 @@ class Upgrade(unittest.TestCase):
             self.assertEqual(self.status(g)["manager"]["workerPid"], g.pid)
         self.assertEqual(self.status(g)["manager"]["deaths"], 0)
 
+    def test_a_file_read_again_while_the_new_worker_stands_by_is_in_force_in_it(self):
+        g = self.gateway(gateway="worker-timeout = 20s")
+        old = g.pid
+        path = next(a for a in g.argv if a.endswith(".conf"))
+        os.kill(old, signal.SIGSTOP)  # the upgrade waits for it
+        try:
+            g.tell(signal.SIGUSR2)
+            wait_until(lambda: len(g.workers()) == 2, "the new worker")
+            wait_until(lambda: self.waits(g.pid), "the new worker to stand by")
+            time.sleep(0.2)
+            with open(path, "a") as f:
+                f.write("[limit late]\niops = 1000\n")
+            g.tell(signal.SIGHUP)
+        finally:
+            os.kill(old, signal.SIGCONT)
+        wait_until(lambda: g.workers() and old not in g.workers(), "the old worker to end")
+        wait_until(lambda: "late" in str(g.local(get="controls")), "the limit to be in force")
+        self.assertEqual(self.status(g)["manager"]["upgrades"], 1)
+
     @staticmethod
     def waits(pid):
         """Whether it is past its start: asleep, as the program and not as a copy of the manager."""
