@@ -221,11 +221,11 @@ class Data(RelayCase):
 class Order(RelayCase):
     def test_a_held_write_is_passed_by_later_reads_and_keeps_its_payload(self):
         t = self.target()
-        g = self.world.gateway(config=config(t.uri, "iops-write = 1", gateway="max-hold = 600s"))
+        g = self.world.gateway(config=config(t.uri, "bandwidth-write = 8KiB/s", gateway="max-hold = 600s"))
         h = self.host(g)
         payload = random.randbytes(10000)
-        h.send(WRITE, 1, 0, 4096, payload=bytes(4096))
-        h.send(WRITE, 2, 8192, 10000, payload=payload)
+        h.send(WRITE, 1, 0, 32768, payload=bytes(32768))  # four seconds of debt
+        h.send(WRITE, 2, 65536, 10000, payload=payload)
         h.send(READ, 3, 4096, 512)
         self.assertEqual(h.reply()[0], 1)
         self.assertEqual(h.reply(512)[0], 3)
