@@ -21,6 +21,7 @@
 
 #define ANSWER_MAX (16u * 1024u * 1024u)
 #define ANSWER_MS 10000
+#define DEATHS_MAX 1024u
 #define SCREEN_MAX (1024u * 1024u)
 
 static const struct table_column local_columns[] = {
@@ -62,6 +63,7 @@ struct top {
     const struct sort_key *sort;
     int fd;              /* of the local socket, or -1 */
     struct text buffer;  /* what the socket sent */
+    struct text deaths;  /* a line about those of the gateway's worker; empty: none */
 };
 
 static const struct sort_key *find_sort(const char *name)
@@ -98,12 +100,12 @@ static enum cli_exit wait_socket(struct top *t, short events)
     return n == 0 ? cli_fail(CLI_UNREACHABLE, "the gateway does not answer within 10 s") : CLI_OK;
 }
 
-static enum cli_exit ask_local(struct top *t)
+/* @request: one line of JSON; the answer's line is in the buffer then. */
+static enum cli_exit ask_local(struct top *t, const char *request)
 {
-    static const char request[] = "{\"get\":\"streams\"}\n";
-    size_t sent = 0;
-    while (sent < sizeof(request) - 1) {
-        ssize_t n = send(t->fd, request + sent, sizeof(request) - 1 - sent, MSG_NOSIGNAL);
+    size_t sent = 0, length = strlen(request);
+    while (sent < length) {
+        ssize_t n = send(t->fd, request + sent, length - sent, MSG_NOSIGNAL);
         if (n < 0 && errno != EAGAIN && errno != EINTR)
             return cli_fail(CLI_UNREACHABLE, "the gateway closed its socket");
         if (n > 0)
@@ -127,6 +129,61 @@ static enum cli_exit ask_local(struct top *t)
     return CLI_OK;
 }
 
+/* What the gateway answers to {"get":@what}: the member of that name, of @type, fresh. */
+static enum cli_exit get_local(struct top *t, const char *what, json_type type, json_t **ret)
+{
+    char request[64];
+    snprintf(request, sizeof(request), "{\"get\":\"%s\"}\n", what);
+    enum cli_exit r = ask_local(t, request);
+    if (r != CLI_OK)
+        return r;
+    json_error_t error;
+    json_t *answer = json_loadb(t->buffer.data, t->buffer.len, 0, &error);
+    json_t *value = json_object_get(answer, what);
+    const char *fault = json_string_value(json_object_get(answer, "error"));
+    if (value && json_typeof(value) == type)
+        *ret = json_incref(value);
+    else
+        r = cli_fail(CLI_REFUSED, "the gateway: %s", fault ? fault : "no JSON that is known");
+    json_decref(answer);
+    return r;
+}
+
+static void put_age(struct text *out, json_int_t seconds)
+{
+    if (seconds < 120)
+        text_printf(out, "%" JSON_INTEGER_FORMAT " s", seconds);
+    else if (seconds < 2 * 3600)
+        text_printf(out, "%" JSON_INTEGER_FORMAT " min", seconds / 60);
+    else if (seconds < 2 * 86400)
+        text_printf(out, "%" JSON_INTEGER_FORMAT " h", seconds / 3600);
+    else
+        text_printf(out, "%" JSON_INTEGER_FORMAT " d", seconds / 86400);
+}
+
+/* "worker: 2 deaths, last: SIGKILL, 12 s ago", when any died. */
+static enum cli_exit fetch_deaths(struct top *t)
+{
+    json_t *status = NULL;
+    enum cli_exit r = get_local(t, "status", JSON_OBJECT, &status);
+    if (r != CLI_OK)
+        return r;
+    json_int_t deaths = json_integer_value(table_value(status, "manager.deaths"));
+    json_int_t ago_ms = json_integer_value(table_value(status, "manager.lastDeathAgoMs"));
+    const char *reason = json_string_value(table_value(status, "manager.lastDeath"));
+    text_clear(&t->deaths);
+    if (deaths > 0 && reason) {
+        text_printf(&t->deaths, "worker: %" JSON_INTEGER_FORMAT " death%s, last: ", deaths,
+                    deaths == 1 ? "" : "s");
+        text_append_escaped(&t->deaths, reason);
+        text_append_str(&t->deaths, ", ");
+        put_age(&t->deaths, ago_ms / 1000);
+        text_append_str(&t->deaths, " ago\n");
+    }
+    json_decref(status);
+    return CLI_OK;
+}
+
 /* The streams of this moment, as a fresh array. */
 static enum cli_exit fetch(struct top *t, json_t **ret)
 {
@@ -138,19 +195,8 @@ static enum cli_exit fetch(struct top *t, json_t **ret)
         text_fini(&query);
         return r;
     }
-    enum cli_exit r = ask_local(t);
-    if (r != CLI_OK)
-        return r;
-    json_error_t error;
-    json_t *answer = json_loadb(t->buffer.data, t->buffer.len, 0, &error);
-    json_t *streams = json_object_get(answer, "streams");
-    const char *fault = json_string_value(json_object_get(answer, "error"));
-    if (json_is_array(streams))
-        *ret = json_incref(streams);
-    else
-        r = cli_fail(CLI_REFUSED, "the gateway: %s", fault ? fault : "no JSON that is known");
-    json_decref(answer);
-    return r;
+    enum cli_exit r = fetch_deaths(t);
+    return r == CLI_OK ? get_local(t, "streams", JSON_ARRAY, ret) : r;
 }
 
 static double sort_value(const json_t *o, const char *path)
@@ -206,6 +252,13 @@ static size_t screen_rows(void)
     return 20;
 }
 
+/* Programs that read tables ask for no headers, and get no such line either. */
+static bool shows_deaths(const struct top *t)
+{
+    const struct cli_options *o = &t->c->o;
+    return (o->output == OUTPUT_TABLE || o->output == OUTPUT_WIDE) && !o->no_headers;
+}
+
 static enum cli_exit show_once(struct top *t, const json_t *items)
 {
     const struct kind *k = kind_find("streams");
@@ -218,6 +271,8 @@ static enum cli_exit show_once(struct top *t, const json_t *items)
                         "key", sorted);
     else
         r = output_items(t->c, k, sorted, false);
+    if (r == CLI_OK && shows_deaths(t))
+        cli_put(&t->deaths);
     json_decref(sorted);
     return r;
 }
@@ -226,7 +281,7 @@ static enum cli_exit show_once(struct top *t, const json_t *items)
 static void show_screen(struct top *t, const json_t *items)
 {
     const struct kind *k = kind_find("streams");
-    size_t rows = t->c->o.limit ? (size_t)t->c->o.limit : screen_rows();
+    size_t rows = t->c->o.limit ? (size_t)t->c->o.limit : screen_rows() - (t->deaths.len > 0);
     json_t *sorted = ranked(t, items, rows), *stream;
     const struct table_column *columns = t->fd >= 0 ? local_columns : k->columns;
     size_t count = t->fd >= 0 ? sizeof(local_columns) / sizeof(local_columns[0]) : k->column_count;
@@ -246,6 +301,7 @@ static void show_screen(struct top *t, const json_t *items)
     text_append_str(&screen, "\033[H");
     text_printf(&screen, "%.19sZ  %zu streams, by %s  (Ctrl-C ends)\033[K\n\033[K\n", now,
                 json_array_size(items), t->sort->name);
+    text_append(&body, t->deaths.data, t->deaths.len);
     for (const char *s = body.data; *s != '\0'; s++)
         text_append(&screen, *s == '\n' ? "\033[K\n" : s, *s == '\n' ? 4 : 1);
     text_append_str(&screen, "\033[J");
@@ -301,6 +357,7 @@ enum cli_exit cli_top(struct cli *c)
         return cli_fail(CLI_USAGE, "--sort %s: expected iops, demand, p99, held, bandwidth or harm",
                         c->o.sort);
     text_init(&t.buffer, ANSWER_MAX);
+    text_init(&t.deaths, DEATHS_MAX);
     enum cli_exit r = CLI_OK;
     if (c->o.gateway) {
         r = connect_local(&t, c->o.gateway);
@@ -311,5 +368,6 @@ enum cli_exit cli_top(struct cli *c)
     if (t.fd >= 0)
         close(t.fd);
     text_fini(&t.buffer);
+    text_fini(&t.deaths);
     return r;
 }

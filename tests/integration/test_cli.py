@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import socket
 import subprocess
 import threading
@@ -213,6 +214,20 @@ class Cli(unittest.TestCase):
         self.assertGreater(stream["iops"], 0)
         self.assertIn("HELD-BY", self.weir("top", "--gateway", self.gateway.socket_path, env=env))
         self.weir("top", "--gateway", self.world.path("nothing.sock"), env=env, status=UNREACHABLE)
+
+    def test_top_says_how_often_the_worker_died_and_of_what(self):
+        g = self.world.gateway(target=self.storage.uri)
+
+        def top(*args):
+            return self.weir("top", "--gateway", g.socket_path, *args, env=self.environment(WEIR_SERVER="http://127.0.0.1:9"))
+        self.assertNotIn("worker:", top())
+        g.kill_worker()
+        self.assertRegex(top(), r"(?m)^worker: 1 death, last: SIGKILL \(.*\), \d+ s ago$")
+        g.kill_worker(signal.SIGSEGV)
+        self.assertRegex(top(), r"(?m)^worker: 2 deaths, last: SIGSEGV, \d+ s ago$")
+        self.assertNotIn("worker:", top("--no-headers"))
+        self.assertEqual(json.loads(top("-o", "json")), [])
+        self.assertEqual(g.stop(), 0)
 
     def test_top_is_live_and_coloured_only_on_a_terminal(self):
         master, slave = pty.openpty()
