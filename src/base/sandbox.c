@@ -105,10 +105,10 @@ static int add_by_argument(scmp_filter_ctx f, enum sandbox_role role)
     int r = 0;
     for (size_t i = 0; r == 0 && i < COUNT(families); i++)
         r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-                             SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]));
+                             SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i], 0));
     for (size_t i = 0; r == 0 && i < COUNT(ioctls); i++)
         r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                             SCMP_A1(SCMP_CMP_EQ, ioctls[i]));
+                             SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
     if (r < 0 || role == SANDBOX_SUPERVISOR)
         return r;
     /* A thread shares its memory; a process does not. clone3 keeps its flags where no filter can
