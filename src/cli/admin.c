@@ -201,15 +201,39 @@ enum cli_exit cli_enforcement(struct cli *c)
     return r;
 }
 
+static enum cli_exit gateway_admit(struct cli *c, const char *name)
+{
+    struct text path, out;
+    struct http_answer a = {0};
+    text_init(&path, 4096);
+    text_init(&out, 4096);
+    text_append_str(&path, "/api/v1/gateways/");
+    http_encode(&path, name);
+    text_append_str(&path, "/admit");
+    enum cli_exit r = http_call(c, "POST", path.data, NULL, &a);
+    if (r == CLI_OK) {
+        text_append_str(&out, "gateway/");
+        text_append_escaped(&out, name);
+        text_append_str(&out, " admitted\n");
+        cli_put(&out);
+    }
+    json_decref(a.json);
+    text_fini(&out);
+    text_fini(&path);
+    return r;
+}
+
 enum cli_exit cli_gateway(struct cli *c)
 {
+    if (c->arg_count == 2 && strcmp(c->args[0], "admit") == 0)
+        return gateway_admit(c, c->args[1]);
     if (c->arg_count == 2 && strcmp(c->args[0], "retire") == 0) {
         c->args[0] = "gateway";
         return cli_delete(c);
     }
     if (c->arg_count != 1 || strcmp(c->args[0], "enrol") != 0)
-        return cli_fail(CLI_USAGE, "expected weir gateway enrol [--expires 10m], or weir gateway "
-                                   "retire NAME");
+        return cli_fail(CLI_USAGE, "expected weir gateway enrol [--expires 10m], weir gateway "
+                                   "admit NAME, or weir gateway retire NAME");
     json_t *body = json_object();
     if (c->o.expires)
         json_object_set_new(body, "expiresIn", json_string(c->o.expires));

@@ -93,6 +93,7 @@ static const struct table_column gateways[] = {
     {"SOFTWARE", "software", TABLE_TEXT, true},
     {"ID", "id", TABLE_TEXT, true},
     {"SEEN", "lastSeen", TABLE_AGE, false},
+    {"TO-DO", "advice", TABLE_TEXT, false},
 };
 
 static const struct table_column targets[] = {

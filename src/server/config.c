@@ -50,7 +50,8 @@ enum value_type {
     VALUE_AUTO, /* a count, or "auto", which is 0 */
     VALUE_DURATION,
     VALUE_BOOL,
-    VALUE_LEVEL
+    VALUE_LEVEL,
+    VALUE_ADMISSION /* auto or manual; true: manual */
 };
 
 struct key {
@@ -77,6 +78,7 @@ static const struct key keys[] = {
     {"server", "sandbox", VALUE_BOOL, FIELD(sandbox), 0, 0},
     {"control", "listen", VALUE_LISTEN, FIELD(control_listen), 0, 0},
     {"control", "gateways", VALUE_GATEWAY, FIELD(gateways), 0, 0},
+    {"control", "admission", VALUE_ADMISSION, FIELD(manual_admission), 0, 0},
     {"control", "tls-certificate", VALUE_TEXT, FIELD(control_certificate), 0, 0},
     {"control", "tls-key", VALUE_TEXT, FIELD(control_key), 0, 0},
     {"control", "tls-client-ca", VALUE_TEXT, FIELD(control_ca), 0, 0},
@@ -170,6 +172,13 @@ static int read_value(struct server_config *c, const struct key *k, const char *
             *(uint32_t *)(void *)field = level;
         break;
     }
+    case VALUE_ADMISSION:
+        words = "auto or manual";
+        if (strcmp(value, "auto") == 0 || strcmp(value, "manual") == 0) {
+            *(bool *)(void *)field = value[0] == 'm';
+            r = 0;
+        }
+        break;
     }
     snprintf(expected, size, "%s", words);
     return r;

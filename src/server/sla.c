@@ -130,7 +130,7 @@ static void load_gateway(struct sla *s, const json_t *row, uint64_t now_ns)
     if (g.process % s->setup->threads->services_count != s->setup->index)
         return;
     if (services_gateway_recall(s->services, g.id, g.name, g.software, g.address, g.first_seen_us,
-                                g.last_seen_us, now_ns) < 0)
+                                g.last_seen_us, g.admitted, now_ns) < 0)
         return;
     /* The router sends it here when it comes, or has us forget it: it is at another's already. */
     struct msg m = {.kind = MSG_GATEWAY_KNOWN};
@@ -235,6 +235,8 @@ static int document_apply(struct sla *s, const struct document_change *c, uint64
 {
     if (c->remove)
         return services_document_remove(s->services, c->kind, c->name, now_ns, wall_us);
+    if (strcmp(c->kind, "Gateway") == 0)
+        return services_gateway_admit(s->services, c->name, now_ns, wall_us);
     if (strcmp(c->kind, "Agreement") == 0)
         return services_agreement_put(s->services, &c->agreement, now_ns, wall_us, why, size);
     if (strcmp(c->kind, "Tenant") == 0)
@@ -442,6 +444,7 @@ static int sla_init(struct sla *s, const struct sla_thread *setup)
         .period_ns = c->period_ns,
         .lease_ns = c->lease_ns,
         .observe = c->observe,
+        .manual_admission = c->manual_admission,
         .max_gateways = c->max_gateways,
         .max_streams = SLA_MAX_STREAMS,
         .process = (uint32_t)setup->index,

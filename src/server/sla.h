@@ -28,7 +28,7 @@ struct view_request {
 };
 
 /* Body of MSG_DOCUMENT_CHANGED (freed with free): committed already. remove: only kind and name
- * count. */
+ * count. Kind "Gateway" (name: its id): retire it when remove, else admit it. */
 struct document_change {
     char kind[32], name[NAME_SIZE];
     bool remove;

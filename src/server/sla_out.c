@@ -149,12 +149,13 @@ static void send_batch(struct sla_out *o)
 
 static json_t *gateway_json(const struct sla_out *o, const struct entity_gateway *g)
 {
-    return json_pack("{s:s, s:s, s:s, s:s*, s:s*, s:I, s:I, s:I, s:I}", "id", g->id_text, "name",
-                     g->hello.name, "state", gateway_state_name(g->state), "software",
+    return json_pack("{s:s, s:s, s:s, s:s*, s:s*, s:I, s:I, s:I, s:I, s:b}", "id", g->id_text,
+                     "name", g->hello.name, "state", gateway_state_name(g->state), "software",
                      g->hello.software, "address", g->hello.address, "first_seen_us",
                      (json_int_t)g->first_seen_us, "last_seen_us", (json_int_t)g->last_seen_us,
                      "process", (json_int_t)o->setup->index, "processes",
-                     (json_int_t)o->setup->threads->services_count);
+                     (json_int_t)o->setup->threads->services_count, "admitted",
+                     g->admitted);
 }
 
 static bool hex_read(const char *hex, uint8_t id[GATEWAY_ID_SIZE])
@@ -194,6 +195,8 @@ bool gateway_record_read(const json_t *row, struct gateway_record *ret)
     ret->last_seen_us = json_integer_value(json_object_get(row, "last_seen_us"));
     ret->process = (uint64_t)json_integer_value(json_object_get(row, "process"));
     ret->processes = (uint64_t)json_integer_value(json_object_get(row, "processes"));
+    /* Records of before there was the choice are of gateways that were controlled. */
+    ret->admitted = !json_is_false(json_object_get(row, "admitted"));
     return ret->name[0] != '\0';
 }
 

@@ -51,6 +51,7 @@ struct gateway_record {
     char name[NAME_SIZE], software[64], address[160];
     int64_t first_seen_us, last_seen_us;
     uint64_t process, processes;
+    bool admitted;
 };
 bool gateway_record_read(const json_t *row, struct gateway_record *ret);
 

@@ -54,6 +54,7 @@ struct server_config {
     uint64_t probe_period_ns;      /* of the resource manager; default 10 s */
     uint32_t max_gateways;         /* default 10,000 */
     bool sandbox;                  /* base/sandbox.h; default yes */
+    bool manual_admission;         /* a gateway unknown so far is admitted by people */
     bool observe;                  /* start in observe mode: analyse, enforce nothing */
     uint32_t log_level;
     uint64_t keep_1s_ns, keep_10s_ns, keep_1min_ns,

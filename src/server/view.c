@@ -249,6 +249,16 @@ static json_t *queue_of(const struct entity_gateway *g, const _Atomic uint32_t *
                                       memory_order_relaxed));
 }
 
+/* What people may want to do about it, as a command; null: nothing. */
+static json_t *advice_of(const struct entity_gateway *g)
+{
+    char words[NAME_SIZE + 32];
+    if (!g->waits)
+        return json_null();
+    snprintf(words, sizeof(words), "weir gateway admit %s", g->hello.name);
+    return text(words);
+}
+
 static json_t *gateway(const struct entity_gateway *g, uint64_t process,
                        const _Atomic uint32_t *queued)
 {
@@ -258,6 +268,7 @@ static json_t *gateway(const struct entity_gateway *g, uint64_t process,
     json_object_set_new(j, "name", text(g->hello.name));
     json_object_set_new(j, "id", text(g->id_text));
     json_object_set_new(j, "state", text(gateway_state_name(g->state)));
+    json_object_set_new(j, "advice", advice_of(g));
     json_object_set_new(j, "address", text_or_null(g->hello.address));
     json_object_set_new(j, "software", text(g->hello.software));
     json_object_set_new(j, "streams", count(g->stream_count));

@@ -189,6 +189,92 @@ class Discovery(unittest.TestCase):
             self.assertTrue(900 <= rate <= 1100, f"{name}: {rate} I/Os a second, expected 1000")
         self.assertEqual(len(found), 2)
 
+    # ---- admission by people
+
+    def state(self, server, name):
+        return server.get(f"/gateways/{name}")["state"]
+
+    def test_an_unknown_gateway_waits_until_people_admit_it_and_is_admitted_from_then_on(self):
+        conf = "[control]\nadmission = manual\n"
+        server = self.server(conf)
+        server.put("/tenants/everybody", {"kind": "Tenant", "name": "everybody", "members": [{"volume": "*"}], "limit": {"iops": 5000}})
+        storage = self.world.nbdkit("memory", "1M")
+        gateway = self.world.gateway(target=storage.uri, server=server, name="new")
+
+        def waiting():
+            return next((g for g in server.items("/gateways") if g["state"] == "pending" and g["polls"] >= 4), None)
+        seen = weirtest.wait_until(waiting, "the gateway to wait, polled all the while")
+        self.assertEqual((seen["advice"], seen["epoch"]["desired"]), ("weir gateway admit new", 0))
+        table = self.world.cli(server, "get", "gateways", check=True).stdout
+        self.assertRegex(table, r"new\s+pending.*weir gateway admit new")
+
+        # Only an administrator may, and only what is there.
+        self.assertEqual(server.request("POST", "/api/v1/gateways/new/admit", token=False)[0], 401)
+        token = server.request("POST", "/api/v1/tokens", {"name": "op", "role": "operator"})[2]["token"]
+        self.assertEqual(server.request("POST", "/api/v1/gateways/new/admit", token=token)[0], 403)
+        self.assertEqual(server.request("POST", "/api/v1/gateways/old/admit")[0], 404)
+        self.assertNotEqual(self.world.cli(server, "gateway", "admit", "old").returncode, 0)
+        self.assertEqual(self.state(server, "new"), "pending")
+
+        self.world.cli(server, "gateway", "admit", seen["id"], check=True)
+        self.assertIsNone(self.admitted(server, "new")["advice"])
+        weirtest.wait_until(lambda: server.get("/gateways/new")["epoch"]["applied"] > 0, "its controls to be in force")
+        self.assertEqual(server.request("POST", "/api/v1/gateways/new/admit")[0], 204, "admitted twice is admitted")
+
+        def told():
+            return [e for e in server.items("/events?limit=100") if e["kind"] == "gateway-admitted"]
+        weirtest.wait_until(told, "the admission to be told")
+        audit = [a for a in server.items("/audit?limit=100") if a["verb"] == "gateway-admit"]
+        self.assertEqual({a["actor"] for a in audit}, {"admin"}, audit)
+
+        self.assertEqual(len(told()), 1, told())
+
+        # Over a restart of the server, killed, it needs nobody; another still does.
+        where = {"state_dir": server.state_dir, "control": server.control}
+        server.kill()
+        server = self.server(conf, **where)
+        self.admitted(server, "new")
+        self.assertTrue(gateway.alive())
+        self.world.gateway(target=storage.uri, server=server, name="another")
+        weirtest.wait_until(lambda: any(g["name"] == "another" and g["state"] == "pending" and g["polls"] >= 3
+                                        for g in server.items("/gateways")), "the other to wait")
+
+        # One that is retired is unknown again.
+        self.world.cli(server, "gateway", "retire", "new", check=True)
+        weirtest.wait_until(lambda: any(g["name"] == "new" and g["state"] == "pending" and g["polls"] >= 3
+                                        for g in server.items("/gateways")), "the retired one to wait again")
+
+    def test_one_that_waited_and_went_waits_again_and_may_be_admitted_meanwhile(self):
+        server = self.server("[control]\nadmission = manual\n")
+        storage = self.world.nbdkit("memory", "1M")
+        gateway = self.world.gateway(target=storage.uri, server=server, name="new")
+
+        def is_now(state):
+            return lambda: any(g["state"] == state for g in server.items("/gateways"))
+        weirtest.wait_until(is_now("pending"), "it to wait")
+        state_dir = gateway.state_dir
+        gateway.stop()
+        weirtest.wait_until(is_now("lost"), "the loss to be seen")
+        gateway = self.world.gateway(target=storage.uri, server=server, name="new", state_dir=state_dir)
+        weirtest.wait_until(is_now("pending"), "it to wait again")
+        gateway.stop()
+        weirtest.wait_until(is_now("lost"), "the second loss to be seen")
+        self.assertEqual(server.request("POST", "/api/v1/gateways/new/admit")[0], 204)
+        where = {"state_dir": server.state_dir, "control": server.control}
+        server.kill()
+        server = self.server("[control]\nadmission = manual\n", **where)
+        self.world.gateway(target=storage.uri, server=server, name="new", state_dir=state_dir)
+        self.admitted(server, "new")
+
+    def test_a_wrong_way_of_admission_is_refused_at_start(self):
+        path = self.world.path("bad.conf")
+        with open(path, "w", encoding="ascii") as f:
+            f.write("[control]\nadmission = maybe\n")
+        p = weirtest.Process(self.world, "weir-server", [weirtest.SERVER, "--config", path, "--check-config", "--state-dir", "/tmp/x"])
+        weirtest.wait_until(lambda: not p.alive(), "the check to end")
+        self.assertNotEqual(p.popen.returncode, 0)
+        self.assertIn("expected auto or manual", p.output())
+
     # ---- version 1, byte for byte
 
     def test_a_gateway_of_version_1_is_still_understood(self):

@@ -2,7 +2,10 @@
 /* Retiring a gateway: its credentials end, the store forgets it, and then the SLA processes do,
  * which ends its session. In this order: what an SLA process still had to write of it is undone by
  * its own deletion, and a gateway that dials at once finds its credential gone. One that holds the
- * local key (of the server's state folder) is discovered anew. */
+ * local key (of the server's state folder) is discovered anew.
+ *
+ * Admitting one goes the same way: the store has it first, so that it holds over a restart whatever
+ * comes between; then the SLA process that knows the gateway begins to control it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,7 +33,7 @@ static void forgotten(struct request *r)
     http_answer_empty(r, MHD_HTTP_NO_CONTENT);
 }
 
-static void retired(struct request *r)
+static void stored(struct request *r)
 {
     struct app *app = r->app;
     const struct document_change *change = r->work;
@@ -42,27 +45,28 @@ static void retired(struct request *r)
         }
     }
     struct msg m = {.kind = MSG_KEYS_CHANGED};
-    (void)mailbox_post(app->threads->app, app->threads->acceptor, &m);
+    if (change->remove)
+        (void)mailbox_post(app->threads->app, app->threads->acceptor, &m);
     exchange_clear(&r->exchange);
     for (size_t i = 0; i < app->threads->services_count; i++) {
         struct document_change *copy = malloc(sizeof(*copy));
         if (copy)
             *copy = *change;
-        struct msg gone = {.kind = MSG_DOCUMENT_CHANGED, .body = copy, .body_free = free};
-        exchange_ask(&r->exchange, app->threads->services[i], gone, APP_VIEW_NS, app->now_ns);
+        struct msg told = {.kind = MSG_DOCUMENT_CHANGED, .body = copy, .body_free = free};
+        exchange_ask(&r->exchange, app->threads->services[i], told, APP_VIEW_NS, app->now_ns);
     }
     http_wait(r, forgotten);
 }
 
 /* What the SLA processes are told once the store has forgotten it. False: answered. */
-static bool change_make(struct request *r, const char *id)
+static bool change_make(struct request *r, const char *id, bool remove)
 {
     struct document_change *change = calloc(1, sizeof(*change));
     if (!change) {
         http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "no memory");
         return false;
     }
-    change->remove = true;
+    change->remove = remove;
     (void)text_copy(change->kind, sizeof(change->kind), "Gateway");
     (void)text_copy(change->name, sizeof(change->name), id);
     r->work = change;
@@ -70,22 +74,60 @@ static bool change_make(struct request *r, const char *id)
     return true;
 }
 
-/* The id of the gateway of this name: of those known now, else of those stored. */
-static const char *find_id(const json_t *known, const json_t *stored, const char *name)
+struct found {
+    const char *id, *name; /* NULL: none */
+    size_t waiting;        /* of this name */
+};
+
+static void look_at(const json_t *gateway, const char *wanted, struct found *f)
+{
+    const char *id = views_text(gateway, "id"), *name = views_text(gateway, "name");
+    bool waits = json_is_string(json_object_get(gateway, "advice"));
+    if (strcmp(name, wanted) != 0)
+        return;
+    if (f->id == NULL || (waits && f->waiting == 0)) {
+        f->id = id;
+        f->name = name;
+    }
+    f->waiting += waits;
+}
+
+static bool look_at_id(const json_t *gateway, const char *wanted, struct found *f)
+{
+    const char *id = views_text(gateway, "id");
+    if (strcmp(id, wanted) != 0)
+        return false;
+    *f = (struct found){.id = id, .name = views_text(gateway, "name")};
+    return true;
+}
+
+/* The gateway of this id, whoever else calls itself so; else of this name, first one that waits to
+ * be admitted. Of those known now, else of those stored. */
+static struct found find(const json_t *known, const json_t *stored, const char *wanted)
 {
     size_t i;
     json_t *item;
+    struct found f = {.id = NULL};
     json_array_foreach(known, i, item)
     {
-        if (strcmp(views_text(item, "name"), name) == 0)
-            return views_text(item, "id");
+        if (look_at_id(item, wanted, &f))
+            return f;
     }
     json_array_foreach(stored, i, item)
     {
-        if (strcmp(views_text(json_object_get(item, "gateway"), "name"), name) == 0)
-            return views_text(item, "id");
+        if (look_at_id(json_object_get(item, "gateway"), wanted, &f))
+            return f;
     }
-    return NULL;
+    json_array_foreach(known, i, item)
+    {
+        look_at(item, wanted, &f);
+    }
+    json_array_foreach(stored, i, item)
+    {
+        if (f.id == NULL)
+            look_at(json_object_get(item, "gateway"), wanted, &f);
+    }
+    return f;
 }
 
 static void ask_delete(struct request *r, enum store_verb verb, const char *name)
@@ -109,7 +151,7 @@ static void retire_known(struct request *r)
         }
     }
     json_t *known = views_gather(x, r->app, 2, NULL), *credentials = json_incref(x->answer[1].json);
-    const char *id = find_id(known, x->answer[0].json, r->name[0]);
+    const char *id = find(known, x->answer[0].json, r->name[0]).id;
     bool found = id && text_copy(id_copy, sizeof(id_copy), id) == 0;
     json_decref(known);
     if (!found) {
@@ -117,7 +159,7 @@ static void retire_known(struct request *r)
         http_problem(r, MHD_HTTP_NOT_FOUND, "there is no gateway %s", r->name[0]);
         return;
     }
-    if (!change_make(r, id_copy)) {
+    if (!change_make(r, id_copy, true)) {
         json_decref(credentials);
         return;
     }
@@ -129,7 +171,7 @@ static void retire_known(struct request *r)
     }
     ask_delete(r, STORE_GATEWAY_DELETE, id_copy);
     json_decref(credentials);
-    http_wait(r, retired);
+    http_wait(r, stored);
 }
 
 void gateways_retire(struct request *r)
@@ -138,4 +180,58 @@ void gateways_retire(struct request *r)
     http_ask_store(r, store_query_new(STORE_CREDENTIALS));
     http_ask_view(r, VIEW_GATEWAYS, "", false);
     http_wait(r, retire_known);
+}
+
+/* For one the store has no record of yet: it is not written while it waits. */
+static json_t *first_record(const char *id, const char *name)
+{
+    return json_pack("{s:s, s:s, s:s, s:b}", "id", id, "name", name, "state", "pending", "admitted",
+                     1);
+}
+
+static void ask_admit(struct request *r, const char *id, const char *name)
+{
+    struct store_write *write = store_write_new(STORE_GATEWAY_ADMIT);
+    if (write) {
+        (void)text_copy(write->name, sizeof(write->name), id);
+        write->json = first_record(id, name);
+    }
+    http_ask_write(r, write);
+}
+
+static void admit_known(struct request *r)
+{
+    const struct exchange *x = &r->exchange;
+    char id_copy[64], name[NAME_SIZE];
+    if (x->answer[0].status < 0) {
+        http_problem_answer(r, &x->answer[0], "the database");
+        return;
+    }
+    json_t *known = views_gather(x, r->app, 1, NULL);
+    const struct found f = find(known, x->answer[0].json, r->name[0]);
+    bool good = f.id && text_copy(id_copy, sizeof(id_copy), f.id) == 0 &&
+                text_copy(name, sizeof(name), f.name) == 0;
+    json_decref(known);
+    if (f.waiting > 1) {
+        http_problem(r, MHD_HTTP_CONFLICT,
+                     "%zu gateways that wait call themselves %s: name the one you mean by its id",
+                     f.waiting, r->name[0]);
+        return;
+    }
+    if (!good) {
+        http_problem(r, MHD_HTTP_NOT_FOUND, "there is no gateway %s", r->name[0]);
+        return;
+    }
+    if (!change_make(r, id_copy, false))
+        return;
+    exchange_clear(&r->exchange);
+    ask_admit(r, id_copy, name);
+    http_wait(r, stored);
+}
+
+void gateways_admit(struct request *r)
+{
+    http_ask_store(r, store_query_new(STORE_GATEWAYS));
+    http_ask_view(r, VIEW_GATEWAYS, "", false);
+    http_wait(r, admit_known);
 }

@@ -38,6 +38,7 @@ const struct route routes[] = {
     {"GET", API "gateways", ROLE_VIEWER, PAGE, BODY_NONE, JSON, views_gateways},
     {"GET", API "gateways/{name}", ROLE_VIEWER, "", BODY_NONE, JSON, views_gateway},
     {"DELETE", API "gateways/{name}", ROLE_OPERATOR, "", BODY_NONE, JSON, gateways_retire},
+    {"POST", API "gateways/{name}/admit", ROLE_ADMIN, "", BODY_NONE, JSON, gateways_admit},
     {"GET", API "targets", ROLE_VIEWER, PAGE, BODY_NONE, JSON, views_targets},
     {"GET", API "targets/{name}", ROLE_VIEWER, "", BODY_NONE, JSON, views_target},
     {"GET", API "targets/{name}/history", ROLE_VIEWER, "from,to,limit", BODY_NONE, JSON,

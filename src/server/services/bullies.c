@@ -128,7 +128,7 @@ void scene_look(struct scene *sc, struct storage *t)
     bool group = own->e.agreement.per == AGREEMENT_PER_GROUP;
     list_for_each(it, &t->streams) {
         struct stream *st = container_of(it, struct stream, in_storage);
-        if (st == sc->victim || (group && st->agreed == own))
+        if (st == sc->victim || (group && st->agreed == own) || st->gateway->e.waits)
             continue;
         struct bully b = {.st = st, .surplus = surplus_of(st)};
         b.exempt = has_contract(st) && st->e.verdict == VERDICT_EXEMPT;

@@ -17,12 +17,17 @@
  *                               |   lost for a day, retired    v   by people
  *                               +-------------------------> RETIRED (freed)
  *
+ *   LOST --whole report of one that waits for people--> PENDING --admitted by people--> ADMITTED
  *   ADMITTED --does not read--> UNREACHABLE --reads again--> ADMITTED; else as ADMITTED
  *
  * Nothing is sent to one that is unreachable; when it reads again it gets all its controls anew.
- * *
- * A gateway that proved its key needs nobody's leave: it is admitted by its first whole report. One
- * that is recalled from the database enters as LOST.
+ *
+ * A gateway that proved its key needs nobody's leave: it is admitted by its first whole report. Not
+ * so with manual admission: one that was never admitted `waits`. It stays PENDING after its first
+ * whole report, and goes back from LOST to PENDING, until people admit it; an agreement, a tenant's
+ * limits or a throttle never touch its streams meanwhile (select.c, bullies.c). Once admitted is
+ * admitted for good: kept with its record, until it is retired. One that is recalled from the
+ * database enters as LOST.
  *
  * Invariants: (1) each live session belongs to one gateway and each gateway has at most one; (2) a
  * mapped stream is in the table of indices, and no two streams of one gateway have one index; (3)
@@ -128,6 +133,7 @@ struct gateway *entity_gateway_new(struct services *s, const struct gateway_hell
     for (size_t i = 0; i < GATEWAY_ID_SIZE; i++)
         words(g->e.id_text + 2 * i, 3, "%02x", h->id[i]);
     g->e.state = GATEWAY_DISCOVERED;
+    g->e.waits = s->config.manual_admission;
     g->e.first_seen_us = g->e.last_seen_us = s->wall_us;
     g->e.last_seen_ns = s->now_ns;
     list_init(&g->streams);
@@ -252,7 +258,7 @@ static bool state_may_follow(enum gateway_state from, enum gateway_state to)
     case GATEWAY_UNREACHABLE:
         return to == GATEWAY_ADMITTED || to == GATEWAY_LOST || to == GATEWAY_RETIRED;
     case GATEWAY_LOST:
-        return to == GATEWAY_ADMITTED || to == GATEWAY_RETIRED;
+        return to == GATEWAY_ADMITTED || to == GATEWAY_PENDING || to == GATEWAY_RETIRED;
     case GATEWAY_RETIRED:
         return false;
     }
@@ -272,8 +278,9 @@ void entity_gateway_set_state(struct services *s, struct gateway *g, enum gatewa
     case GATEWAY_DISCOVERED:
         break;
     case GATEWAY_PENDING:
-        note_event(s, EVENT_INFO, "gateway-discovered", subject,
-                   "gateway %s (%s, %s) appeared: %s", name, address, g->e.hello.software, why);
+        note_event(s, EVENT_INFO, from == GATEWAY_LOST ? "gateway-returned" : "gateway-discovered",
+                   subject, "gateway %s (%s, %s) appeared: %s", name, address,
+                   g->e.hello.software, why);
         break;
     case GATEWAY_ADMITTED:
         note_event(s, EVENT_INFO,

@@ -60,6 +60,8 @@ struct entity_gateway {
     int apply_status;
     size_t stream_count;
     bool live;                             /* a session stands */
+    bool admitted;                         /* once, by its key or by people; stays */
+    bool waits;                            /* for people to admit it: it is not controlled */
     uint64_t counter_faults;               /* counters of one boot that went back */
 };
 

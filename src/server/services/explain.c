@@ -45,6 +45,11 @@ static void say_objective(char *out, size_t size, const struct objective *o)
 
 static void say_promise(struct page *p, const struct stream *st)
 {
+    if (st->gateway->e.waits) {
+        say(p, "Gateway %s waits to be admitted (weir gateway admit %s): nothing is promised.",
+            st->gateway->e.hello.name, st->gateway->e.hello.name);
+        return;
+    }
     if (st->agreed == NULL) {
         say(p, "No agreement selects it: nothing is promised.");
         return;

@@ -20,7 +20,8 @@
  *  4. Verdict runs and compliance windows of single streams go on when the same version of the
  *     agreement is in force here. What an agreement judges of a group stays with each process.
  *  5. What people said meanwhile reaches it: documents and the enforcement switch are those of the
- *     importing process, and one that was retired while it travelled is retired on arrival. */
+ *     importing process, and one that was retired or admitted while it travelled is so on
+ *     arrival. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,12 +99,13 @@ static void clear_place(struct services *s, const uint8_t id[GATEWAY_ID_SIZE])
     entity_gateway_free(s, other);
 }
 
-static bool retired_meanwhile(const struct services *s, const struct gateway *g)
+static bool said_meanwhile(const struct services *s, const struct gateway *g,
+                           enum parcel_order order)
 {
-    for (size_t i = 0; i < TOMBSTONES; i++) {
-        const struct tombstone *t = &s->tombstone[i];
-        if (t->at_ns != 0 && s->now_ns - t->at_ns < TOMBSTONE_NS &&
-            (strcmp(t->name, g->e.hello.name) == 0 || strcmp(t->name, g->e.id_text) == 0))
+    for (size_t i = 0; i < PARCEL_ORDERS; i++) {
+        const struct parcel_note *n = &s->order[i];
+        if (n->order == order && s->now_ns - n->at_ns < PARCEL_ORDER_NS &&
+            (strcmp(n->name, g->e.hello.name) == 0 || strcmp(n->name, g->e.id_text) == 0))
             return true;
     }
     return false;
@@ -134,10 +136,12 @@ void services_gateway_import(struct services *s, struct gateway_parcel *p, uint1
     heap_set(s, g, g->due_ns);
     if (s->sink.gateway != NULL)
         s->sink.gateway(s->sink.ctx, &g->e); /* which process has it is written down */
-    if (retired_meanwhile(s, g)) {
+    if (said_meanwhile(s, g, PARCEL_RETIRE)) {
         services_retire(s, g, "retired by an administrator");
         return;
     }
+    if (said_meanwhile(s, g, PARCEL_ADMIT))
+        services_admit(s, g);
     dispatch_gateway(s, g);
 }
 
@@ -159,9 +163,16 @@ void services_gateway_forget(struct services *s, const uint8_t id[GATEWAY_ID_SIZ
         entity_gateway_free(s, g);
 }
 
-void parcel_tombstone(struct services *s, const char *name)
+void parcel_order(struct services *s, const char *name, enum parcel_order order)
 {
-    struct tombstone *t = &s->tombstone[s->tombstone_next++ % TOMBSTONES];
-    words(t->name, sizeof(t->name), "%s", name);
-    t->at_ns = s->now_ns > 0 ? s->now_ns : 1;
+    for (size_t i = 0; i < PARCEL_ORDERS; i++) {
+        if (strcmp(s->order[i].name, name) == 0)
+            s->order[i].order = PARCEL_NOTHING;
+    }
+    if (order == PARCEL_NOTHING)
+        return;
+    struct parcel_note *n = &s->order[s->order_next++ % PARCEL_ORDERS];
+    words(n->name, sizeof(n->name), "%s", name);
+    n->order = order;
+    n->at_ns = s->now_ns;
 }

@@ -114,6 +114,8 @@ static void stream_find_agreement(struct services *s, struct stream *st)
     struct precedence_row rows[PRECEDENCE_MAX_COVER + 1];
     size_t n, covering;
     covering = precedence_of(&s->e.agreements, &st->e, rows, PRECEDENCE_MAX_COVER + 1, &n);
+    if (st->gateway->e.waits)
+        covering = n = 0; /* nobody admitted it: it takes no share of anything */
     covers_link(s, st, rows, covering);
     struct agreed *promise = NULL;
     for (size_t i = 0; i < covering; i++) {
@@ -142,9 +144,10 @@ static void stream_find_tenant(struct services *s, struct stream *st)
                                    : tenant_counts(&s->tenants[i], st))
             found = (int32_t)i;
     }
-    if (found != st->tenant)
+    int32_t holds = st->gateway->e.waits ? -1 : found; /* limits of the tenant; the name is shown */
+    if (holds != st->tenant)
         s->generation++;
-    st->tenant = found;
+    st->tenant = holds;
     if (st->tenant_reported[0])
         memcpy(st->e.tenant, st->tenant_reported, NAME_SIZE);
     else if (found >= 0)

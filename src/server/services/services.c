@@ -321,7 +321,9 @@ void services_gateway_up(struct services *s, const struct gateway_hello *h, uint
         lease_over(s, g);
     entity_gateway_attach(s, g, h);
     if (fresh)
-        entity_gateway_set_state(s, g, GATEWAY_PENDING, "it proved its key");
+        entity_gateway_set_state(s, g, GATEWAY_PENDING,
+                                 g->e.waits ? "it proved its key, and waits to be admitted"
+                                            : "it proved its key");
     gateway_poll(s, g);
     heap_set(s, g, next_phase(s, g));
 }
@@ -340,7 +342,7 @@ void services_gateway_down(struct services *s, uint64_t session, const char *why
 
 int services_gateway_recall(struct services *s, const uint8_t id[GATEWAY_ID_SIZE], const char *name,
                             const char *software, const char *address, int64_t first_seen_us,
-                            int64_t last_seen_us, uint64_t now_ns)
+                            int64_t last_seen_us, bool admitted, uint64_t now_ns)
 {
     services_at(s, now_ns, s->wall_us);
     if (entity_gateway_by_id(s, id) != NULL)
@@ -354,6 +356,8 @@ int services_gateway_recall(struct services *s, const uint8_t id[GATEWAY_ID_SIZE
     if (g == NULL)
         return WEIR_E_FULL;
     g->e.state = GATEWAY_LOST;
+    g->e.admitted = admitted;
+    g->e.waits = s->config.manual_admission && !admitted;
     g->e.first_seen_us = first_seen_us;
     g->e.last_seen_us = last_seen_us;
     g->lost_ns = s->now_ns;
@@ -381,6 +385,21 @@ static void reconcile_epoch(struct services *s, struct gateway *g, uint64_t epoc
     }
 }
 
+static void whole_report_state(struct services *s, struct gateway *g)
+{
+    if (g->e.state == GATEWAY_ADMITTED || g->e.state == GATEWAY_UNREACHABLE)
+        return;
+    if (g->e.waits) {
+        if (g->e.state == GATEWAY_LOST)
+            entity_gateway_set_state(s, g, GATEWAY_PENDING,
+                                     "it returned, and waits to be admitted");
+        return;
+    }
+    g->e.admitted = true;
+    entity_gateway_set_state(s, g, GATEWAY_ADMITTED, "its first whole report is in");
+    g->send_full = true;
+}
+
 void services_report(struct services *s, const struct report *r, uint64_t now_ns, int64_t wall_us)
 {
     services_at(s, now_ns, wall_us);
@@ -394,10 +413,7 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
     g->e.last_seen_us = wall_us;
     if (merge_report(s, g, r) != MERGE_WHOLE)
         return;
-    if (g->e.state != GATEWAY_ADMITTED && g->e.state != GATEWAY_UNREACHABLE) {
-        entity_gateway_set_state(s, g, GATEWAY_ADMITTED, "its first whole report is in");
-        g->send_full = true;
-    }
+    whole_report_state(s, g);
     if (g->targets_changed && s->sink.targets != NULL)
         s->sink.targets(s->sink.ctx, &g->e);
     g->targets_changed = false;
@@ -539,17 +555,65 @@ int services_policy_put(struct services *s, const struct policy *p, uint64_t now
     return 0;
 }
 
-static int gateway_remove(struct services *s, const char *name)
+static struct gateway *gateway_named(struct services *s, const char *name)
 {
+    struct gateway *named = NULL;
     list_for_each(it, &s->e.gateways) {
         struct gateway *g = container_of(it, struct gateway, e.link);
-        if (strcmp(g->e.hello.name, name) != 0 && strcmp(g->e.id_text, name) != 0)
-            continue;
-        services_retire(s, g, "retired by an administrator");
-        return 0;
+        if (strcmp(g->e.id_text, name) == 0)
+            return g; /* whoever else calls itself so */
+        if (named == NULL && strcmp(g->e.hello.name, name) == 0)
+            named = g;
     }
-    parcel_tombstone(s, name); /* it may be on its way from one process to another */
-    return WEIR_E_NOT_FOUND;
+    return named;
+}
+
+static int gateway_remove(struct services *s, const char *name)
+{
+    struct gateway *g = gateway_named(s, name);
+    parcel_order(s, name, g == NULL ? PARCEL_RETIRE : PARCEL_NOTHING);
+    if (g == NULL)
+        return WEIR_E_NOT_FOUND;
+    services_retire(s, g, "retired by an administrator");
+    return 0;
+}
+
+void services_admit(struct services *s, struct gateway *g)
+{
+    if (g->e.admitted)
+        return;
+    g->e.admitted = true;
+    g->e.waits = false;
+    list_for_each(it, &g->streams) /* what is agreed holds for them from now on */
+        select_stream(s, container_of(it, struct stream, in_gateway));
+    if (g->e.state == GATEWAY_PENDING && g->whole_known) {
+        entity_gateway_set_state(s, g, GATEWAY_ADMITTED, "admitted by an administrator");
+        g->send_full = true;
+        return;
+    }
+    char subject[SUBJECT_SIZE];
+    entity_gateway_subject(g, subject, sizeof(subject));
+    note_event(s, EVENT_INFO, "gateway-admitted", subject,
+               "gateway %s is admitted by an administrator: it is controlled as soon as it reports",
+               g->e.hello.name);
+    if (s->sink.gateway != NULL)
+        s->sink.gateway(s->sink.ctx, &g->e);
+}
+
+int services_gateway_admit(struct services *s, const char *name, uint64_t now_ns, int64_t wall_us)
+{
+    services_at(s, now_ns, wall_us);
+    struct gateway *g = gateway_named(s, name);
+    parcel_order(s, name, g == NULL ? PARCEL_ADMIT : PARCEL_NOTHING);
+    if (g == NULL)
+        return WEIR_E_NOT_FOUND;
+    if (g->e.admitted)
+        return 0;
+    services_admit(s, g);
+    throttle_review_all(s);
+    plan_run(s);
+    dispatch_all(s);
+    return 0;
 }
 
 int services_document_remove(struct services *s, const char *kind, const char *name,

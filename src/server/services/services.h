@@ -44,6 +44,7 @@ struct services_config {
     uint64_t period_ns;
     uint64_t lease_ns;
     bool observe;
+    bool manual_admission; /* one that was never admitted waits for services_gateway_admit */
     uint32_t max_gateways, max_streams;
     uint32_t process;     /* number of this SLA process, and how many there are */
     uint32_t processes;
@@ -58,11 +59,14 @@ void services_free(struct services *s);
 /* Documents and settings are all here: until it is called no control is sent, so that a gateway
  * never loses what its disk kept of agreements to a server that has not read them yet. */
 void services_loaded(struct services *s, uint64_t now_ns, int64_t wall_us);
-/* A gateway known from an earlier life of the server: enters the cache as lost. 0, WEIR_E_EXISTS,
- * WEIR_E_FULL. */
+/* A gateway known from an earlier life of the server: enters the cache as lost. @admitted: it was
+ * once. 0, WEIR_E_EXISTS, WEIR_E_FULL. */
 int services_gateway_recall(struct services *s, const uint8_t id[GATEWAY_ID_SIZE], const char *name,
                             const char *software, const char *address, int64_t first_seen_us,
-                            int64_t last_seen_us, uint64_t now_ns);
+                            int64_t last_seen_us, bool admitted, uint64_t now_ns);
+/* People admit it (@name or its id), for good: one that is pending now is controlled at once, one
+ * that is lost when it returns. 0 (it may be so already), or WEIR_E_NOT_FOUND. */
+int services_gateway_admit(struct services *s, const char *name, uint64_t now_ns, int64_t wall_us);
 
 /* Gateways. A second session that claims a live identity: the newcomer is ended, both are reported.
  */

@@ -254,12 +254,15 @@ struct gateway {
     bool targets_changed;               /* sink.targets is owed */
 };
 
-/* Retirements said by people of late: one that travels meanwhile is met by it where it arrives. */
-#define TOMBSTONES 16u
-#define TOMBSTONE_NS (UINT64_C(60) * 1000000000)
-struct tombstone {
+/* What people said of late of gateways unknown here: one that travels meanwhile is met by it where
+ * it arrives. */
+#define PARCEL_ORDERS 16u
+#define PARCEL_ORDER_NS (UINT64_C(60) * 1000000000)
+enum parcel_order { PARCEL_NOTHING, PARCEL_RETIRE, PARCEL_ADMIT };
+struct parcel_note {
     char name[NAME_SIZE];
-    uint64_t at_ns;                     /* 0: none */
+    enum parcel_order order;
+    uint64_t at_ns;
 };
 
 struct services {
@@ -288,8 +291,8 @@ struct services {
     uint64_t action_id;                 /* last given */
     uint64_t generation;                /* of everything that agreed controls are made of */
     uint64_t mark, walk;                /* numbers of walks */
-    struct tombstone tombstone[TOMBSTONES];
-    uint32_t tombstone_next;
+    struct parcel_note order[PARCEL_ORDERS];
+    uint32_t order_next;
     int64_t schedules_min;              /* wall minute at which they were last looked at */
     bool streams_full_said, gateways_full_said;
     struct hist scratch;                /* for merging groups */
@@ -357,7 +360,9 @@ void merge_window_end(struct stream *st); /* its gateway is lost: nothing is kno
 void services_at(struct services *s, uint64_t now_ns, int64_t wall_us);
 void services_make_room(struct services *s);
 void services_retire(struct services *s, struct gateway *g, const char *why);
-void parcel_tombstone(struct services *s, const char *name);
+void services_admit(struct services *s, struct gateway *g);
+/* Keep it for one that may arrive; what was said before of @name is void. */
+void parcel_order(struct services *s, const char *name, enum parcel_order order);
 
 /* --- select.c: which agreement and tenant a stream falls under
  * --------------------------------------- */

@@ -46,6 +46,8 @@ static const char *verb_name(enum store_verb verb)
         return "gateway-put";
     case STORE_GATEWAY_DELETE:
         return "gateway-delete";
+    case STORE_GATEWAY_ADMIT:
+        return "gateway-admit";
     case STORE_SETTING_PUT:
         return "setting-put";
     }
@@ -69,6 +71,7 @@ static const char *subject_kind(const struct store_write *w)
         return "credential";
     case STORE_GATEWAY_PUT:
     case STORE_GATEWAY_DELETE:
+    case STORE_GATEWAY_ADMIT:
         return "gateway";
     case STORE_SETTING_PUT:
         return "setting";
@@ -371,8 +374,13 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
     static const char token_delete[] = "DELETE FROM tokens WHERE id = ?";
     static const char credential_delete[] = "DELETE FROM credentials WHERE key_id = ?";
     static const char gateway_put[] =
-        "INSERT OR REPLACE INTO gateways(id, updated_us, json) VALUES(?, ?, ?)";
+        "INSERT INTO gateways(id, updated_us, json) VALUES(?, ?, ?) ON CONFLICT(id) DO UPDATE SET "
+        "updated_us = excluded.updated_us, json = CASE WHEN json_extract(json, '$.admitted') "
+        "THEN json_set(excluded.json, '$.admitted', json('true')) ELSE excluded.json END";
     static const char gateway_delete[] = "DELETE FROM gateways WHERE id = ?";
+    static const char gateway_admit[] =
+        "INSERT INTO gateways(id, updated_us, json) VALUES(?, ?, ?) ON CONFLICT(id) DO UPDATE SET "
+        "updated_us = excluded.updated_us, json = json_set(json, '$.admitted', json('true'))";
     static const char setting_put[] =
         "INSERT OR REPLACE INTO settings(name, updated_us, json) VALUES(?, ?, ?)";
     switch (w->verb) {
@@ -394,6 +402,8 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
         return value_put(d, w, gateway_put, false);
     case STORE_GATEWAY_DELETE:
         return row_delete(d, w, gateway_delete);
+    case STORE_GATEWAY_ADMIT:
+        return value_put(d, w, gateway_admit, false);
     case STORE_SETTING_PUT:
         return value_put(d, w, setting_put, true);
     }

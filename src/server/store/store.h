@@ -50,6 +50,9 @@ enum store_verb {
     /* name: id hex; json: the gateway's record (state, names, first and last seen) */
     STORE_GATEWAY_PUT,
     STORE_GATEWAY_DELETE,
+    /* name: id hex; json: the record for when there is none yet. "admitted" is true from now on,
+     * whatever is put, until it is deleted. */
+    STORE_GATEWAY_ADMIT,
     STORE_SETTING_PUT, /* name; json: any ("enforcement": {"on": true}) */
 };
 struct store_write {

@@ -551,8 +551,10 @@ static void a_recalled_gateway_waits_as_lost_and_is_known_again(void **state)
     struct plain *t = plain_new(4, 16);
     uint8_t id[GATEWAY_ID_SIZE] = {1};
     assert_int_equal(
-        services_gateway_recall(t->s, id, "gw1", "weir-gateway 0", "10.0.0.1", 5, 6, t->now), 0);
-    assert_int_equal(services_gateway_recall(t->s, id, "gw1", "", "", 5, 6, t->now), WEIR_E_EXISTS);
+        services_gateway_recall(t->s, id, "gw1", "weir-gateway 0", "10.0.0.1", 5, 6, true, t->now),
+        0);
+    assert_int_equal(services_gateway_recall(t->s, id, "gw1", "", "", 5, 6, true, t->now),
+                     WEIR_E_EXISTS);
     assert_int_equal(first_gateway(t)->state, GATEWAY_LOST);
     struct counts c = {.m = {.max_hold_hits = 0}};
     up(t, 1, 1, 7);

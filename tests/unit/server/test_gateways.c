@@ -135,6 +135,132 @@ static void parts_of_a_limit_follow_the_demand_and_add_up(void **state)
     two_free(t);
 }
 
+static const struct entity_gateway *gateway_of(const struct two *t, int stream)
+{
+    return world_entity(&t->w, stream)->gateway;
+}
+
+static int admit(struct two *t, const char *name)
+{
+    return services_gateway_admit(t->w.services, name, t->w.now, world_wall(&t->w));
+}
+
+/* One gateway is admitted, then the other: only then is it controlled and counts. */
+static void who_waits_for_admission_is_seen_and_neither_controlled_nor_counted(void **state)
+{
+    (void)state;
+    struct two *t = calloc(1, sizeof(*t));
+    assert_non_null(t);
+    world_init_manual(&t->w, 6);
+    world_agree(&t->w, "gold", "db", OBJECTIVE_US, 1500);
+    put_limit(t, "cap", "vol*", 1000, AGREEMENT_PER_GROUP);
+    for (int i = 0; i < 2; i++) {
+        t->gateway[i] = world_add_gateway(&t->w, i == 0 ? "gw1" : "gw2", 0);
+        world_gateway_up(&t->w, t->gateway[i], true);
+    }
+    int victim = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "db");
+    int bully = world_add_stream(&t->w, t->gateway[1], "10.0.0.2", "batch");
+    int here = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "vol1");
+    int there = world_add_stream(&t->w, t->gateway[1], "10.0.0.2", "vol2");
+    world_open_loop(&t->w, victim, 1000);
+    world_open_loop(&t->w, here, 100);
+    world_open_loop(&t->w, there, 100);
+    world_closed_loop(&t->w, bully, 128, 16384);
+    world_run(&t->w, 10);
+    assert_int_equal(gateway_of(t, victim)->state, GATEWAY_PENDING);
+    assert_int_equal(gateway_of(t, bully)->state, GATEWAY_PENDING);
+    assert_true(world_entity(&t->w, bully)->window.iops > 1000); /* polled and shown */
+    assert_null(world_entity(&t->w, victim)->agreement);
+    assert_int_equal(t->w.updates, 0);
+    assert_int_equal(t->w.actions, 0);
+
+    assert_int_equal(admit(t, "gw3"), WEIR_E_NOT_FOUND);
+    assert_int_equal(admit(t, "gw1"), 0);
+    assert_int_equal(gateway_of(t, victim)->state, GATEWAY_ADMITTED);
+    world_run(&t->w, 15);
+    assert_int_equal(world_entity(&t->w, victim)->verdict, VERDICT_FAILING);
+    assert_int_equal(world_count_actions(&t->w, "10.0.0.2/batch", "", true), 0);
+    assert_int_equal(part(t, here), 1000);
+    assert_int_equal(part(t, there), 0);
+    assert_int_equal(gateway_of(t, there)->epoch_desired, 0);
+
+    assert_int_equal(admit(t, "gw2"), 0);
+    world_run(&t->w, 15);
+    assert_int_equal(part(t, here) + part(t, there), 1000);
+    assert_true(part(t, there) > 100);
+    assert_true(t->w.stream[bully].limited);
+    assert_int_equal(world_count_events(&t->w, "gateway-admitted"), 2);
+    assert_int_equal(admit(t, "gw2"), 0); /* as it is */
+    assert_int_equal(world_count_events(&t->w, "gateway-admitted"), 2);
+    two_free(t);
+}
+
+static void who_waited_and_was_lost_waits_again_unless_admitted_meanwhile(void **state)
+{
+    (void)state;
+    struct two *t = calloc(1, sizeof(*t));
+    assert_non_null(t);
+    world_init_manual(&t->w, 7);
+    t->gateway[0] = world_add_gateway(&t->w, "gw1", 0);
+    int stream = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "db");
+    world_gateway_up(&t->w, t->gateway[0], true);
+    world_run(&t->w, 3);
+    world_gateway_down(&t->w, t->gateway[0]);
+    assert_int_equal(gateway_of(t, stream)->state, GATEWAY_LOST);
+    world_gateway_up(&t->w, t->gateway[0], false);
+    world_run(&t->w, 3);
+    assert_int_equal(gateway_of(t, stream)->state, GATEWAY_PENDING);
+    world_gateway_down(&t->w, t->gateway[0]);
+    assert_int_equal(admit(t, gateway_of(t, stream)->id_text), 0);
+    assert_int_equal(gateway_of(t, stream)->state, GATEWAY_LOST);
+    world_gateway_up(&t->w, t->gateway[0], true);
+    world_run(&t->w, 3);
+    assert_int_equal(gateway_of(t, stream)->state, GATEWAY_ADMITTED);
+    assert_true(t->w.updates > 0);
+    two_free(t);
+}
+
+static void who_is_recalled_needs_admission_only_if_it_never_had_it(void **state)
+{
+    (void)state;
+    for (int admitted = 0; admitted < 2; admitted++) {
+        struct two *t = calloc(1, sizeof(*t));
+        assert_non_null(t);
+        world_init_manual(&t->w, 8);
+        t->gateway[0] = world_add_gateway(&t->w, "gw1", 0);
+        int stream = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "db");
+        assert_int_equal(services_gateway_recall(t->w.services,
+                                                 t->w.gateway[t->gateway[0]].hello.id, "gw1", "",
+                                                 "", 5, 6, admitted != 0, t->w.now),
+                         0);
+        world_gateway_up(&t->w, t->gateway[0], true);
+        world_run(&t->w, 3);
+        assert_int_equal(gateway_of(t, stream)->state,
+                         admitted ? GATEWAY_ADMITTED : GATEWAY_PENDING);
+        two_free(t);
+    }
+}
+
+/* It is said to whoever does not have it then, and holds where it arrives. */
+static void who_is_admitted_on_the_way_to_another_process_is_so_on_arrival(void **state)
+{
+    (void)state;
+    struct two *t = calloc(1, sizeof(*t));
+    assert_non_null(t);
+    world_init_manual(&t->w, 9);
+    t->gateway[0] = world_add_gateway(&t->w, "gw1", 0);
+    int stream = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "db");
+    world_gateway_up(&t->w, t->gateway[0], true);
+    world_run(&t->w, 3);
+    struct gateway_parcel *p = services_gateway_export(
+        t->w.services, t->w.gateway[t->gateway[0]].hello.id, t->w.now, world_wall(&t->w));
+    assert_non_null(p);
+    assert_int_equal(admit(t, "gw1"), WEIR_E_NOT_FOUND);
+    services_gateway_import(t->w.services, p, 0, 0, t->w.now, world_wall(&t->w));
+    assert_int_equal(gateway_of(t, stream)->state, GATEWAY_ADMITTED);
+    two_free(t);
+}
+
 static void a_host_that_uses_two_gateways_has_one_limit(void **state)
 {
     (void)state;
@@ -201,6 +327,10 @@ int main(void)
         cmocka_unit_test(a_bully_behind_another_gateway_is_named_and_cut),
         cmocka_unit_test(a_device_of_its_own_makes_no_bully_of_a_neighbour),
         cmocka_unit_test(parts_of_a_limit_follow_the_demand_and_add_up),
+        cmocka_unit_test(who_waits_for_admission_is_seen_and_neither_controlled_nor_counted),
+        cmocka_unit_test(who_waited_and_was_lost_waits_again_unless_admitted_meanwhile),
+        cmocka_unit_test(who_is_recalled_needs_admission_only_if_it_never_had_it),
+        cmocka_unit_test(who_is_admitted_on_the_way_to_another_process_is_so_on_arrival),
         cmocka_unit_test(a_host_that_uses_two_gateways_has_one_limit),
         cmocka_unit_test(a_gateway_that_is_lost_keeps_its_part_and_comes_back_to_it),
         cmocka_unit_test(a_changed_limit_is_divided_at_once),

@@ -173,6 +173,18 @@ static void a_used_enrolment_whose_credential_cannot_be_made_stays_unused(void *
     json_decref(open);
 }
 
+/* Of the one gateway that is there, "gw1". */
+static bool gateway_admitted(struct fixture *f)
+{
+    json_t *rows = fixture_table(f, STORE_GATEWAYS, "");
+    assert_int_equal(json_array_size(rows), 1);
+    const json_t *record = json_object_get(json_array_get(rows, 0), "gateway");
+    assert_string_equal(word(record, "name"), "gw1");
+    bool admitted = json_is_true(json_object_get(record, "admitted"));
+    json_decref(rows);
+    return admitted;
+}
+
 static void tokens_settings_and_gateways_come_back_as_put(void **state)
 {
     struct fixture *f = *state;
@@ -201,6 +213,17 @@ static void tokens_settings_and_gateways_come_back_as_put(void **state)
     assert_int_equal(json_array_size(rows), 1);
     assert_string_equal(word(json_object_get(json_array_get(rows, 0), "gateway"), "name"), "gw1");
     json_decref(rows);
+    assert_false(gateway_admitted(f));
+    assert_int_equal(
+        fixture_write(f, named(STORE_GATEWAY_ADMIT, "00ff", json_pack("{s:s}", "name", "x")), NULL),
+        0);
+    assert_true(gateway_admitted(f));
+    assert_int_equal(fixture_write(f,
+                                   named(STORE_GATEWAY_PUT, "00ff",
+                                         json_pack("{s:s, s:b}", "name", "gw1", "admitted", 0)),
+                                   NULL),
+                     0);
+    assert_true(gateway_admitted(f)); /* said before the admission, written after it */
     assert_int_equal(fixture_write(f, named(STORE_TOKEN_DELETE, "id1", NULL), NULL), 0);
     assert_int_equal(fixture_write(f, named(STORE_GATEWAY_DELETE, "00ff", NULL), NULL), 0);
     rows = fixture_table(f, STORE_TOKENS, "");

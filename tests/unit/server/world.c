@@ -423,7 +423,7 @@ struct services_sink world_sink(struct world *w)
                                   .target_seen = sink_target};
 }
 
-void world_init(struct world *w, uint64_t seed, bool observe)
+static void init(struct world *w, uint64_t seed, bool observe, bool manual)
 {
     memset(w, 0, sizeof(*w));
     rng_seed(&w->rng, seed);
@@ -432,6 +432,7 @@ void world_init(struct world *w, uint64_t seed, bool observe)
     w->event = calloc(WORLD_RECORDS, sizeof(*w->event));
     weir_assert(w->action != NULL && w->event != NULL);
     struct services_config c = {.period_ns = S, .lease_ns = 10 * S, .observe = observe,
+                                .manual_admission = manual,
                                 .max_gateways = 16, .max_streams = 64, .processes = 1,
                                 .first_epoch = 1000};
     struct services_sink sink = world_sink(w);
@@ -441,6 +442,16 @@ void world_init(struct world *w, uint64_t seed, bool observe)
     /* Eight at once, 1 ms on average: 8,000 I/Os a second. */
     for (int i = 0; i < 2; i++)
         w->device[i] = (struct world_device){.servers = 8, .fixed_ns = 500e3, .random_ns = 500e3};
+}
+
+void world_init(struct world *w, uint64_t seed, bool observe)
+{
+    init(w, seed, observe, false);
+}
+
+void world_init_manual(struct world *w, uint64_t seed)
+{
+    init(w, seed, false, true);
 }
 
 void world_fini(struct world *w)

@@ -87,6 +87,8 @@ struct world {
 /* @seed is printed by the caller. Period 1 s, lease 10 s. Loaded. */
 struct services_sink world_sink(struct world *w);
 void world_init(struct world *w, uint64_t seed, bool observe);
+/* The same with manual admission. */
+void world_init_manual(struct world *w, uint64_t seed);
 void world_fini(struct world *w);
 int world_add_gateway(struct world *w, const char *name, int device);
 /* The gateway gets a session; a new boot when @reboot. */
