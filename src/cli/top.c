@@ -61,7 +61,8 @@ static const struct sort_key sort_keys[] = {
 struct top {
     struct cli *c;
     const struct sort_key *sort;
-    int fd;              /* of the local socket, or -1 */
+    const char *path;    /* of the local socket, or NULL */
+    int fd;              /* connected to it, or -1 */
     struct text buffer;  /* what the socket sent */
     struct text deaths;  /* a line about those of the gateway's worker; empty: none */
 };
@@ -75,8 +76,9 @@ static const struct sort_key *find_sort(const char *name)
     return NULL;
 }
 
-static enum cli_exit connect_local(struct top *t, const char *path)
+static enum cli_exit connect_local(struct top *t)
 {
+    const char *path = t->path;
     char text[ADDR_TEXT_SIZE];
     struct addr a;
     int n = snprintf(text, sizeof(text), "unix:%s", path);
@@ -100,33 +102,54 @@ static enum cli_exit wait_socket(struct top *t, short events)
     return n == 0 ? cli_fail(CLI_UNREACHABLE, "the gateway does not answer within 10 s") : CLI_OK;
 }
 
+enum asked { ASKED_OK, ASKED_CLOSED, ASKED_FAILED /* and said why */ };
+
 /* @request: one line of JSON; the answer's line is in the buffer then. */
-static enum cli_exit ask_local(struct top *t, const char *request)
+static enum asked ask_once(struct top *t, const char *request)
 {
     size_t sent = 0, length = strlen(request);
     while (sent < length) {
         ssize_t n = send(t->fd, request + sent, length - sent, MSG_NOSIGNAL);
         if (n < 0 && errno != EAGAIN && errno != EINTR)
-            return cli_fail(CLI_UNREACHABLE, "the gateway closed its socket");
+            return ASKED_CLOSED;
         if (n > 0)
             sent += (size_t)n;
         else if (wait_socket(t, POLLOUT) != CLI_OK)
-            return CLI_UNREACHABLE;
+            return ASKED_FAILED;
     }
     text_clear(&t->buffer);
     char chunk[65536];
     while (t->buffer.len == 0 || t->buffer.data[t->buffer.len - 1] != '\n') {
         ssize_t n = recv(t->fd, chunk, sizeof(chunk), 0);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-            return cli_fail(CLI_UNREACHABLE, "the gateway closed its socket");
+            return ASKED_CLOSED;
         if (n > 0)
             text_append(&t->buffer, chunk, (size_t)n);
         else if (wait_socket(t, POLLIN) != CLI_OK)
-            return CLI_UNREACHABLE;
-        if (t->buffer.failed)
-            return cli_fail(CLI_UNREACHABLE, "the gateway's answer is larger than 16 MiB");
+            return ASKED_FAILED;
+        if (t->buffer.failed) {
+            cli_fail(CLI_UNREACHABLE, "the gateway's answer is larger than 16 MiB");
+            return ASKED_FAILED;
+        }
     }
-    return CLI_OK;
+    return ASKED_OK;
+}
+
+/* A connection ends with the worker that served it: the next one is asked then, once. */
+static enum cli_exit ask_local(struct top *t, const char *request)
+{
+    enum asked asked = ask_once(t, request);
+    if (asked == ASKED_CLOSED) {
+        close(t->fd);
+        t->fd = -1;
+        enum cli_exit r = connect_local(t);
+        if (r != CLI_OK)
+            return r;
+        asked = ask_once(t, request);
+    }
+    if (asked == ASKED_CLOSED)
+        return cli_fail(CLI_UNREACHABLE, "the gateway closed its socket");
+    return asked == ASKED_OK ? CLI_OK : CLI_UNREACHABLE;
 }
 
 /* What the gateway answers to {"get":@what}: the member of that name, of @type, fresh. */
@@ -187,7 +210,7 @@ static enum cli_exit fetch_deaths(struct top *t)
 /* The streams of this moment, as a fresh array. */
 static enum cli_exit fetch(struct top *t, json_t **ret)
 {
-    if (t->fd < 0) {
+    if (!t->path) {
         struct text query;
         text_init(&query, 8192);
         get_filters(t->c, &query);
@@ -266,7 +289,7 @@ static enum cli_exit show_once(struct top *t, const json_t *items)
     enum cli_exit r;
     if (json_array_size(sorted) == 0 && t->c->o.output == OUTPUT_TABLE)
         r = cli_fail(CLI_OK, "no streams");
-    else if (t->fd >= 0)
+    else if (t->path)
         r = output_rows(t->c, local_columns, sizeof(local_columns) / sizeof(local_columns[0]),
                         "key", sorted);
     else
@@ -283,8 +306,8 @@ static void show_screen(struct top *t, const json_t *items)
     const struct kind *k = kind_find("streams");
     size_t rows = t->c->o.limit ? (size_t)t->c->o.limit : screen_rows() - (t->deaths.len > 0);
     json_t *sorted = ranked(t, items, rows), *stream;
-    const struct table_column *columns = t->fd >= 0 ? local_columns : k->columns;
-    size_t count = t->fd >= 0 ? sizeof(local_columns) / sizeof(local_columns[0]) : k->column_count;
+    const struct table_column *columns = t->path ? local_columns : k->columns;
+    size_t count = t->path ? sizeof(local_columns) / sizeof(local_columns[0]) : k->column_count;
     struct table *table = table_new(columns, count, output_style(t->c), clock_wall_us());
     struct text body, screen;
     size_t i;
@@ -326,7 +349,7 @@ static enum cli_exit run(struct top *t)
                 (t->c->o.output == OUTPUT_TABLE || t->c->o.output == OUTPUT_WIDE);
     json_t *items;
     enum cli_exit r = fetch(t, &items);
-    if (r == CLI_OK && t->fd >= 0 && !live) {
+    if (r == CLI_OK && t->path && !live) {
         /* The first answer of a gateway is about a stream's whole life: look twice. */
         json_decref(items);
         sleep_ns(t->c->o.interval_ns ? t->c->o.interval_ns : NS_PER_S);
@@ -360,8 +383,9 @@ enum cli_exit cli_top(struct cli *c)
     text_init(&t.deaths, DEATHS_MAX);
     enum cli_exit r = CLI_OK;
     if (c->o.gateway) {
-        r = connect_local(&t, c->o.gateway);
+        t.path = c->o.gateway;
         c->o.gateway = NULL;
+        r = connect_local(&t);
     }
     if (r == CLI_OK)
         r = run(&t);

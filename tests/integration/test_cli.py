@@ -229,22 +229,39 @@ class Cli(unittest.TestCase):
         self.assertEqual(json.loads(top("-o", "json")), [])
         self.assertEqual(g.stop(), 0)
 
-    def test_top_is_live_and_coloured_only_on_a_terminal(self):
+    def screens(self, *args):
+        """`weir top` on a terminal: the process, and a function that reads on until what it wrote satisfies a check."""
         master, slave = pty.openpty()
-        p = subprocess.Popen([weirtest.WEIR, "top", "-i", "100ms"], stdout=slave, stderr=slave, stdin=slave,
+        p = subprocess.Popen([weirtest.WEIR, "top", "-i", "100ms", *args], stdout=slave, stderr=slave, stdin=slave,
                              env=self.environment(TERM="xterm"))
         os.close(slave)
-        seen = b""
-        deadline = time.monotonic() + weirtest.PATIENCE
-        while seen.count(b"\033[H") < 3 and time.monotonic() < deadline:
-            if select.select([master], [], [], 1)[0]:
-                seen += os.read(master, 65536)
-        p.terminate()
-        p.wait()
-        os.close(master)
-        self.assertGreaterEqual(seen.count(b"\033[H"), 3, seen)
-        self.assertIn(b"127.0.0.1/default", seen)
+        self.addCleanup(os.close, master)
+        self.addCleanup(p.wait)
+        self.addCleanup(p.terminate)
+
+        def read_till(check):
+            seen, deadline = b"", time.monotonic() + weirtest.PATIENCE
+            while not check(seen) and time.monotonic() < deadline:
+                if select.select([master], [], [], 1)[0]:
+                    seen += os.read(master, 65536)
+            self.assertTrue(check(seen), seen)
+            return seen
+        return p, read_till
+
+    def test_top_is_live_and_coloured_only_on_a_terminal(self):
+        _, read_till = self.screens()
+        self.assertIn(b"127.0.0.1/default", read_till(lambda seen: seen.count(b"\033[H") >= 3))
         self.assertNotIn("\033", self.weir("top"))
+
+    def test_live_top_goes_on_with_the_next_worker(self):
+        g = self.world.gateway(target=self.storage.uri)
+        p, read_till = self.screens("--gateway", g.socket_path)
+        read_till(lambda seen: seen.count(b"\033[H") >= 2)
+        for deaths in (1, 2):
+            g.kill_worker()
+            read_till(lambda seen: seen.count(b"worker: %d death" % deaths) >= 2)
+        self.assertIsNone(p.poll())
+        self.assertEqual(g.stop(), 0)
 
     def test_watch_and_follow_give_lines_as_they_come(self):
         line = json.loads(self.weir("watch", "streams", "--once", "-o", "json").splitlines()[0])
