@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/text.h"
 
@@ -388,6 +389,17 @@ void addr_keep_alive(int fd)
     for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
         (void)setsockopt(fd, options[i].level, options[i].name, &options[i].value,
                          sizeof(options[i].value));
+}
+
+bool addr_peer_gone(int fd, uint64_t timeout_ns)
+{
+    struct tcp_info i;
+    socklen_t len = sizeof(i);
+    memset(&i, 0, sizeof(i));
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, &len) < 0)
+        return false;
+    bool asked = i.tcpi_retransmits > 1 || i.tcpi_probes > 1;
+    return asked && i.tcpi_last_ack_recv >= timeout_ns / NS_PER_MS;
 }
 
 static int peer_unix(int fd, char *out, size_t size)

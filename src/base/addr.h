@@ -47,6 +47,10 @@ int addr_connect_result(int fd);
 /* Have the kernel ask a silent peer of @fd whether it is still there, and fail the connection after
  * about a minute without an answer. Nothing on a Unix socket, whose peer cannot vanish unseen. */
 void addr_keep_alive(int fd);
+/* Whether TCP has had no acknowledgement of the peer of @fd for @timeout_ns although it asked for
+ * one more than once: by sending data again, or by probing a window that the peer closed. A peer
+ * that only does not read is not gone. False for what is no TCP socket. */
+bool addr_peer_gone(int fd, uint64_t timeout_ns);
 
 /* Who is at the other end, without the port: "10.0.0.7", "[fd00::1]" as "fd00::1", a v4-mapped
  * address as v4, a Unix peer as "uid:1000". For stream identity. 0 or -errno. */

@@ -60,6 +60,8 @@ void gateway_config_init(struct gateway_config *c)
         .max_streams = 512,
         .max_connections = 1024,
         .max_connections_per_host = 512,
+        .hold_memory = UINT64_C(256) << 20,
+        .peer_timeout_ns = 60 * NS_PER_S,
         .handshake_timeout_ns = 10 * NS_PER_S,
         .max_hold_ns = 10 * NS_PER_S,
         .worker_timeout_ns = 5 * NS_PER_S,

@@ -102,6 +102,8 @@ struct gateway_config {
     uint32_t max_streams;           /* default 512; beyond: one shared default stream a target */
     uint32_t max_connections;       /* default 1024 */
     uint32_t max_connections_per_host; /* default 512 */
+    uint64_t hold_memory;           /* bytes for the payload of held writes; default 256 MiB */
+    uint64_t peer_timeout_ns;       /* default 60 s */
     uint64_t handshake_timeout_ns;  /* default 10 s */
     uint64_t max_hold_ns;           /* default 10 s */
     uint64_t worker_timeout_ns;     /* default 5 s: a worker silent for so long is replaced */

@@ -31,6 +31,9 @@ static const struct config_key keys[] = {
     {SECTION_GATEWAY, "max-connections", VALUE_COUNT, GATEWAY(max_connections), 1, 65536},
     {SECTION_GATEWAY, "max-connections-per-host", VALUE_COUNT, GATEWAY(max_connections_per_host), 1,
      65536},
+    {SECTION_GATEWAY, "hold-memory", VALUE_SIZE, GATEWAY(hold_memory), 0, UINT64_C(64) << 30},
+    {SECTION_GATEWAY, "peer-timeout", VALUE_DURATION, GATEWAY(peer_timeout_ns), NS_PER_S,
+     3600 * NS_PER_S},
     {SECTION_GATEWAY, "handshake-timeout", VALUE_DURATION, GATEWAY(handshake_timeout_ns),
      100 * NS_PER_MS, 600 * NS_PER_S},
     {SECTION_GATEWAY, "max-hold", VALUE_DURATION, GATEWAY(max_hold_ns), 100 * NS_PER_MS,
@@ -158,6 +161,11 @@ static int read_bounded(const struct config_key *k, const char *value, void *fie
         r = read_number(value, 10, k->max, &v);
         snprintf(words, size, "a whole number from %llu to %llu", (unsigned long long)k->min,
                  (unsigned long long)k->max);
+    } else if (k->type == VALUE_SIZE) {
+        r = units_parse_size(value, &v, NULL);
+        snprintf(words, size, "bytes such as 512MiB, from %s to %s",
+                 units_format_size(k->min, low, sizeof(low)),
+                 units_format_size(k->max, high, sizeof(high)));
     } else {
         r = units_parse_duration_ns(value, &v, NULL);
         snprintf(words, size, "a duration from %s to %s",
@@ -341,6 +349,7 @@ int config_key_read(struct gateway_config *c, void *object, const struct config_
             *(unsigned *)field = (unsigned)v;
         break;
     case VALUE_COUNT:
+    case VALUE_SIZE:
     case VALUE_DURATION:
         return read_bounded(k, value, field, words, size);
     case VALUE_LEVEL: {

@@ -31,6 +31,7 @@ enum config_value {
     VALUE_MODE,      /* octal */
     VALUE_COUNT,     /* uint32_t in min..max */
     VALUE_DURATION,  /* uint64_t of ns in min..max */
+    VALUE_SIZE,      /* uint64_t of bytes in min..max */
     VALUE_LEVEL,     /* uint32_t, enum log_level */
     VALUE_ENGINE,    /* uint32_t, enum config_engine */
     VALUE_SCOPE,     /* bool: per stream */

@@ -410,6 +410,7 @@ void ledger_counts_total(struct ledger *l, struct relay_counts *ret)
     ret->active += o->active;
     for (int i = 0; i < RELAY_CLOSE_COUNT; i++)
         ret->closed[i] += o->closed[i];
+    ret->hold_full += o->hold_full;
 }
 
 /* ---- credit ---------------------------------------------------------------------------------- */

@@ -151,7 +151,7 @@ static bool slice_streams(struct client *c)
         if (c->cursor >= c->seen_count)
             return true; /* came after the request, beyond what was there */
         append_item(c, local_json_stream(s, stream_meter_total(l->streams, s, &l->sum),
-                                         stream_connections_total(l->streams, s), l->config->name,
+                                         stream_connections_total(l->streams, s), l->config,
                                          &c->seen[c->cursor], c->histograms, now));
         made++;
     }

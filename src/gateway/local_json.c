@@ -11,6 +11,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/log.h"
 
 #define MEMBERS_SHOWN_MAX 1000u
 
@@ -222,22 +223,30 @@ static json_t *limits_of(const struct stream *s)
     return all;
 }
 
-/* Why the I/O that has waited longest waits. */
-static void put_held(json_t *o, const struct stream *s, uint64_t max_hold_hits, uint64_t now_ns)
+static json_t *until(uint64_t at_ns, uint64_t now_ns)
+{
+    return number(at_ns > now_ns ? (at_ns - now_ns) / NS_PER_US : 0);
+}
+
+/* Why the I/O that has waited longest waits, when it may go (if those before it leave it credit)
+ * and when it goes at last. */
+static void put_held(json_t *o, const struct stream *s, uint64_t max_hold_hits,
+                     uint64_t max_hold_ns, uint64_t now_ns)
 {
     const struct gate_flow *f = &s->flow;
     const struct gate_rule *by = NULL;
     enum gate_kind kind = GATE_IOPS_TOTAL;
-    uint64_t oldest = gate_flow_oldest_ns(f), first = UINT64_MAX;
+    uint64_t oldest = gate_flow_oldest_ns(f), first = UINT64_MAX, at_last = 0;
     for (int d = 0; d < 2; d++) {
         const struct gate_queue *q = &f->queue[d];
         enum gate_kind this_kind;
         const struct gate_rule *r = gate_queue_blocked_by(q, &this_kind);
         if (!r || list_empty(&q->ios))
             continue;
-        uint64_t arrived = container_of(q->ios.next, struct gate_io, link)->arrived_ns;
-        if (arrived < first) {
-            first = arrived;
+        const struct gate_io *head = container_of(q->ios.next, struct gate_io, link);
+        if (head->arrived_ns < first) {
+            first = head->arrived_ns;
+            at_last = head->submitted_ns + max_hold_ns;
             by = r;
             kind = this_kind;
         }
@@ -247,6 +256,9 @@ static void put_held(json_t *o, const struct stream *s, uint64_t max_hold_hits, 
     put(o, "heldKind", by ? json_string(gate_kind_name(kind)) : json_null());
     bool holds = oldest != UINT64_MAX && oldest < now_ns;
     put(o, "oldestHeldUs", number(holds ? (now_ns - oldest) / NS_PER_US : 0));
+    uint64_t at_first = by ? by->place[kind].wake_ns : 0;
+    put(o, "mayGoInUs", by ? until(at_first < at_last ? at_first : at_last, now_ns) : json_null());
+    put(o, "goesInUs", by ? until(at_last, now_ns) : json_null());
     put(o, "maxHoldHits", number(max_hold_hits));
     put(o, "limitsLeftOut", number(s->limits_left_out));
     uint32_t ppm;
@@ -266,8 +278,8 @@ static void put_rates(json_t *o, const struct rates *d, uint64_t period_ns)
 }
 
 json_t *local_json_stream(const struct stream *s, const struct meter *m, uint32_t connections,
-                          const char *gateway, struct local_seen *seen, bool histograms,
-                          uint64_t now_ns)
+                          const struct gateway_config *config,
+                          struct local_seen *seen, bool histograms, uint64_t now_ns)
 {
     if (seen->valid && seen->stream_index != s->index)
         local_seen_fini(seen); /* the slot has a new stream */
@@ -283,14 +295,14 @@ json_t *local_json_stream(const struct stream *s, const struct meter *m, uint32_
     put(o, "volume", json_string(s->volume));
     put(o, "tenant", text_or_null(s->tenant));
     put(o, "target", json_string(s->target->name));
-    put(o, "gateway", json_string(gateway));
+    put(o, "gateway", json_string(config->name));
     put(o, "size", number(s->size));
     put(o, "connections", number(connections));
     struct rates rates = {0};
     json_t *all = counters(m, seen, &rates);
     put_rates(o, &rates, period);
     put(o, "inflight", number(inflight > held ? inflight - held : 0));
-    put_held(o, s, m->max_hold_hits, now_ns);
+    put_held(o, s, m->max_hold_hits, config->max_hold_ns, now_ns);
     put_latencies(o, m, seen);
     put(o, "limits", limits_of(s));
     put(o, "counters", all);
@@ -421,6 +433,10 @@ json_t *local_json_status(const struct gateway_config *config, const struct rela
     put(o, "streams", number(streams));
     put(o, "maxStreams", number(config->max_streams));
     put(o, "maxConnections", number(config->max_connections));
+    put(o, "holdMemoryBytes", number(relay_hold_memory(relay)));
+    put(o, "maxHoldMemoryBytes", number(config->hold_memory));
+    put(o, "holdMemoryFull", number(counts->hold_full));
+    put(o, "logLinesLost", number(log_dropped()));
     put(o, "maxHoldMs", number(config->max_hold_ns / NS_PER_MS));
     put(o, "listeners", listeners);
     put(o, "connections", connections);

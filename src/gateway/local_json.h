@@ -36,8 +36,8 @@ void local_seen_fini(struct local_seen *seen);
 /* One stream, with what all workers counted in @m; @seen is compared with and then holds what was
  * told. NULL: no memory. */
 json_t *local_json_stream(const struct stream *s, const struct meter *m, uint32_t connections,
-                          const char *gateway, struct local_seen *seen, bool histograms,
-                          uint64_t now_ns);
+                          const struct gateway_config *config,
+                          struct local_seen *seen, bool histograms, uint64_t now_ns);
 json_t *local_json_target(const struct target_config *target, const struct target_stats *stats,
                           const char *gateway);
 /* @first_rule may be NULL. */

@@ -18,6 +18,7 @@
  *                                   slots 1,024 x 192 B, runs 32 KiB, headers 32 KiB
  *  + while it negotiates            4 texts: 2 x 128 KiB in, 2 x 1 MiB out, at most
  *  = 1,024 connections (default)    at most 1.3 GiB, about 70 KiB each when idle,
+ *  + hold-memory                    256 MiB: larger rings for the payload of held writes
  *  + once                           256 KiB that replies are read into (relay_target.c).
  * After a connection ends its memory stays warm for the next one (RELAY_POOL_WARM of them) or goes
  * back to the system.
@@ -379,6 +380,7 @@ int relay_new_over(struct reactor *r, const struct gateway_config *config,
             return err;
         }
     }
+    relay_peer_start(relay);
     *ret = relay;
     return 0;
 }
@@ -427,14 +429,21 @@ void relay_free(struct relay *r)
     list_for_each_safe(l, &r->live)
         relay_conn_close(container_of(l, struct relay_conn, link), RELAY_CLOSE_SHUTDOWN, NULL);
     weir_assert(list_empty(&r->live));
+    weir_assert(r->hold_memory == 0);
     for (struct list *l; (l = list_pop_front(&r->warm)) != NULL;)
         munmap(container_of(l, struct relay_conn, link), sizeof(struct relay_conn));
     reactor_timer_clear(r->reactor, &r->gate_timer);
     reactor_timer_clear(r->reactor, &r->tick_timer);
+    relay_peer_stop(r);
     reactor_work_cancel(&r->kick);
     reactor_work_cancel(&r->handshake_round);
     relay_tls_free(r);
     free(r);
+}
+
+uint64_t relay_hold_memory(const struct relay *r)
+{
+    return r->hold_memory;
 }
 
 const struct relay_counts *relay_counts(const struct relay *r)

@@ -20,10 +20,12 @@
     X(HOST_PROTOCOL, "host-protocol", "host broke the protocol")     \
     X(HOST_TLS, "host-tls", "TLS with the host failed, or its certificate or key does not hold") \
     X(HOST_TIMEOUT, "host-timeout", "negotiation took too long")     \
+    X(HOST_SILENT, "host-silent", "host acknowledged nothing for peer-timeout") \
     X(TARGET_UNREACHABLE, "target-unreachable", "connect to the target failed") \
     X(TARGET_CLOSED, "target-closed", "target closed the connection") \
     X(TARGET_RESET, "target-reset", "target connection failed")      \
     X(TARGET_TLS, "target-tls", "TLS with the target failed, or its certificate does not hold") \
+    X(TARGET_SILENT, "target-silent", "target acknowledged nothing for peer-timeout") \
     X(TARGET_PROTOCOL, "target-protocol", "target broke the protocol") \
     X(CONNECTION_LIMIT, "connection-limit", "max-connections reached") \
     X(HOST_CONNECTION_LIMIT, "host-connection-limit", "max-connections-per-host reached") \
@@ -43,6 +45,7 @@ const char *relay_close_label(enum relay_close c);
 struct relay_counts {
     uint64_t accepted, active;
     uint64_t closed[RELAY_CLOSE_COUNT];
+    uint64_t hold_full;   /* times that a host was left unread for want of it */
 };
 
 struct relay;
@@ -71,6 +74,8 @@ void relay_stop(struct relay *r);
 void relay_free(struct relay *r);
 /* Of this worker's bank of the ledger. */
 const struct relay_counts *relay_counts(const struct relay *r);
+/* Bytes of rings for the payload of held writes beyond each connection's own, now. */
+uint64_t relay_hold_memory(const struct relay *r);
 /* The address listener @i really got (port 0 resolved). */
 int relay_listener_text(const struct relay *r, size_t i, char *out, size_t size);
 /* Read the certificates and keys again that @from, which was checked, names for our listeners and

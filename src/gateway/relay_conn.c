@@ -65,9 +65,12 @@ static void relay_conn_set_state(struct relay_conn *c, enum relay_state to)
 
 /* --- sides --- */
 
-/* Nothing more can be sent; what came before the failure is still read. */
-static void relay_side_failed(struct relay_side *s)
+/* Nothing more can be sent; what came before the failure is still read. The kernel tells of a reset
+ * once: a later read would only see the end. */
+static void relay_side_failed(struct relay_side *s, int error)
 {
+    if (!s->error)
+        s->error = error;
     s->dead = true;
     s->hangup = s->readable = true;
 }
@@ -92,7 +95,7 @@ static void relay_side_unsent(struct reactor_source *source, const void *data, s
     weir_assert(sent < n);
     s->writable = false;
     if (ret < 0 && ret != -EAGAIN && ret != -EINTR)
-        relay_side_failed(s);
+        relay_side_failed(s, ret);
     if (s == &c->host)
         relay_target_unsent(c, (const uint8_t *)data + sent, n - sent);
     else
@@ -172,7 +175,7 @@ size_t relay_side_send(struct relay_side *s, const struct iovec *iov, int count)
         return (size_t)n;
     s->writable = false;
     if (errno != EAGAIN)
-        relay_side_failed(s);
+        relay_side_failed(s, -errno);
     return 0;
 }
 
@@ -190,10 +193,12 @@ static bool relay_close_is_failure(enum relay_close why)
     case RELAY_CLOSE_HOST_PROTOCOL:
     case RELAY_CLOSE_HOST_TLS:
     case RELAY_CLOSE_HOST_TIMEOUT:
+    case RELAY_CLOSE_HOST_SILENT:
     case RELAY_CLOSE_TARGET_UNREACHABLE:
     case RELAY_CLOSE_TARGET_CLOSED:
     case RELAY_CLOSE_TARGET_RESET:
     case RELAY_CLOSE_TARGET_TLS:
+    case RELAY_CLOSE_TARGET_SILENT:
     case RELAY_CLOSE_TARGET_PROTOCOL:
     case RELAY_CLOSE_CONNECTION_LIMIT:
     case RELAY_CLOSE_HOST_CONNECTION_LIMIT:
@@ -230,6 +235,7 @@ void relay_conn_close(struct relay_conn *c, enum relay_close why, const char *de
         c->stream = NULL;
         relay_turns_run(r, port, reactor_now(r->reactor));
     }
+    relay_hold_free(c);
     if (c->counted) {
         weir_assert(c->stats->connections > 0);
         c->stats->connections--;
@@ -306,10 +312,24 @@ static void relay_conn_timeout(struct reactor_timer *t, uint64_t now_ns)
 
 /* --- transmission --- */
 
+enum relay_close relay_close_of_host(const struct relay_side *s)
+{
+    if (!s->error)
+        return RELAY_CLOSE_HOST_VANISHED;
+    return s->error == -ETIMEDOUT ? RELAY_CLOSE_HOST_SILENT : RELAY_CLOSE_HOST_RESET;
+}
+
+static enum relay_close relay_close_of_target(const struct relay_side *s)
+{
+    if (!s->error)
+        return RELAY_CLOSE_TARGET_CLOSED;
+    return s->error == -ETIMEDOUT ? RELAY_CLOSE_TARGET_SILENT : RELAY_CLOSE_TARGET_RESET;
+}
+
 /* The target has ended. Held requests have nowhere to go; replies are still passed on. */
 static void relay_conn_target_gone(struct relay_conn *c)
 {
-    enum relay_close why = c->target.error ? RELAY_CLOSE_TARGET_RESET : RELAY_CLOSE_TARGET_CLOSED;
+    enum relay_close why = relay_close_of_target(&c->target);
     bool draining = c->state == RELAY_DRAINING;
     if (c->reply_start == c->reply_parsed || c->host.dead) {
         relay_conn_close(c, draining ? c->ending : why,
@@ -338,9 +358,11 @@ static bool relay_conn_settle(struct relay_conn *c)
         relay_conn_drain(c, RELAY_CLOSE_HOST_RESET);
     }
     weir_assert(c->state == RELAY_DRAINING);
-    bool host_gone = c->ending == RELAY_CLOSE_HOST_VANISHED ||
-                     c->ending == RELAY_CLOSE_HOST_RESET || c->ending == RELAY_CLOSE_SHUTDOWN;
-    bool target_done = c->out.pending == 0 && c->outstanding <= c->incomplete;
+    bool host_gone =
+        c->ending == RELAY_CLOSE_HOST_VANISHED || c->ending == RELAY_CLOSE_HOST_RESET ||
+        c->ending == RELAY_CLOSE_HOST_SILENT || c->ending == RELAY_CLOSE_SHUTDOWN;
+    bool target_done =
+        c->out.pending == 0 && c->outstanding <= c->incomplete && c->reply_left == 0;
     bool host_told = c->reply_start == c->reply_parsed || c->host.dead;
     if ((host_gone && target_done && host_told) ||
         (c->sunk > RELAY_SINK_BYTES && c->undispatched == 0)) {
@@ -490,11 +512,9 @@ static void relay_talk_settle(struct relay_conn *c)
     } else if (t->done && t->to_host.len == 0 && t->to_target.len == 0) {
         relay_conn_transmit(c);
     } else if (c->host.eof || c->host.dead) {
-        relay_conn_close(c, c->host.error ? RELAY_CLOSE_HOST_RESET : RELAY_CLOSE_HOST_VANISHED,
-                         NULL);
+        relay_conn_close(c, relay_close_of_host(&c->host), NULL);
     } else if (c->target.eof && host_told) {
-        relay_conn_close(c, c->target.error ? RELAY_CLOSE_TARGET_RESET : RELAY_CLOSE_TARGET_CLOSED,
-                         NULL);
+        relay_conn_close(c, relay_close_of_target(&c->target), NULL);
     }
 }
 

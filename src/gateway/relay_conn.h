@@ -4,8 +4,10 @@
  * relay.c        listeners, pool, the gate's timer, counters
  * relay_conn.c   the life of a connection: states, connect, negotiation, close
  * relay_host.c   transmission, host to target: requests
+ * relay_hold.c   memory for the payload of held writes
  * relay_target.c transmission, target to host: replies
  * relay_out.c    the bytes to the target
+ * relay_peer.c   peers that are gone without a word
  * relay_tls.c    both sides' TLS, where they have it */
 #ifndef WEIR_GATEWAY_RELAY_CONN_H
 #define WEIR_GATEWAY_RELAY_CONN_H
@@ -112,7 +114,7 @@ struct relay_side {
     bool hangup;   /* EPOLLRDHUP, HUP or ERR was seen: read to the end */
     bool eof;      /* nothing more comes */
     bool dead;     /* nothing more can be sent */
-    int error;     /* -errno of a failed read */
+    int error;     /* -errno of a failed read or send */
     struct tls_session *tls; /* NULL: in the clear */
 };
 
@@ -158,6 +160,7 @@ struct relay_conn {
     bool disc_ahead;                /* the host has closed, but DISC is among what it sent */
     uint64_t target_heard_ns;
     struct relay_out out;
+    uint8_t *hold_more;             /* a larger ring while `hold` does not suffice, or NULL */
 
     uint64_t reply_left;            /* payload of the reply that is passing */
     size_t reply_start, reply_parsed, reply_end; /* in reply */
@@ -199,6 +202,8 @@ struct relay {
     struct relay_counts *counts; /* in the ledger */
     struct ledger_share *share;  /* around the gate, with bank */
     uint32_t bank;
+    struct reactor_timer peer_timer; /* look at some connections' peers: relay_peer.c */
+    uint64_t hold_memory;            /* relay_hold.c */
     struct tls_creds *listener_tls[CONFIG_MAX_LISTENERS], *target_tls[CONFIG_MAX_TARGETS];
     struct reactor_work handshake_round;
     unsigned handshake_steps;        /* in this round */
@@ -236,6 +241,9 @@ void relay_conn_stop(struct relay_conn *c);
 /* TRANSMITTING to DRAINING. */
 void relay_conn_drain(struct relay_conn *c, enum relay_close why);
 
+/* What it is called that @s, of a host, has ended. */
+enum relay_close relay_close_of_host(const struct relay_side *s);
+
 /* Read into @to at most @room bytes, keeping the side's flags. Returns the bytes, 0 when nothing
  * came. */
 size_t relay_side_read(struct relay_side *s, void *to, size_t room);
@@ -261,7 +269,7 @@ int relay_side_secure(struct relay_conn *c, struct relay_side *s);
 void relay_handshake_round(struct reactor_work *w);
 void relay_tls_free(struct relay *r);
 
-/* --- relay_host.c, relay_target.c: each returns false when the connection was closed --- */
+/* --- relay_host.c; a pump returns false when the connection was closed --- */
 
 /* Read, take apart, hold or weave, send. *@ret_progress is set when something moved. */
 bool relay_host_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress);
@@ -274,6 +282,21 @@ void relay_host_forget(struct relay_conn *c);
 /* Drop every slot, whatever its state. */
 void relay_slots_drop(struct relay_conn *c);
 void relay_slot_put(struct relay_conn *c, struct relay_slot *s);
+
+/* --- relay_hold.c --- */
+
+/* Have room in the hold ring for @n bytes more. False: not now. */
+bool relay_hold_room(struct relay_conn *c, uint64_t n);
+/* Back to the connection's own ring once the larger one is empty. */
+void relay_hold_shrink(struct relay_conn *c);
+void relay_hold_free(struct relay_conn *c);
+
+/* --- relay_peer.c --- */
+
+void relay_peer_start(struct relay *r);
+void relay_peer_stop(struct relay *r);
+
+/* --- relay_target.c --- */
 
 bool relay_target_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress);
 /* The last @n bytes put off for the host, at @data, were not sent. */

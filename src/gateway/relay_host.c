@@ -7,9 +7,9 @@
  *
  * The gate is asked when the header is here. What goes at once stays where it was read and is sent
  * from there, payload included, as it comes. What is held leaves the stream: its header to its
- * slot, a write's payload to the hold ring, so that later requests may pass it. A payload that does
- * not fit what is left of the ring stays where it is, and the host is read no further until it may
- * go; then it streams through.
+ * slot, a write's payload to the hold ring, so that later requests may pass it and wait their own
+ * time. A payload that the ring cannot be made large enough for (relay_hold.c) stays where it is,
+ * and the host is read no further until it may go; then it streams through.
  *
  *   HEADER -- goes, has payload ---------------> PASS ----- all through --> HEADER
  *   HEADER -- held, payload fits the ring -----> HOLD ----- all held -----> HEADER
@@ -210,10 +210,9 @@ static uint64_t relay_request_bytes(const struct relay_conn *c, enum io_op op,
 }
 
 /* Whether the payload of @s, held, may go to the hold ring now. */
-static bool relay_hold_takes(const struct relay_conn *c, const struct relay_slot *s)
+static bool relay_hold_takes(struct relay_conn *c, const struct relay_slot *s)
 {
-    return io_op_direction(s->io.op) == IO_DIR_WRITE &&
-           relay_out_hold_room(&c->out) >= c->payload_left;
+    return io_op_direction(s->io.op) == IO_DIR_WRITE && relay_hold_room(c, c->payload_left);
 }
 
 static void relay_request_hold(struct relay_conn *c, struct relay_slot *s, size_t size,
@@ -231,7 +230,11 @@ static void relay_request_hold(struct relay_conn *c, struct relay_slot *s, size_
     if (payload == 0)
         return;
     c->payload_slot = s;
-    c->host_mode = relay_hold_takes(c, s) ? RELAY_HOST_HOLD : RELAY_HOST_BLOCKED;
+    c->host_mode = RELAY_HOST_HOLD;
+    if (!relay_hold_takes(c, s)) {
+        c->host_mode = RELAY_HOST_BLOCKED;
+        c->relay->counts->hold_full++;
+    }
 }
 
 static void relay_request_submit(struct relay_conn *c, const struct nbd_request *q, size_t size,
@@ -393,7 +396,7 @@ static void relay_host_ended(struct relay_conn *c)
             return;
     }
     relay_host_forget(c);
-    relay_conn_drain(c, c->host.error ? RELAY_CLOSE_HOST_RESET : RELAY_CLOSE_HOST_VANISHED);
+    relay_conn_drain(c, relay_close_of_host(&c->host));
 }
 
 /* --- the pump --- */
@@ -436,6 +439,8 @@ static void relay_host_send(struct relay_conn *c, bool *ret_progress)
         if (n < bytes)
             break;
     }
+    if (c->hold_more)
+        relay_hold_shrink(c);
 }
 
 bool relay_host_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress)

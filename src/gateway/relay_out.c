@@ -14,7 +14,7 @@
  *
  * Invariants:
  *  1. start + (INPUT and SKIP bytes in the weave) == parsed.
- *  2. hold_head <= hold_released <= hold_tail <= hold_head + RELAY_HOLD_SIZE; bytes up to
+ *  2. hold_head <= hold_released <= hold_tail <= hold_head + hold_size; bytes up to
  *     hold_released are in the weave, those behind it still held.
  *  3. The first run is never SKIP: skips at the front are carried out at once.
  *  4. pending == INPUT, HEADER and HOLD bytes in the weave. */
@@ -86,14 +86,20 @@ size_t relay_input_room(struct relay_input *in)
 void relay_out_init(struct relay_out *o, struct relay_input *input, uint8_t *hold, uint8_t *header,
                     struct relay_run *runs)
 {
-    *o = (struct relay_out){.input = input, .hold = hold, .header = header, .runs = runs};
+    *o = (struct relay_out){
+        .input = input,
+        .hold = hold,
+        .hold_size = RELAY_HOLD_SIZE,
+        .header = header,
+        .runs = runs,
+    };
 }
 
 static void relay_out_push(struct relay_out *o, enum relay_run_kind kind, size_t n)
 {
     if (n == 0)
         return;
-    weir_assert(n <= RELAY_INPUT_SIZE);
+    weir_assert(n <= RELAY_HOLD_MAX);
     if (kind != RELAY_RUN_SKIP)
         o->pending += n;
     if (o->run_head != o->run_tail) {
@@ -136,14 +142,31 @@ void relay_out_hold(struct relay_out *o, size_t n)
 {
     weir_assert(n <= relay_out_hold_room(o));
     weir_assert(n <= o->input->end - o->input->parsed);
-    relay_ring_put(o->hold, RELAY_HOLD_SIZE, o->hold_tail, o->input->data + o->input->parsed, n);
+    relay_ring_put(o->hold, o->hold_size, o->hold_tail, o->input->data + o->input->parsed, n);
     o->hold_tail += n;
     relay_out_skip(o, n);
 }
 
 size_t relay_out_hold_room(const struct relay_out *o)
 {
-    return RELAY_HOLD_SIZE - (size_t)(o->hold_tail - o->hold_head);
+    return o->hold_size - relay_out_hold_used(o);
+}
+
+size_t relay_out_hold_used(const struct relay_out *o)
+{
+    return (size_t)(o->hold_tail - o->hold_head);
+}
+
+void relay_out_hold_move(struct relay_out *o, uint8_t *ring, size_t size)
+{
+    size_t used = relay_out_hold_used(o), place = (size_t)o->hold_head & (o->hold_size - 1);
+    weir_assert((size & (size - 1)) == 0);
+    weir_assert(used <= size);
+    size_t first = used < o->hold_size - place ? used : o->hold_size - place;
+    relay_ring_put(ring, size, o->hold_head, o->hold + place, first);
+    relay_ring_put(ring, size, o->hold_head + first, o->hold, used - first);
+    o->hold = ring;
+    o->hold_size = size;
 }
 
 void relay_out_release(struct relay_out *o, const uint8_t *header, size_t header_size, size_t n)
@@ -190,7 +213,7 @@ int relay_out_gather(const struct relay_out *o, struct iovec *iov, size_t *ret_b
             header += run->len;
             break;
         case RELAY_RUN_HOLD:
-            count += relay_ring_pieces(o->hold, RELAY_HOLD_SIZE, hold, run->len, iov + count);
+            count += relay_ring_pieces(o->hold, o->hold_size, hold, run->len, iov + count);
             hold += run->len;
             break;
         }

@@ -3,7 +3,7 @@
  * first.
  *
  * Bytes that need not wait are sent straight out of the buffer they were read into; only what is
- * held is ever copied. See relay_out.c. Owner thread only; no allocation after relay_out_init. */
+ * held is ever copied. See relay_out.c. Owner thread only; never allocates. */
 #ifndef WEIR_GATEWAY_RELAY_OUT_H
 #define WEIR_GATEWAY_RELAY_OUT_H
 #include <stdbool.h>
@@ -16,7 +16,8 @@
 
 /* Each a power of two. */
 #define RELAY_INPUT_SIZE (256u * 1024u) /* bytes read from a host and not yet sent or held */
-#define RELAY_HOLD_SIZE (256u * 1024u)  /* payload of held writes */
+#define RELAY_HOLD_SIZE (256u * 1024u)  /* payload of held writes, to begin with */
+#define RELAY_HOLD_MAX (64u * 1024u * 1024u) /* and at most */
 #define RELAY_HEADER_SIZE (32u * 1024u) /* headers of requests let go after being held */
 #define RELAY_RUNS 4096u                /* runs of bytes of one kind, in order */
 #define RELAY_RUNS_SPARE 8u             /* one request needs at most: input, header, held, skip */
@@ -44,6 +45,7 @@ struct relay_input {
 struct relay_out {
     struct relay_input *input; /* borrowed: read by the owner */
     uint8_t *hold, *header;    /* borrowed rings */
+    size_t hold_size;          /* a power of two */
     struct relay_run *runs;    /* borrowed, RELAY_RUNS */
     uint32_t run_head, run_tail;
     /* Ring positions count bytes for ever; the place is the count modulo the size. */
@@ -91,6 +93,10 @@ void relay_out_skip(struct relay_out *o, size_t n);
 /* Copy the next @n unparsed input bytes to the hold ring (room asserted) and skip them. */
 void relay_out_hold(struct relay_out *o, size_t n);
 size_t relay_out_hold_room(const struct relay_out *o);
+/* Held bytes, let go or not. */
+size_t relay_out_hold_used(const struct relay_out *o);
+/* Go on with another hold ring of @size bytes, a power of two that what is held fits. */
+void relay_out_hold_move(struct relay_out *o, uint8_t *ring, size_t size);
 
 /* Let go: a held request's header, then the oldest @n held bytes. */
 void relay_out_release(struct relay_out *o, const uint8_t *header, size_t header_size, size_t n);

@@ -101,6 +101,8 @@ size_t relay_side_send_tls(struct relay_side *s, const struct iovec *iov, int co
         }
         s->writable = false;
         if (r != -EAGAIN) {
+            if (!s->error)
+                s->error = (int)r;
             s->dead = true;
             s->hangup = s->readable = true;
         }

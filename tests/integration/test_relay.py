@@ -422,7 +422,7 @@ class Order(RelayCase):
 class Bounds(RelayCase):
     def test_held_payload_beyond_the_bound_stops_the_host_and_all_arrives_in_the_end(self):
         t = self.target()
-        g = self.world.gateway(config=config(t.uri, "iops-write = 2", gateway="max-hold = 2s"))
+        g = self.world.gateway(config=config(t.uri, "iops-write = 2", gateway="max-hold = 2s\nhold-memory = 1MiB"))
         h = self.host(g)
         before, size, count = g.rss_kib(), 5 * MIB, 6  # more than both sockets' buffers take
         pieces = [random.randbytes(size) for _ in range(count)]
@@ -438,6 +438,47 @@ class Bounds(RelayCase):
             sending.result()
         self.assertEqual([x.payload for x in t.requests], pieces)
         self.assertLess(g.rss_kib() - before, 4 * 1024)
+        self.assertGreater(self.status(g)["holdMemoryFull"], 0)
+
+    def test_max_hold_counts_for_a_deep_queue_of_large_writes_as_a_whole(self):
+        t = self.target()
+        g = self.world.gateway(config=config(t.uri, "bandwidth-write = 1KiB/s", gateway="max-hold = 2s"))
+        h, count, size = self.host(g), 40, MIB + 4711
+        before, pieces = g.rss_kib(), [random.randbytes(size) for _ in range(count)]
+        begin = time.monotonic()
+        for i, piece in enumerate(pieces):
+            h.send(WRITE, i, i * size, size, payload=piece)
+        wait_until(lambda: self.stream(g)["heldNow"] == count - 1, "all writes but the first read and held")
+        self.assertGreater(self.status(g)["holdMemoryBytes"], 39 * MIB)
+        h.send(READ, 99, 0, 512)
+        self.assertEqual([h.reply(0)[0], h.reply(512)[0]], [0, 99])  # a read passes them all
+        self.assertEqual([h.reply()[0] for _ in range(1, count)], list(range(1, count)))
+        # One after the other they would take 40 times max-hold.
+        self.assertLess(time.monotonic() - begin, 40)
+        self.assertEqual([x.payload for x in t.requests if x.kind == WRITE], pieces)
+        wait_until(lambda: self.status(g)["holdMemoryBytes"] == 0, "the memory given back")
+        self.assertEqual(self.status(g)["holdMemoryFull"], 0)
+        if not sanitized(g):
+            self.assertLess(g.rss_kib() - before, 4 * 1024)
+
+    def test_what_holds_payload_is_bounded_over_all_connections_and_freed_when_they_vanish(self):
+        t = self.target()
+        g = self.world.gateway(config=config(t.uri, "iops-write = 1", gateway="max-hold = 600s\nhold-memory = 8MiB"))
+        hosts = [self.host(g) for _ in range(8)]
+        for i, h in enumerate(hosts):
+            h.sock.settimeout(0.2)
+            try:
+                for k in range(6):
+                    h.send(WRITE, k, 0, MIB, payload=bytes([i]) * MIB)
+            except TimeoutError:
+                pass
+        wait_until(lambda: self.status(g)["holdMemoryFull"] >= 4, "hosts left unread")
+        self.assertIn(self.status(g)["holdMemoryBytes"], range(MIB, 8 * MIB + 1))
+        for h in hosts:
+            h.reset()
+        self.wait_idle(g)
+        self.assertEqual(self.status(g)["holdMemoryBytes"], 0)
+        self.assert_nothing_in_flight(g)
 
     def test_a_write_larger_than_every_buffer_streams_through_when_nothing_holds_it(self):
         t = self.target()

@@ -15,16 +15,16 @@
 
 #include <cmocka.h>
 
+#include "../folder.h"
 #include "base/err.h"
 #include "base/text.h"
 
-static char folder[64], token_path[96];
+static char folder[128], token_path[192];
 
 static int make_folder(void **state)
 {
     (void)state;
-    snprintf(folder, sizeof(folder), "/tmp/weir-access-XXXXXX");
-    if (!mkdtemp(folder))
+    if (!folder_make(folder, sizeof(folder), "access"))
         return -1;
     snprintf(token_path, sizeof(token_path), "%s/admin.token", folder);
     return 0;

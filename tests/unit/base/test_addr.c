@@ -19,6 +19,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "../folder.h"
 #include "base/addr.h"
 #include "base/err.h"
 
@@ -278,8 +279,8 @@ static void a_refused_connection_is_told(void **state)
 static void unix_sockets_have_their_mode_and_replace_only_stale_files(void **state)
 {
     (void)state;
-    char dir[] = "/tmp/weir-addr-XXXXXX", text[64], host[32], expected[32];
-    assert_non_null(mkdtemp(dir));
+    char dir[96], text[128], host[32], expected[32];
+    assert_true(folder_make(dir, sizeof(dir), "addr"));
     snprintf(text, sizeof(text), "unix:%s/s", dir);
     const char *path = text + 5;
     mode_t old = umask(077);

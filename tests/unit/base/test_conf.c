@@ -13,11 +13,12 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "../folder.h"
 #include "base/conf.h"
 #include "base/err.h"
 
 struct place {
-    char dir[64], main[128], drop[128];
+    char dir[128], main[192], drop[192];
     struct text errors;
     struct conf *conf;
 };
@@ -25,8 +26,7 @@ struct place {
 static int make_place(void **state)
 {
     struct place *p = calloc(1, sizeof(*p));
-    strcpy(p->dir, "/tmp/weir-conf-XXXXXX");
-    if (!mkdtemp(p->dir))
+    if (!folder_make(p->dir, sizeof(p->dir), "conf"))
         return -1;
     snprintf(p->main, sizeof(p->main), "%s/x.conf", p->dir);
     snprintf(p->drop, sizeof(p->drop), "%s/x.conf.d", p->dir);
@@ -38,7 +38,7 @@ static int make_place(void **state)
 static int drop_place(void **state)
 {
     struct place *p = *state;
-    char command[128];
+    char command[192];
     conf_free(p->conf);
     text_fini(&p->errors);
     snprintf(command, sizeof(command), "rm -rf %s", p->dir);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "../folder.h"
 #include "base/err.h"
 #include "base/text.h"
 
@@ -135,14 +136,13 @@ static void long_text_is_escaped_in_pieces_without_breaking_characters(void **st
 }
 
 struct place {
-    char dir[64], file[128];
+    char dir[128], file[192];
 };
 
 static int make_place(void **state)
 {
     struct place *p = calloc(1, sizeof(*p));
-    strcpy(p->dir, "/tmp/weir-text-XXXXXX");
-    if (!mkdtemp(p->dir))
+    if (!folder_make(p->dir, sizeof(p->dir), "text"))
         return -1;
     snprintf(p->file, sizeof(p->file), "%s/file", p->dir);
     *state = p;

@@ -14,13 +14,14 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "../folder.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "gateway/config.h"
 
 struct place {
-    char dir[64], file[128], drop[160];
+    char dir[128], file[192], drop[192];
     struct gateway_config *c;
     struct text errors;
 };
@@ -28,8 +29,7 @@ struct place {
 static int make_place(void **state)
 {
     struct place *p = calloc(1, sizeof(*p));
-    strcpy(p->dir, "/tmp/weir-config-XXXXXX");
-    if (!mkdtemp(p->dir))
+    if (!folder_make(p->dir, sizeof(p->dir), "config"))
         return -1;
     snprintf(p->file, sizeof(p->file), "%s/gateway.conf", p->dir);
     snprintf(p->drop, sizeof(p->drop), "%s/gateway.conf.d", p->dir);
@@ -43,7 +43,7 @@ static int make_place(void **state)
 static int drop_place(void **state)
 {
     struct place *p = *state;
-    char command[128];
+    char command[192];
     gateway_config_fini(p->c);
     free(p->c);
     text_fini(&p->errors);
@@ -116,6 +116,7 @@ static void every_key_reaches_its_field(void **state)
              "[gateway]\nname = gw1\nstate-dir = /var/x\nsocket = /run/x.sock\nlog-level = debug\n"
              "max-streams = 7\nmax-connections = 8\nmax-connections-per-host = 9\n"
              "handshake-timeout = 3s\nmax-hold = 250ms\nio-engine = epoll\n"
+             "hold-memory = 1MiB\npeer-timeout = 5s\n"
              "[server]\naddress = 127.0.0.1\naddress = [::1]:7401\nkey-file = /k\ntoken-file = %s\n"
              "[target array1]\nuri = nbd://127.0.0.1/exp%%20ort\ntenant = fallback\n"
              "[limit all]\nhost = 10.*\nvolume = db*\ntenant = a?\ntarget = arr*\nper = stream\n"
@@ -135,6 +136,8 @@ static void every_key_reaches_its_field(void **state)
     assert_int_equal(c->max_connections_per_host, 9);
     assert_true(c->handshake_timeout_ns == 3 * NS_PER_S);
     assert_true(c->max_hold_ns == 250 * NS_PER_MS);
+    assert_true(c->hold_memory == 1 << 20);
+    assert_true(c->peer_timeout_ns == 5 * NS_PER_S);
     assert_int_equal(c->server_count, 2);
     assert_string_equal(c->servers[0].text, "127.0.0.1");
     assert_string_equal(c->servers[1].text, "[::1]:7401");
@@ -246,7 +249,7 @@ static void what_is_wrong_is_refused_where_it_stands(void **state)
         {"[limit b]\niops = 5\n[limit b]\niops = 6\n", 3, {"opened on line 1 already", ""}},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        char where[160];
+        char where[256];
         snprintf(where, sizeof(where), "%s:%d: ", p->file, bad[i].line);
         int r = load(p, bad[i].text);
         if (r != WEIR_E_PARSE || !strstr(p->errors.data, where) ||

@@ -14,19 +14,19 @@
 
 #include <cmocka.h>
 
+#include "../folder.h"
 #include "base/text.h"
 #include "gateway/link_disk.h"
 
 #define STEP_US 20000
 #define STEPS_MAX 1500 /* half a minute */
 
-static char folder[64], path[128];
+static char folder[128], path[192];
 
 static int make_folder(void **state)
 {
     (void)state;
-    snprintf(folder, sizeof(folder), "/tmp/test-link-disk-XXXXXX");
-    if (mkdtemp(folder) == NULL)
+    if (!folder_make(folder, sizeof(folder), "link-disk"))
         return -1;
     snprintf(path, sizeof(path), "%s/controls", folder);
     return 0;

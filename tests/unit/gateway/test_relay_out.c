@@ -4,7 +4,7 @@
  * Method: a plain byte queue of everything due stands beside the weave. Random requests are passed,
  * held (payload to the ring) and released in their order, sent in random cuts, and each gathered
  * piece is compared with the queue. Ring ends and the input's move to the front are crossed many
- * times over. */
+ * times over, and the ring of held payload is exchanged for larger and smaller ones. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -31,6 +31,7 @@ struct held {
 struct world {
     struct relay_input input;
     uint8_t hold[RELAY_HOLD_SIZE], header[RELAY_HEADER_SIZE];
+    uint8_t *other_hold; /* of another size, or NULL: `hold` is in use */
     struct relay_run runs[RELAY_RUNS];
     struct relay_out out;
     struct rng rng;
@@ -119,6 +120,20 @@ static void world_release(struct world *w)
     w->held_start += h->payload;
 }
 
+/* Another ring for held payload, if what is held fits. */
+static void world_move(struct world *w)
+{
+    size_t size = (size_t)RELAY_HOLD_SIZE / 4 << rng_below(&w->rng, 6);
+    if (relay_out_hold_used(&w->out) > size)
+        return;
+    uint8_t *ring = malloc(size), *old = w->other_hold;
+    assert_non_null(ring);
+    relay_out_hold_move(&w->out, ring, size);
+    w->other_hold = ring;
+    free(old);
+    memset(w->hold, 0xEE, sizeof(w->hold));
+}
+
 static void world_send(struct world *w, bool all)
 {
     struct iovec iov[RELAY_OUT_IOV];
@@ -168,6 +183,8 @@ static void random_requests_reach_the_target_in_order_and_whole(void **state)
         default:
             world_send(w, rng_below(&w->rng, 4) == 0);
         }
+        if (rng_below(&w->rng, 50) == 0)
+            world_move(w);
     }
     while (w->held_count > 0 || w->out.pending > 0) {
         world_release(w);
@@ -175,8 +192,9 @@ static void random_requests_reach_the_target_in_order_and_whole(void **state)
     }
     assert_int_equal(w->due_start, w->due_end);
     assert_true(w->bytes > 8 * RELAY_HOLD_SIZE);
-    assert_int_equal(relay_out_hold_room(&w->out), RELAY_HOLD_SIZE);
+    assert_int_equal(relay_out_hold_used(&w->out), 0);
     assert_int_equal(w->input.start, w->input.end);
+    free(w->other_hold);
     free(w);
 }
 

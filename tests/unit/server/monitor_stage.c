@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "../folder.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -35,8 +36,7 @@ void stage_open_patient(struct stage *s, uint32_t heartbeat_ms, uint64_t slow_ns
     char words[256] = "";
     memset(s, 0, sizeof(*s));
     log_init("test", LOG_LEVEL_ERROR);
-    snprintf(s->dir, sizeof(s->dir), "/tmp/weir-monitor-XXXXXX");
-    assert_non_null(mkdtemp(s->dir));
+    assert_true(folder_make(s->dir, sizeof(s->dir), "monitor"));
     server_config_init(&s->config);
     snprintf(s->config.state_dir, sizeof(s->config.state_dir), "%s", s->dir);
     snprintf(s->config.control_listen[0], sizeof(s->config.control_listen[0]), "127.0.0.1:0");
@@ -92,7 +92,7 @@ void stage_close(struct stage *s)
     mailbox_set_free(s->threads.set);
     json_decref(s->credentials);
     json_decref(s->enrolments);
-    char command[128];
+    char command[192];
     snprintf(command, sizeof(command), "rm -rf '%s'", s->dir);
     assert_int_equal(system(command), 0);
 }

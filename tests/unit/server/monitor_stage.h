@@ -23,7 +23,7 @@
 #define STAGE_PATIENCE_NS (20 * NS_PER_S)
 
 struct stage {
-    char dir[64];
+    char dir[80];
     struct server_config config;
     struct threads threads;
     struct monitor *monitor;

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../folder.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "server/msg.h"
@@ -13,9 +14,7 @@
 void fixture_init(struct fixture *f)
 {
     memset(f, 0, sizeof(*f));
-    const char *tmp = getenv("TMPDIR");
-    snprintf(f->folder, sizeof(f->folder), "%s/weir-store-XXXXXX", tmp != NULL ? tmp : "/tmp");
-    assert_non_null(mkdtemp(f->folder));
+    assert_true(folder_make(f->folder, sizeof(f->folder), "store"));
     f->config.keep_1s_ns = UINT64_C(2) * 3600 * NS_PER_S;
     f->config.keep_10s_ns = UINT64_C(24) * 3600 * NS_PER_S;
     f->config.keep_1min_ns = UINT64_C(14) * 86400 * NS_PER_S;

@@ -23,6 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../folder.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "server/msg.h"
@@ -43,8 +44,7 @@ struct world {
 static int setup(void **state)
 {
     struct world *w = calloc(1, sizeof(*w));
-    snprintf(w->folder, sizeof(w->folder), "/tmp/weir-resource-XXXXXX");
-    assert_non_null(mkdtemp(w->folder));
+    assert_true(folder_make(w->folder, sizeof(w->folder), "resource"));
     w->config.probe_period_ns = 100 * NS_PER_MS;
     w->threads.set = mailbox_set_new(8);
     w->threads.resource = mailbox_new(w->threads.set, "resource", 1024, 16);
