@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DEMO_SECONDS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: all demo test install clean fuzz soak soak-monitor deps bench-gateway bench-limits bench-monitor bench-plan
+.PHONY: all demo test test-guest install clean fuzz soak soak-monitor deps bench-gateway bench-limits bench-monitor bench-plan
 all: deps
 	@tools/build $(BUILD)
 
@@ -20,6 +20,12 @@ demo:
 test:
 	@tools/deps test
 	@tools/run-tests
+
+# A Linux kernel's own NBD client, booted in QEMU: some minutes. Packages only.
+test-guest:
+	@tools/deps guest
+	@tools/build $(BUILD)
+	@WEIR_BUILD=$(BUILD) PYTHONPATH=tests/lib PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 tests/guest/guest.py
 
 install: all
 	@meson install -C $(BUILD) --no-rebuild $(if $(DESTDIR),--destdir $(DESTDIR))
