@@ -5,8 +5,10 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "cli/describe.h"
 #include "cli/get.h"
 #include "cli/http.h"
+#include "cli/latency.h"
 #include "cli/output.h"
 #include "cli/yaml.h"
 
@@ -14,56 +16,26 @@
 #define ACTIONS_SHOWN 5u
 #define ACTIONS_SEARCHED 500u
 
-struct line {
-    const char *label, *path;
-    enum table_format format;
-};
-
-static void put_line(struct text *out, const json_t *o, const struct line *l, int64_t now_us)
+static void put_line(struct text *out, const json_t *o, const struct describe_line *l,
+                     int64_t now_us)
 {
     text_printf(out, "%-16s", l->label);
     table_format_value(table_value(o, l->path), l->format, now_us, out);
     text_append_str(out, "\n");
 }
 
-static void put_lines(struct text *out, const json_t *o, const struct line *lines, size_t count)
+void describe_lines(struct text *out, const json_t *o, const struct describe_line *lines,
+                    size_t count)
 {
     int64_t now = clock_wall_us();
     for (size_t i = 0; i < count; i++)
         put_line(out, o, &lines[i], now);
 }
-#define PUT_LINES(out, o, lines) put_lines(out, o, lines, sizeof(lines) / sizeof((lines)[0]))
+#define PUT_LINES(out, o, lines) describe_lines(out, o, lines, sizeof(lines) / sizeof((lines)[0]))
 
-static void put_title(struct text *out, const struct cli *c, const char *title)
+void describe_title(struct text *out, const struct cli *c, const char *title)
 {
     text_printf(out, "\n%s%s%s\n", c->color ? "\033[1m" : "", title, c->color ? "\033[0m" : "");
-}
-
-/* Three rows: held, target, total. */
-static void put_latency(struct text *out, const struct cli *c, const json_t *latency)
-{
-    static const struct table_column columns[] = {
-        {"  WHERE", "where", TABLE_TEXT, false},   {"MEAN", "meanUs", TABLE_LATENCY, false},
-        {"P50", "p50Us", TABLE_LATENCY, false},    {"P99", "p99Us", TABLE_LATENCY, false},
-        {"MAX", "maxUs", TABLE_LATENCY, false},
-    };
-    static const struct {
-        const char *key, *words;
-    } rows[] = {
-        {"held", "  held by Weir"}, {"target", "  in the storage"}, {"total", "  total"},
-    };
-    struct table *t = table_new(columns, 5, TABLE_STYLE_NARROW, 0);
-    for (size_t i = 0; t && i < 3; i++) {
-        json_t *row = json_copy(json_object_get(latency, rows[i].key));
-        if (row) {
-            json_object_set_new(row, "where", json_string(rows[i].words));
-            table_add(t, row);
-        }
-        json_decref(row);
-    }
-    if (t)
-        table_print(t, true, c->color, out);
-    table_free(t);
 }
 
 static void put_rates(struct text *out, const json_t *rates)
@@ -115,7 +87,7 @@ static enum cli_exit put_actions(struct cli *c, struct text *out, const char *ke
     enum cli_exit r = http_list(c, "/api/v1/actions", "", ACTIONS_SEARCHED, &items);
     if (r != CLI_OK)
         return r;
-    put_title(out, c, "Actions");
+    describe_title(out, c, "Actions");
     json_array_foreach(items, i, a)
     {
         const char *bully = json_string_value(json_object_get(a, "bully"));
@@ -140,7 +112,7 @@ static enum cli_exit put_actions(struct cli *c, struct text *out, const char *ke
     return CLI_OK;
 }
 
-static void put_counters(struct text *out, const struct cli *c, const json_t *counters)
+void describe_counters(struct text *out, const struct cli *c, const json_t *counters)
 {
     static const struct table_column columns[] = {
         {"  OPERATION", "op", TABLE_TEXT, false},  {"ARRIVED", "arrivals", TABLE_EXACT, false},
@@ -171,7 +143,7 @@ static void put_counters(struct text *out, const struct cli *c, const json_t *co
 
 static void put_control(struct text *out, const json_t *o)
 {
-    static const struct line lines[] = {
+    static const struct describe_line lines[] = {
         {"  since", "control.since", TABLE_TEXT},
         {"  reason", "control.reason", TABLE_TEXT},
         {"  held by", "heldBy", TABLE_TEXT},
@@ -220,20 +192,20 @@ static void put_rules(struct text *out, const struct cli *c, const json_t *rules
 
 static enum cli_exit describe_stream(struct cli *c, const json_t *o, struct text *out)
 {
-    static const struct line identity[] = {
+    static const struct describe_line identity[] = {
         {"stream", "key", TABLE_TEXT},       {"host", "host", TABLE_TEXT},
         {"volume", "volume", TABLE_TEXT},    {"size", "size", TABLE_SIZE},
         {"tenant", "tenant", TABLE_TEXT},    {"target", "target", TABLE_TEXT},
         {"gateway", "gateway", TABLE_TEXT},  {"connections", "connections", TABLE_EXACT},
     };
-    static const struct line promise[] = {
+    static const struct describe_line promise[] = {
         {"agreement", "agreement", TABLE_TEXT},
         {"version", "agreementVersion", TABLE_EXACT},
         {"verdict", "verdict", TABLE_TEXT},
         {"judged", "judgedLatencyUs", TABLE_LATENCY},
         {"harm to others", "harmPercent", TABLE_PERCENT},
     };
-    static const struct line flow[] = {
+    static const struct describe_line flow[] = {
         {"  demand", "demandIops", TABLE_EXACT},      {"  served", "iops", TABLE_EXACT},
         {"  reads", "readIops", TABLE_EXACT},         {"  writes", "writeIops", TABLE_EXACT},
         {"  read/s", "readBytesPerSecond", TABLE_RATE},
@@ -242,25 +214,29 @@ static enum cli_exit describe_stream(struct cli *c, const json_t *o, struct text
         {"  errors/s", "errorsPerSecond", TABLE_EXACT},
     };
     PUT_LINES(out, o, identity);
-    put_title(out, c, "Promise");
+    describe_title(out, c, "Promise");
     put_objective(out, o);
     PUT_LINES(out, o, promise);
-    put_title(out, c, "Agreements, in their order");
+    describe_title(out, c, "Agreements, in their order");
     put_rules(out, c, json_object_get(o, "rules"));
-    put_title(out, c, "I/O per second");
+    describe_title(out, c, "I/O per second");
     PUT_LINES(out, o, flow);
-    put_title(out, c, "Latency of the last period");
-    put_latency(out, c, json_object_get(o, "latency"));
-    put_title(out, c, "Control");
+    describe_title(out, c, "Latency of the last period");
+    latency_rows(out, c, json_object_get(o, "latency"));
+    if (json_object_get(o, "histograms")) {
+        describe_title(out, c, "How it spreads, since the gateway began");
+        latency_spread(out, NULL, json_object_get(o, "histograms"));
+    }
+    describe_title(out, c, "Control");
     put_control(out, o);
-    put_title(out, c, "Counters");
-    put_counters(out, c, json_object_get(o, "counters"));
+    describe_title(out, c, "Counters");
+    describe_counters(out, c, json_object_get(o, "counters"));
     return put_actions(c, out, json_string_value(json_object_get(o, "key")));
 }
 
 static enum cli_exit describe_agreement(struct cli *c, const json_t *o, struct text *out)
 {
-    static const struct line lines[] = {
+    static const struct describe_line lines[] = {
         {"agreement", "name", TABLE_TEXT},        {"version", "version", TABLE_EXACT},
         {"updated", "updated", TABLE_TEXT},       {"in force since", "status.since", TABLE_TEXT},
         {"asleep", "status.asleep", TABLE_TEXT},  {"verdict", "status.verdict", TABLE_TEXT},
@@ -276,7 +252,7 @@ static enum cli_exit describe_agreement(struct cli *c, const json_t *o, struct t
         {"HARM", "harmPercent", TABLE_PERCENT, false},
     };
     PUT_LINES(out, o, lines);
-    put_title(out, c, "Document");
+    describe_title(out, c, "Document");
     json_t *people = kind_people_form(o);
     yaml_print(people, out);
     json_decref(people);
@@ -291,7 +267,7 @@ static enum cli_exit describe_agreement(struct cli *c, const json_t *o, struct t
     text_fini(&query);
     if (r != CLI_OK)
         return r;
-    put_title(out, c, "Streams");
+    describe_title(out, c, "Streams");
     struct table *t = table_new(columns, 5, TABLE_STYLE_NARROW, 0);
     json_array_foreach(items, i, s)
     {
@@ -330,6 +306,8 @@ enum cli_exit cli_describe(struct cli *c)
     json_t *items, *o;
     size_t i;
     enum cli_exit r = get_kind(c->args[0], &k);
+    if (r == CLI_OK && c->o.gateway)
+        return describe_socket(c, k);
     if (r == CLI_OK)
         r = get_named(c, k, &items);
     if (r != CLI_OK)

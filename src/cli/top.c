@@ -1,26 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* top: streams by how much they do, or suffer, again and again. From the server, or without one
  * from a gateway's local socket (docs/guide/local-socket.md). */
-#include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "base/addr.h"
-#include "base/assert.h"
 #include "base/clock.h"
-#include "base/err.h"
 #include "cli/get.h"
 #include "cli/http.h"
 #include "cli/output.h"
+#include "cli/socket.h"
 
-#define ANSWER_MAX (16u * 1024u * 1024u)
-#define ANSWER_MS 10000
 #define DEATHS_MAX 1024u
 #define SCREEN_MAX (1024u * 1024u)
 
@@ -40,7 +33,9 @@ static const struct table_column local_columns[] = {
     {"INFLIGHT", "inflight", TABLE_COUNT, false},
     {"HELD", "heldNow", TABLE_COUNT, false},
     {"HELD-BY", "heldBy", TABLE_TEXT, false},
-    {"WHY", "heldKind", TABLE_TEXT, true},
+    {"WHY", "heldKind", TABLE_TEXT, false},
+    {"WAITS", "oldestHeldUs", TABLE_LATENCY, false},
+    {"LIMITS", "limits", TABLE_LENGTH, true},
     {"CREDIT", "burstCreditPercent", TABLE_PERCENT, false},
     {"ERRORS/S", "errorsPerSecond", TABLE_COUNT, true},
 };
@@ -61,10 +56,8 @@ static const struct sort_key sort_keys[] = {
 struct top {
     struct cli *c;
     const struct sort_key *sort;
-    const char *path;    /* of the local socket, or NULL */
-    int fd;              /* connected to it, or -1 */
-    struct text buffer;  /* what the socket sent */
-    struct text deaths;  /* a line about those of the gateway's worker; empty: none */
+    struct socket *socket; /* of a gateway, or NULL: the server is asked */
+    struct text deaths;    /* a line about those of its worker; empty: none */
 };
 
 static const struct sort_key *find_sort(const char *name)
@@ -74,102 +67,6 @@ static const struct sort_key *find_sort(const char *name)
             return &sort_keys[i];
     }
     return NULL;
-}
-
-static enum cli_exit connect_local(struct top *t)
-{
-    const char *path = t->path;
-    char text[ADDR_TEXT_SIZE];
-    struct addr a;
-    int n = snprintf(text, sizeof(text), "unix:%s", path);
-    if (n < 0 || (size_t)n >= sizeof(text) || addr_parse(text, 0, &a, NULL) < 0)
-        return cli_fail(CLI_USAGE, "--gateway %s: too long for a socket's path", path);
-    t->fd = addr_connect(&a);
-    if (t->fd < 0)
-        return cli_fail(CLI_UNREACHABLE,
-                        "cannot reach the gateway's socket %s: %s\n"
-                        "Is weir-gateway running, and may you open its socket (mode 0600)?",
-                        path, weir_strerror(t->fd));
-    return CLI_OK;
-}
-
-static enum cli_exit wait_socket(struct top *t, short events)
-{
-    struct pollfd p = {.fd = t->fd, .events = events};
-    int n = poll(&p, 1, ANSWER_MS);
-    if (n < 0 && errno != EINTR)
-        return cli_fail(CLI_UNREACHABLE, "the gateway's socket: %s", weir_strerror(-errno));
-    return n == 0 ? cli_fail(CLI_UNREACHABLE, "the gateway does not answer within 10 s") : CLI_OK;
-}
-
-enum asked { ASKED_OK, ASKED_CLOSED, ASKED_FAILED /* and said why */ };
-
-/* @request: one line of JSON; the answer's line is in the buffer then. */
-static enum asked ask_once(struct top *t, const char *request)
-{
-    size_t sent = 0, length = strlen(request);
-    while (sent < length) {
-        ssize_t n = send(t->fd, request + sent, length - sent, MSG_NOSIGNAL);
-        if (n < 0 && errno != EAGAIN && errno != EINTR)
-            return ASKED_CLOSED;
-        if (n > 0)
-            sent += (size_t)n;
-        else if (wait_socket(t, POLLOUT) != CLI_OK)
-            return ASKED_FAILED;
-    }
-    text_clear(&t->buffer);
-    char chunk[65536];
-    while (t->buffer.len == 0 || t->buffer.data[t->buffer.len - 1] != '\n') {
-        ssize_t n = recv(t->fd, chunk, sizeof(chunk), 0);
-        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-            return ASKED_CLOSED;
-        if (n > 0)
-            text_append(&t->buffer, chunk, (size_t)n);
-        else if (wait_socket(t, POLLIN) != CLI_OK)
-            return ASKED_FAILED;
-        if (t->buffer.failed) {
-            cli_fail(CLI_UNREACHABLE, "the gateway's answer is larger than 16 MiB");
-            return ASKED_FAILED;
-        }
-    }
-    return ASKED_OK;
-}
-
-/* A connection ends with the worker that served it: the next one is asked then, once. */
-static enum cli_exit ask_local(struct top *t, const char *request)
-{
-    enum asked asked = ask_once(t, request);
-    if (asked == ASKED_CLOSED) {
-        close(t->fd);
-        t->fd = -1;
-        enum cli_exit r = connect_local(t);
-        if (r != CLI_OK)
-            return r;
-        asked = ask_once(t, request);
-    }
-    if (asked == ASKED_CLOSED)
-        return cli_fail(CLI_UNREACHABLE, "the gateway closed its socket");
-    return asked == ASKED_OK ? CLI_OK : CLI_UNREACHABLE;
-}
-
-/* What the gateway answers to {"get":@what}: the member of that name, of @type, fresh. */
-static enum cli_exit get_local(struct top *t, const char *what, json_type type, json_t **ret)
-{
-    char request[64];
-    snprintf(request, sizeof(request), "{\"get\":\"%s\"}\n", what);
-    enum cli_exit r = ask_local(t, request);
-    if (r != CLI_OK)
-        return r;
-    json_error_t error;
-    json_t *answer = json_loadb(t->buffer.data, t->buffer.len, 0, &error);
-    json_t *value = json_object_get(answer, what);
-    const char *fault = json_string_value(json_object_get(answer, "error"));
-    if (value && json_typeof(value) == type)
-        *ret = json_incref(value);
-    else
-        r = cli_fail(CLI_REFUSED, "the gateway: %s", fault ? fault : "no JSON that is known");
-    json_decref(answer);
-    return r;
 }
 
 static void put_age(struct text *out, json_int_t seconds)
@@ -188,7 +85,7 @@ static void put_age(struct text *out, json_int_t seconds)
 static enum cli_exit fetch_deaths(struct top *t)
 {
     json_t *status = NULL;
-    enum cli_exit r = get_local(t, "status", JSON_OBJECT, &status);
+    enum cli_exit r = socket_ask(t->socket, "{\"get\":\"status\"}\n", "status", &status);
     if (r != CLI_OK)
         return r;
     json_int_t deaths = json_integer_value(table_value(status, "manager.deaths"));
@@ -210,7 +107,7 @@ static enum cli_exit fetch_deaths(struct top *t)
 /* The streams of this moment, as a fresh array. */
 static enum cli_exit fetch(struct top *t, json_t **ret)
 {
-    if (!t->path) {
+    if (!t->socket) {
         struct text query;
         text_init(&query, 8192);
         get_filters(t->c, &query);
@@ -219,7 +116,9 @@ static enum cli_exit fetch(struct top *t, json_t **ret)
         return r;
     }
     enum cli_exit r = fetch_deaths(t);
-    return r == CLI_OK ? get_local(t, "streams", JSON_ARRAY, ret) : r;
+    if (r == CLI_OK)
+        r = socket_ask(t->socket, "{\"get\":\"streams\"}\n", "streams", ret);
+    return r;
 }
 
 static double sort_value(const json_t *o, const char *path)
@@ -289,7 +188,7 @@ static enum cli_exit show_once(struct top *t, const json_t *items)
     enum cli_exit r;
     if (json_array_size(sorted) == 0 && t->c->o.output == OUTPUT_TABLE)
         r = cli_fail(CLI_OK, "no streams");
-    else if (t->path)
+    else if (t->socket)
         r = output_rows(t->c, local_columns, sizeof(local_columns) / sizeof(local_columns[0]),
                         "key", sorted);
     else
@@ -306,8 +205,8 @@ static void show_screen(struct top *t, const json_t *items)
     const struct kind *k = kind_find("streams");
     size_t rows = t->c->o.limit ? (size_t)t->c->o.limit : screen_rows() - (t->deaths.len > 0);
     json_t *sorted = ranked(t, items, rows), *stream;
-    const struct table_column *columns = t->path ? local_columns : k->columns;
-    size_t count = t->path ? sizeof(local_columns) / sizeof(local_columns[0]) : k->column_count;
+    const struct table_column *columns = t->socket ? local_columns : k->columns;
+    size_t count = t->socket ? sizeof(local_columns) / sizeof(local_columns[0]) : k->column_count;
     struct table *table = table_new(columns, count, output_style(t->c), clock_wall_us());
     struct text body, screen;
     size_t i;
@@ -349,7 +248,7 @@ static enum cli_exit run(struct top *t)
                 (t->c->o.output == OUTPUT_TABLE || t->c->o.output == OUTPUT_WIDE);
     json_t *items;
     enum cli_exit r = fetch(t, &items);
-    if (r == CLI_OK && t->path && !live) {
+    if (r == CLI_OK && t->socket && !live) {
         /* The first answer of a gateway is about a stream's whole life: look twice. */
         json_decref(items);
         sleep_ns(t->c->o.interval_ns ? t->c->o.interval_ns : NS_PER_S);
@@ -374,24 +273,21 @@ static enum cli_exit run(struct top *t)
 
 enum cli_exit cli_top(struct cli *c)
 {
-    struct top t = {.c = c, .fd = -1};
+    struct top t = {.c = c};
     t.sort = find_sort(c->o.sort ? c->o.sort : "iops");
     if (!t.sort)
         return cli_fail(CLI_USAGE, "--sort %s: expected iops, demand, p99, held, bandwidth or harm",
                         c->o.sort);
-    text_init(&t.buffer, ANSWER_MAX);
     text_init(&t.deaths, DEATHS_MAX);
     enum cli_exit r = CLI_OK;
     if (c->o.gateway) {
-        t.path = c->o.gateway;
+        r = socket_open(c->o.gateway, &t.socket);
         c->o.gateway = NULL;
         r = connect_local(&t);
     }
     if (r == CLI_OK)
         r = run(&t);
-    if (t.fd >= 0)
-        close(t.fd);
-    text_fini(&t.buffer);
+    socket_close(t.socket);
     text_fini(&t.deaths);
     return r;
 }
