@@ -283,7 +283,6 @@ enum cli_exit cli_top(struct cli *c)
     if (c->o.gateway) {
         r = socket_open(c->o.gateway, &t.socket);
         c->o.gateway = NULL;
-        r = connect_local(&t);
     }
     if (r == CLI_OK)
         r = run(&t);

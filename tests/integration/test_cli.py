@@ -16,6 +16,7 @@ import time
 import unittest
 
 import nbd
+import rawnbd
 import weirtest
 import yaml
 
@@ -228,6 +229,27 @@ class Cli(unittest.TestCase):
         self.assertNotIn("worker:", top("--no-headers"))
         self.assertEqual(json.loads(top("-o", "json")), [])
         self.assertEqual(g.stop(), 0)
+
+    def test_describe_asks_a_gateway_why_io_waits_and_what_limits_it(self):
+        env = self.environment(WEIR_SERVER="http://127.0.0.1:9")
+        with weirtest.World() as world:
+            storage = world.nbdkit("memory", "4M")
+            g = world.gateway(config=f"[gateway]\nmax-hold = 600s\n[listener l]\naddress = 127.0.0.1:0\ntarget = t\n"
+                                     f"[target t]\nuri = {storage.uri}\n"
+                                     "[limit slow]\niops = 2\nburst-iops = 4\nburst-for = 60s\n")
+            with rawnbd.Host(g.address) as h:
+                for i in range(40):
+                    h.send(rawnbd.READ, i, 0, 512)
+                h.reply(512)
+                out = self.weir("describe", "stream", "127.0.0.1/default", "--gateway", g.socket_path, env=env)
+        for words in ("held by Weir", "in the storage", "total", "UP TO", r"\d+ held; the first has waited",
+                      r"because of +file/slow, its iops", "at the earliest", r"whatever the limits say \(max-hold\)",
+                      r"file/slow \(file\)", r"iops +applied 2/s, desired 2/s", r"burst +4/s for", r"credit +\d+% \[",
+                      "empty in .* at full speed, full in .* when idle"):
+            self.assertRegex(out, words)
+        self.assertIn("no stream", self.weir("describe", "stream", "x/y", "--gateway", self.gateway.socket_path, env=env,
+                                             status=NOT_FOUND))
+        self.weir("describe", "gateway", "x", "--gateway", self.gateway.socket_path, env=env, status=USAGE)
 
     def screens(self, *args):
         """`weir top` on a terminal: the process, and a function that reads on until what it wrote satisfies a check."""
