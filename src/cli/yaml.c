@@ -274,12 +274,46 @@ static struct fy_diag *quiet_diag(void)
     return diag;
 }
 
+/* Bytes of the UTF-8 sequence at @s, of at most @n (RFC 3629, section 4); 0: it is none. */
+static size_t utf8_length(const unsigned char *s, size_t n)
+{
+    size_t length = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+    if (length == 0 || length > n || s[0] > 0xf4)
+        return 0;
+    for (size_t i = 1; i < length; i++) {
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    bool overlong = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xf0 && s[1] < 0x90);
+    bool beyond = (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf4 && s[1] > 0x8f);
+    return overlong || beyond ? 0 : length;
+}
+
+/* The line of the first byte that is not UTF-8, or 0. The parser is not shown such bytes: in a
+ * directive (after "%") libfyaml 0.7.12 goes round on them for ever. */
+static int line_not_utf8(const char *data, size_t n)
+{
+    int line = 1;
+    for (size_t i = 0, length; i < n; i += length) {
+        length = utf8_length((const unsigned char *)data + i, n - i);
+        if (length == 0)
+            return line;
+        line += data[i] == '\n';
+    }
+    return 0;
+}
+
 int yaml_parse(const char *name, const char *data, size_t n, struct yaml_document **ret,
                size_t *ret_count, struct text *error)
 {
     struct builder b = {.name = name, .error = error};
     if (n > YAML_BYTES_MAX) {
         fail(&b, WEIR_E_TOO_LARGE, 1, "larger than 4 MiB");
+        return b.result;
+    }
+    int line = line_not_utf8(data, n);
+    if (line > 0) {
+        fail(&b, WEIR_E_PARSE, line, "not UTF-8");
         return b.result;
     }
     struct fy_diag *diag = quiet_diag();
@@ -399,7 +433,12 @@ static void print_scalar(const json_t *v, struct text *out)
         text_printf(out, "%lld", (long long)json_integer_value(v));
         break;
     case JSON_REAL: {
+        /* As people wrote it, where that is the same number. */
         char *s = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
+        if (s && strtod(s, NULL) != json_real_value(v)) {
+            free(s);
+            s = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(17));
+        }
         text_append_str(out, s ? s : "0.0");
         free(s);
         break;

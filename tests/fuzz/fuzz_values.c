@@ -86,7 +86,7 @@ static void try_names(const char *s, size_t n)
     weir_assert(strcmp(out, again) == 0);
     name_stream_key(out, again, key);
     weir_assert(strchr(key, '/') == strrchr(key, '/'));
-    if (name_is_plain(s))
+    if (name_is_plain(s) && strlen(s) == n)
         weir_assert(strcmp(s, out) == 0);
     (void)name_match(s, "a-name");
     (void)name_match("a*[b-d]?", s);

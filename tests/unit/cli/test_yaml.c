@@ -82,6 +82,10 @@ static void what_is_wrong_is_refused_with_its_line(void **state)
         {"a: 1\n\tb: 2\n", WEIR_E_PARSE, "f.yaml:1: "},
         {"a: 'open\n", WEIR_E_PARSE, "f.yaml:"},
         {"- a\nb: c\n", WEIR_E_PARSE, "f.yaml:2:"},
+        {"a: b\nc: \xc0\xaf\n", WEIR_E_PARSE, "f.yaml:2: not UTF-8"},
+        {"a: \xed\xa0\x80\n", WEIR_E_PARSE, "f.yaml:1: not UTF-8"},
+        {"a: \xe2\x82", WEIR_E_PARSE, "f.yaml:1: not UTF-8"},
+        {"%\xc0\xdf\xcf: 0\n", WEIR_E_PARSE, "f.yaml:1: not UTF-8"},
     };
     struct text error;
     text_init(&error, 10000);
