@@ -190,6 +190,7 @@ void text_append_escaped(struct text *t, const char *s)
         t->failed = true;
         return;
     }
+    t->data[t->len] = '\0'; /* there may be nothing to come */
     /* In pieces, so that the worst case (four bytes for one) needs no large buffer. A character may
      * straddle a border: the last bytes of a piece are only taken when it is the last. */
     char piece[1024];

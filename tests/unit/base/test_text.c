@@ -216,9 +216,21 @@ static void a_failed_replacement_leaves_nothing_behind(void **state)
     assert_int_equal(rmdir(p->file), 0);
 }
 
+static void nothing_escaped_is_an_empty_text(void **state)
+{
+    (void)state;
+    struct text t;
+    text_init(&t, 64);
+    text_append_escaped(&t, "");
+    assert_non_null(t.data);
+    assert_int_equal(t.data[0], '\0'); /* memory fresh from the heap is not (MALLOC_PERTURB_) */
+    text_fini(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nothing_escaped_is_an_empty_text),
         cmocka_unit_test(a_text_grows_to_its_bound_and_no_further),
         cmocka_unit_test(long_formats_are_complete),
         cmocka_unit_test(consuming_takes_from_the_front),
