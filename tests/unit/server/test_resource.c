@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -102,6 +103,19 @@ static void need_nbdkit(void)
         skip();
 }
 
+/* Whether somebody listens at @path: a bound socket has a path before it takes connections. */
+static bool listens(const char *path)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_true(strlen(path) < sizeof(a.sun_path));
+    memcpy(a.sun_path, path, strlen(path) + 1);
+    int r = connect(fd, (const struct sockaddr *)&a, sizeof(a));
+    close(fd);
+    return r == 0;
+}
+
 /* nbdkit on the Unix socket "sock" of the folder, with further arguments (NULL-terminated). */
 static void start_nbdkit(struct world *w, const char *const *more)
 {
@@ -118,10 +132,11 @@ static void start_nbdkit(struct world *w, const char *const *more)
         execvp(args[0], (char *const *)(uintptr_t)args);
         _exit(127);
     }
-    struct stat st;
-    for (int i = 0; i < 1000 && stat(path, &st) != 0; i++)
+    int tries = 0;
+    while (!listens(path)) {
+        assert_true(++tries < 1000);
         usleep(10000);
-    assert_int_equal(stat(path, &st), 0);
+    }
 }
 
 static void unix_uri(struct world *w, char uri[512])
