@@ -67,6 +67,7 @@ struct inbound;
 struct half {
     struct inbound *in;
     bool used, closing;
+    bool ended_there; /* the peer sends no more, or the socket failed: read to the end */
     uint64_t id;
     const struct session *session; /* lent until SESSION_SHUT is said to the acceptor */
     uint16_t process;
@@ -422,6 +423,14 @@ static void take_bytes(struct half *h, const uint8_t *bytes, size_t n)
     }
 }
 
+/* Whether a read of @n bytes left nothing behind. A short one emptied a plain socket, and what comes
+ * later makes an edge of its own; an end that came with these bytes does not, and TLS may keep
+ * records. */
+static bool read_is_all(const struct half *h, size_t n)
+{
+    return n < READ_SIZE && !h->ended_there && h->session->wire.tls == NULL;
+}
+
 /* One read; those that may have more are put behind the others (invariant 2). */
 static void read_some(struct half *h)
 {
@@ -445,7 +454,7 @@ static void read_some(struct half *h)
         return;
     }
     take_bytes(h, in->scratch, (size_t)n);
-    if (h->closing)
+    if (h->closing || read_is_all(h, (size_t)n))
         return;
     if (!list_linked(&h->again))
         list_push_back(&in->again, &h->again);
@@ -467,7 +476,7 @@ static void ready(struct reactor_source *s, uint32_t events)
 {
     struct half *h = container_of(s, struct half, source);
     struct inbound *in = h->in;
-    (void)events;
+    h->ended_there |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
     mailbox_busy(in->me, MSG_REPORT, reactor_now(in->reactor));
     read_some(h);
     mailbox_idle(in->me, reactor_now_fresh(in->reactor));
