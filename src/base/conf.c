@@ -25,9 +25,10 @@
 #include "base/err.h"
 
 #define FILE_BYTES_MAX (1024u * 1024u)
-#define DROP_INS_MAX 64u
-#define ENTRIES_MAX 100000u
-#define SECTIONS_MAX 20000u /* bounds the search for a second of the same name, too */
+#define DROP_INS_MAX   64u
+#define ENTRIES_MAX    100000u
+#define SECTIONS_MAX   20000u /* bounds the search for a second of the same name, too */
+#define MAX_SHOWN      512u   /* bytes of a wrong value that its error repeats */
 
 struct conf_file {
     char *path;
@@ -215,7 +216,11 @@ static int read_file(struct conf *c, char *path, struct text *errors)
     }
     weir_assert(c->file_count < 1 + DROP_INS_MAX);
     c->files[c->file_count++] = (struct conf_file){.path = path, .data = data};
-    struct place p = {.conf = c, .errors = errors, .file = path, .kind = "", .name = "",
+    struct place p = {.conf = c,
+                      .errors = errors,
+                      .file = path,
+                      .kind = "",
+                      .name = "",
                       .first_section = c->section_count};
     read_lines(&p, data, len);
     return p.failed ? WEIR_E_PARSE : 0;
@@ -321,6 +326,21 @@ const struct conf_entry *conf_at(const struct conf *c, size_t i)
     return &c->entries[i];
 }
 
+/* A section is opened once a file, so its entries are neighbours and share the pointer to its name.
+ */
+bool conf_is_repeated(const struct conf *c, size_t i)
+{
+    const struct conf_entry *e = conf_at(c, i);
+    while (i-- > 0) {
+        const struct conf_entry *before = conf_at(c, i);
+        if (before->name != e->name)
+            return false;
+        if (strcmp(before->key, e->key) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* "file:line: [kind name]" */
 static void put_place(struct text *errors, const struct conf_entry *e)
 {
@@ -336,10 +356,16 @@ static void put_place(struct text *errors, const struct conf_entry *e)
 
 void conf_error(struct text *errors, const struct conf_entry *e, const char *expected)
 {
+    char shown[MAX_SHOWN + 1];
+    size_t len = strlen(e->value);
+    snprintf(shown, sizeof(shown), "%s", e->value);
     put_place(errors, e);
     text_printf(errors, " %s: found \"", e->key);
-    text_append_escaped(errors, e->value);
-    text_printf(errors, "\", expected %s\n", expected);
+    text_append_escaped(errors, shown);
+    text_append_str(errors, "\"");
+    if (len > MAX_SHOWN)
+        text_printf(errors, " and so on, %zu bytes", len);
+    text_printf(errors, ", expected %s\n", expected);
 }
 
 void conf_unknown(struct text *errors, const struct conf_entry *e, const char *known)

@@ -3,6 +3,7 @@
  * place. */
 #ifndef WEIR_BASE_CONF_H
 #define WEIR_BASE_CONF_H
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/text.h"
@@ -32,6 +33,8 @@ const struct conf_entry *conf_section_at(const struct conf *c, size_t i);
 
 size_t conf_count(const struct conf *c);
 const struct conf_entry *conf_at(const struct conf *c, size_t i);
+/* Whether the key of entry @i stands in its section of the same file already. */
+bool conf_is_repeated(const struct conf *c, size_t i);
 
 /* Append "file:line: [kind name] key: found "value", expected WORDS". */
 void conf_error(struct text *errors, const struct conf_entry *e, const char *expected);

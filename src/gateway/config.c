@@ -183,8 +183,8 @@ static char *object_new(struct gateway_config *c, enum config_section kind)
 {
     switch (kind) {
     case SECTION_LISTENER:
-        c->listeners[c->listener_count] = (struct listener_config){
-            .unix_mode = 0660, .tls_files.peer = CONFIG_PEER_UNSET};
+        c->listeners[c->listener_count] =
+            (struct listener_config){.unix_mode = 0660, .tls_files.peer = CONFIG_PEER_UNSET};
         return c->listeners[c->listener_count++].name;
     case SECTION_TARGET:
         c->targets[c->target_count] = (struct target_config){.index = (uint32_t)c->target_count};
@@ -261,21 +261,6 @@ static void read_section(struct loader *l, const struct conf_entry *s)
         complain_at(l, s, count < type->max ? "out of memory" : words);
 }
 
-/* Whether the key of entry @i stands in its section of its file already. A section is opened once a
- * file, so its entries are neighbours and share the pointer to its name. */
-static bool is_repeated(const struct conf *conf, size_t i)
-{
-    const struct conf_entry *e = conf_at(conf, i);
-    while (i-- > 0) {
-        const struct conf_entry *before = conf_at(conf, i);
-        if (before->name != e->name)
-            return false;
-        if (strcmp(before->key, e->key) == 0)
-            return true;
-    }
-    return false;
-}
-
 static void unknown_key(struct loader *l, const struct conf_entry *e, enum config_section section)
 {
     struct text known;
@@ -307,7 +292,7 @@ static void read_entry(struct loader *l, size_t i)
     void *object = object_find(l->c, (enum config_section)section, e->name);
     if (!object)
         return; /* its section was refused in step one */
-    if (k->type != VALUE_SERVER && is_repeated(l->conf, i)) {
+    if (k->type != VALUE_SERVER && conf_is_repeated(l->conf, i)) {
         conf_error(l->errors, e, "this key once in its section");
         l->failed = true;
     } else if (config_key_read(l->c, object, k, e->value, words, sizeof(words)) < 0) {
@@ -384,14 +369,21 @@ static bool tls_is_sound(enum config_section kind, void *object, char *words, si
 static void check_sections(struct loader *l)
 {
     size_t next[SECTION_COUNT];
+    bool server_seen = false;
     memcpy(next, l->before, sizeof(next));
     for (size_t i = 0; i < conf_section_count(l->conf); i++) {
         const struct conf_entry *s = conf_section_at(l->conf, i);
         int kind = section_kind_of(s->kind);
+        char words[1200];
+        if (kind == SECTION_SERVER && !server_seen) {
+            server_seen = true;
+            if (config_tls_server(l->c, words, sizeof(words)) < 0)
+                complain_at(l, s, words);
+        }
         if (kind < 0 || !section_types[kind].named)
             continue;
         size_t size, count;
-        char *base = objects_of(l->c, (enum config_section)kind, &size, &count), words[1200];
+        char *base = objects_of(l->c, (enum config_section)kind, &size, &count);
         /* Objects were made in the order of these sections. */
         char *object = base + next[kind] * size;
         if (next[kind] == count || strcmp(object, s->name) != 0)
@@ -511,8 +503,9 @@ int gateway_config_check(struct gateway_config *c, struct text *errors)
             text_printf(errors, "target \"%s\": %s\n", c->targets[i].name, fault);
     }
     if (c->server_listen.len > 0 && !addr_is_local(&c->server_listen))
-        text_printf(errors, "server listen %s: only loopback and Unix sockets are allowed; from "
-                            "another machine a gateway dials its server, with TLS\n",
+        text_printf(errors,
+                    "server listen %s: only loopback and Unix sockets are allowed; from "
+                    "another machine a gateway dials its server, with TLS\n",
                     c->server_listen.text);
     char words[1200];
     if (config_tls_server(c, words, sizeof(words)) < 0)

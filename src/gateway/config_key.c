@@ -13,13 +13,13 @@
 #include "base/units.h"
 #include "tls/identity.h"
 
-#define NBD_PORT 10809u
-#define CONTROL_PORT 7400u
+#define NBD_PORT            10809u
+#define CONTROL_PORT        7400u
 #define CONTROL_LISTEN_PORT 7401u
-#define TOKEN_FILE_MAX 4096u
+#define TOKEN_FILE_MAX      4096u
 
-#define AT(type, member) offsetof(struct type, member), sizeof(((struct type *)0)->member)
-#define GATEWAY(member) AT(gateway_config, member)
+#define AT(type, member)   offsetof(struct type, member), sizeof(((struct type *)0)->member)
+#define GATEWAY(member)    AT(gateway_config, member)
 #define RATE(kind, member) AT(limit_config, limits.rate[kind].member)
 
 static const struct config_key keys[] = {
@@ -50,7 +50,7 @@ static const struct config_key keys[] = {
     {SECTION_SERVER, "token-file", VALUE_TOKEN, GATEWAY(token), 0, 0},
     {SECTION_SERVER, "tls", VALUE_TLS_ON, GATEWAY(server_tls_on), 0, 0},
     {SECTION_SERVER, "tls-ca", VALUE_PATH, GATEWAY(server_tls.ca), 0, 0},
-    {SECTION_SERVER, "tls-verify-name", VALUE_TEXT, GATEWAY(server_tls.verify_name), 0, 0},
+    {SECTION_SERVER, "tls-verify-name", VALUE_CERT_NAME, GATEWAY(server_tls.verify_name), 0, 0},
     {SECTION_SERVER, "tls-fingerprint", VALUE_FINGERPRINT, GATEWAY(server_fingerprint), 0, 0},
     {SECTION_SERVER, "tls-certificate", VALUE_PATH, GATEWAY(server_tls.certificate), 0, 0},
     {SECTION_SERVER, "tls-key", VALUE_PATH, GATEWAY(server_tls.key), 0, 0},
@@ -69,7 +69,8 @@ static const struct config_key keys[] = {
     {SECTION_TARGET, "tenant", VALUE_NAME, AT(target_config, tenant), 0, 0},
     {SECTION_TARGET, "tls", VALUE_TLS_ON, AT(target_config, tls_on), 0, 0},
     {SECTION_TARGET, "tls-ca", VALUE_PATH, AT(target_config, tls_files.ca), 0, 0},
-    {SECTION_TARGET, "tls-verify-name", VALUE_TEXT, AT(target_config, tls_files.verify_name), 0, 0},
+    {SECTION_TARGET, "tls-verify-name", VALUE_CERT_NAME, AT(target_config, tls_files.verify_name),
+     0, 0},
     {SECTION_TARGET, "tls-certificate", VALUE_PATH, AT(target_config, tls_files.certificate), 0, 0},
     {SECTION_TARGET, "tls-key", VALUE_PATH, AT(target_config, tls_files.key), 0, 0},
     {SECTION_TARGET, "tls-psk-file", VALUE_PATH, AT(target_config, tls_files.psk), 0, 0},
@@ -104,7 +105,6 @@ const struct config_key *config_key_find(enum config_section section, const char
     }
     return NULL;
 }
-
 
 void config_key_list(enum config_section section, struct text *out)
 {
@@ -295,8 +295,15 @@ static int read_fingerprint(const struct config_key *k, const char *value, char 
 {
     uint8_t f[TLS_FINGERPRINT_SIZE];
     *expected = "sha256: and 64 hex digits, as the server's log says at its start";
-    return tls_fingerprint_parse(value, f) == 0 ? text_copy(field, k->size, value)
-                                                : WEIR_E_INVALID;
+    return tls_fingerprint_parse(value, f) == 0 ? text_copy(field, k->size, value) : WEIR_E_INVALID;
+}
+
+/* RFC 6125: DNS names and IP addresses, both of few characters. */
+static bool is_cert_name(const char *value)
+{
+    return *value != '-' && *value != '.' &&
+           strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:.-_") ==
+               strlen(value);
 }
 
 int config_key_read(struct gateway_config *c, void *object, const struct config_key *k,
@@ -314,6 +321,10 @@ int config_key_read(struct gateway_config *c, void *object, const struct config_
     case VALUE_TEXT:
         snprintf(words, size, "text of at most %zu bytes", k->size - 1);
         return strlen(value) < k->size ? text_copy(field, k->size, value) : WEIR_E_INVALID;
+    case VALUE_CERT_NAME:
+        expected = "a host's name or an IP address, as it stands in a certificate";
+        r = is_cert_name(value) ? text_copy(field, k->size, value) : WEIR_E_INVALID;
+        break;
     case VALUE_PATH:
         expected = "an absolute path below 512 bytes";
         r = *value == '/' && strlen(value) < k->size ? text_copy(field, k->size, value) : r;

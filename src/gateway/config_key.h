@@ -21,6 +21,7 @@ enum config_section {
 enum config_value {
     VALUE_NAME,      /* plain name */
     VALUE_TEXT,      /* any text of at most size - 1 bytes */
+    VALUE_CERT_NAME, /* what a certificate may be for: a host's name or an IP address */
     VALUE_PATH,      /* absolute */
     VALUE_TOKEN,     /* file whose first line is the token */
     VALUE_ADDRESS,   /* struct addr */

@@ -43,9 +43,10 @@ void server_config_init(struct server_config *c)
 }
 
 enum value_type {
-    VALUE_TEXT,
+    VALUE_PATH, /* absolute */
     VALUE_LISTEN,
     VALUE_GATEWAY,
+    VALUE_HTTP,
     VALUE_COUNT,
     VALUE_AUTO, /* a count, or "auto", which is 0 */
     VALUE_DURATION,
@@ -61,11 +62,13 @@ struct key {
     uint64_t min, max; /* of counts; of durations in ns */
 };
 
+#define COUNT_OF(member)                                                                           \
+    (sizeof(((struct server_config *)0)->member) / sizeof(((struct server_config *)0)->member[0]))
 #define FIELD(member)                                                                              \
     offsetof(struct server_config, member), sizeof(((struct server_config *)0)->member)
 
 static const struct key keys[] = {
-    {"server", "state-dir", VALUE_TEXT, FIELD(state_dir), 0, 0},
+    {"server", "state-dir", VALUE_PATH, FIELD(state_dir), 0, 0},
     {"server", "log-level", VALUE_LEVEL, FIELD(log_level), 0, 0},
     {"server", "pairs", VALUE_AUTO, FIELD(pairs), 1, THREADS_MAX_PAIRS},
     {"server", "sla-processes", VALUE_AUTO, FIELD(sla_processes), 1, THREADS_MAX_SERVICES},
@@ -79,10 +82,10 @@ static const struct key keys[] = {
     {"control", "listen", VALUE_LISTEN, FIELD(control_listen), 0, 0},
     {"control", "gateways", VALUE_GATEWAY, FIELD(gateways), 0, 0},
     {"control", "admission", VALUE_ADMISSION, FIELD(manual_admission), 0, 0},
-    {"control", "tls-certificate", VALUE_TEXT, FIELD(control_certificate), 0, 0},
-    {"control", "tls-key", VALUE_TEXT, FIELD(control_key), 0, 0},
-    {"control", "tls-client-ca", VALUE_TEXT, FIELD(control_ca), 0, 0},
-    {"http", "listen", VALUE_TEXT, FIELD(http_listen), 0, 0},
+    {"control", "tls-certificate", VALUE_PATH, FIELD(control_certificate), 0, 0},
+    {"control", "tls-key", VALUE_PATH, FIELD(control_key), 0, 0},
+    {"control", "tls-client-ca", VALUE_PATH, FIELD(control_ca), 0, 0},
+    {"http", "listen", VALUE_HTTP, FIELD(http_listen), 0, 0},
     {"resource", "probe-period", VALUE_DURATION, FIELD(probe_period_ns), NS_PER_S, 3600 * NS_PER_S},
     {"history", "keep-1s", VALUE_DURATION, FIELD(keep_1s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
     {"history", "keep-10s", VALUE_DURATION, FIELD(keep_10s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
@@ -105,6 +108,33 @@ static int read_count(const char *value, uint64_t min, uint64_t max, uint32_t *r
     return 0;
 }
 
+/* 0, or WEIR_E_INVALID and what was @expected. */
+static int judge_address(const char *address, uint16_t port, bool local, const char **expected)
+{
+    struct addr a;
+    if (addr_parse(address, port, &a, expected) < 0)
+        return WEIR_E_INVALID;
+    if (!local || addr_is_local(&a))
+        return 0;
+    *expected = "a loopback address or a Unix socket: off loopback this traffic needs TLS, which "
+                "this version does not speak";
+    return WEIR_E_INVALID;
+}
+
+/* Put a good address behind the @count in @list, which has room for @max of @size bytes. */
+static int read_address(const char *value, uint16_t port, bool local, char *list, size_t size,
+                        size_t *count, size_t max, const char **expected)
+{
+    int r = judge_address(value, port, local, expected);
+    if (r < 0)
+        return r;
+    *expected = "no more addresses than there may be, and no longer ones (see server.conf(5))";
+    if (*count >= max || text_copy(list + *count * size, size, value) < 0)
+        return WEIR_E_INVALID;
+    (*count)++;
+    return 0;
+}
+
 /* Each reader writes its field and returns 0, or leaves it and names what was expected. */
 static int read_value(struct server_config *c, const struct key *k, const char *value,
                       char *expected, size_t size)
@@ -113,25 +143,23 @@ static int read_value(struct server_config *c, const struct key *k, const char *
     const char *words = "a value";
     int r = WEIR_E_INVALID;
     switch (k->type) {
-    case VALUE_TEXT:
-        r = value[0] == '\0' ? WEIR_E_INVALID : text_copy(field, k->size, value);
-        words = "text that is not empty and not too long";
+    case VALUE_PATH:
+        words = "an absolute path that is not too long";
+        r = value[0] == '/' ? text_copy(field, k->size, value) : WEIR_E_INVALID;
         break;
     case VALUE_LISTEN:
-        words = "an address such as 127.0.0.1:7400 (at most 8 of them)";
-        if (c->control_listen_count < sizeof(c->control_listen) / sizeof(c->control_listen[0]))
-            r = text_copy(c->control_listen[c->control_listen_count], sizeof(c->control_listen[0]),
-                          value);
-        if (r == 0)
-            c->control_listen_count++;
+        r = read_address(value, 7400, false, c->control_listen[0], sizeof(c->control_listen[0]),
+                         &c->control_listen_count, COUNT_OF(control_listen), &words);
         break;
     case VALUE_GATEWAY:
-        words = "the address of a gateway that listens, such as 127.0.0.1:7401 (at most 64)";
-        if (c->gateway_count < sizeof(c->gateways) / sizeof(c->gateways[0]) && value[0] != '\0')
-            r = text_copy(c->gateways[c->gateway_count], sizeof(c->gateways[0]), value);
-        if (r == 0)
-            c->gateway_count++;
+        r = read_address(value, 7401, true, c->gateways[0], sizeof(c->gateways[0]),
+                         &c->gateway_count, COUNT_OF(gateways), &words);
         break;
+    case VALUE_HTTP: {
+        size_t none = 0;
+        r = read_address(value, 7480, true, field, k->size, &none, 1, &words);
+        break;
+    }
     case VALUE_AUTO:
         snprintf(expected, size, "a whole number from %llu to %llu, or auto",
                  (unsigned long long)k->min, (unsigned long long)k->max);
@@ -228,7 +256,11 @@ int server_config_load(struct server_config *c, const char *path, struct text *e
             c->control_listen_count = 0; /* the first one named replaces the default */
             listens_named = true;
         }
-        if (read_value(c, k, e->value, words, sizeof(words)) < 0) {
+        bool list = k->type == VALUE_LISTEN || k->type == VALUE_GATEWAY;
+        if (!list && conf_is_repeated(conf, i)) {
+            conf_error(errors, e, "this key once in its section");
+            r = WEIR_E_PARSE;
+        } else if (read_value(c, k, e->value, words, sizeof(words)) < 0) {
             conf_error(errors, e, words);
             r = WEIR_E_PARSE;
         }
@@ -237,27 +269,13 @@ int server_config_load(struct server_config *c, const char *path, struct text *e
     return r;
 }
 
-static int check_address(const char *what, const char *address, uint16_t port, struct addr *ret,
+static int check_address(const char *what, const char *address, uint16_t port, bool local,
                          struct text *errors)
 {
     const char *expected;
-    if (addr_parse(address, port, ret, &expected) == 0)
+    if (judge_address(address, port, local, &expected) == 0)
         return 0;
     text_printf(errors, "%s: found \"%s\", expected %s\n", what, address, expected);
-    return WEIR_E_INVALID;
-}
-
-static int check_local(const char *what, const char *address, uint16_t port, struct text *errors)
-{
-    struct addr a;
-    if (check_address(what, address, port, &a, errors) < 0)
-        return WEIR_E_INVALID;
-    if (addr_is_local(&a))
-        return 0;
-    text_printf(errors,
-                "%s: found \"%s\", expected a loopback address or a Unix socket: off loopback this "
-                "traffic needs TLS, which this version does not speak\n",
-                what, address);
     return WEIR_E_INVALID;
 }
 
@@ -274,20 +292,19 @@ static void settle_auto(struct server_config *c)
 
 int server_config_check(struct server_config *c, struct text *errors)
 {
-    struct addr a;
     int r = 0;
     settle_auto(c);
     for (size_t i = 0; i < c->control_listen_count; i++)
-        if (check_address("[control] listen", c->control_listen[i], 7400, &a, errors) < 0)
+        if (check_address("[control] listen", c->control_listen[i], 7400, false, errors) < 0)
             r = WEIR_E_INVALID;
     for (size_t i = 0; i < c->gateway_count; i++)
-        if (check_local("[control] gateways", c->gateways[i], 7401, errors) < 0)
+        if (check_address("[control] gateways", c->gateways[i], 7401, true, errors) < 0)
             r = WEIR_E_INVALID;
     if ((c->control_certificate[0] == '\0') != (c->control_key[0] == '\0')) {
         text_append_str(errors, "[control] tls-certificate, tls-key: found one, expected both\n");
         r = WEIR_E_INVALID;
     }
-    if (check_local("[http] listen", c->http_listen, 7480, errors) < 0)
+    if (check_address("[http] listen", c->http_listen, 7480, true, errors) < 0)
         r = WEIR_E_INVALID;
     if (c->lease_ns < 3 * c->period_ns) {
         text_printf(errors,

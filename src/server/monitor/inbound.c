@@ -53,12 +53,12 @@
 #include "server/move.h"
 #include "server/msg.h"
 
-#define READ_SIZE (256u * 1024u)
-#define PARTIAL_MAX (FRAME_MAX + FRAME_HEADER_SIZE + READ_SIZE)
+#define READ_SIZE         (256u * 1024u)
+#define PARTIAL_MAX       (FRAME_MAX + FRAME_HEADER_SIZE + READ_SIZE)
 #define FRAMES_PER_SECOND 4000u
-#define SURGE_LEAST_NS (5 * NS_PER_MS)
+#define SURGE_LEAST_NS    (5 * NS_PER_MS)
 /* What a read costs, in what WORK_BYTES bytes cost. */
-#define WORK_READ 64u
+#define WORK_READ  64u
 #define WORK_BYTES 16u
 
 struct inbound;
@@ -423,9 +423,9 @@ static void take_bytes(struct half *h, const uint8_t *bytes, size_t n)
     }
 }
 
-/* Whether a read of @n bytes left nothing behind. A short one emptied a plain socket, and what comes
- * later makes an edge of its own; an end that came with these bytes does not, and TLS may keep
- * records. */
+/* Whether a read of @n bytes left nothing behind. A short one emptied a plain socket, and what
+ * comes later makes an edge of its own; an end that came with these bytes does not, and TLS may
+ * keep records. */
 static bool read_is_all(const struct half *h, size_t n)
 {
     return n < READ_SIZE && !h->ended_there && h->session->wire.tls == NULL;

@@ -1,0 +1,164 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Wrong files at start: neither daemon starts, and each says file, line, key, what it found and what it expected.
+
+The keys are those of packaging/*.conf, so a key that is added there is held to the same at once.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import weirtest  # noqa: E402
+
+PACKAGING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "packaging")
+PROGRAMS = {"gateway": weirtest.GATEWAY, "server": weirtest.SERVER}
+WRONG = 2  # the exit status for settings that are wrong
+
+# What each kind of section needs beside the key that is looked at.
+NEEDED = {
+    "gateway": "",
+    "server": "",
+    "listener": "address = 127.0.0.1:0\ntarget = t\n",
+    "target": "uri = nbd://127.0.0.1:1\n",
+    "volume": "target = t\n",
+    "limit": "iops = 10\n",
+}
+REST = {"gateway": "[listener l]\naddress = 127.0.0.1:0\ntarget = t\n[target t]\nuri = nbd://127.0.0.1:1\n", "server": ""}
+# Patterns match whatever is written; an export's name is any text of at most 255 bytes (the gateway's hosts' names are letters).
+ANY_TEXT = {("limit", k) for k in ("host", "volume", "tenant", "target")} | {("volume", "export"), ("target", "tls-psk-identity")}
+# Files that are named are read at start where they must be there, and else by their first use.
+NONSENSE = ("?! no such", "-1")
+
+
+def documented(daemon):
+    """(section, key, example) of every key in the packaged file, shown as a comment or not."""
+    section, found = None, []
+    with open(os.path.join(PACKAGING, daemon + ".conf")) as f:
+        for line in f:
+            if m := re.fullmatch(r"#?\[(\w+)(?: \w+)?\]\n", line):
+                section = m[1]
+            elif (m := re.fullmatch(r"#?([a-z0-9-]+) = (.+)\n", line)) and section:
+                found.append((section, m[1], m[2]))
+    return found
+
+
+class Wrong(unittest.TestCase):
+    def setUp(self):
+        self.world = weirtest.World()
+        self.addCleanup(self.world.__exit__, None, None, None)
+
+    def check(self, daemon, text, start=False, mode="w"):
+        """(status, what was said) of the daemon with a file of @text; with @start not only of its check."""
+        path = self.world.path(daemon + ".conf")
+        with open(path, mode) as f:
+            f.write(text)
+        argv = [PROGRAMS[daemon]]
+        argv += ["--config", path] + ([] if start else ["--check-config"])
+        r = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=weirtest.PATIENCE,
+                           stdin=subprocess.DEVNULL)
+        return r.returncode, r.stdout.decode(errors="replace"), path
+
+    def text_with(self, daemon, section, key, value):
+        """A whole file in which only this key may be wrong, and the line that it stands in."""
+        head = f"[{section}]" if section in ("gateway", "control", "http", "resource", "history") or \
+            section == "server" else f"[{section} x]"
+        needed = "" if daemon == "server" else NEEDED[section]
+        needed = "".join(line + "\n" for line in needed.splitlines() if not line.startswith(key + " "))
+        text = REST[daemon] + head + "\n" + needed
+        return text + f"{key} = {value}\n", text.count("\n") + 1
+
+    def each(self, daemon):
+        keys = documented(daemon)
+        self.assertGreater(len(keys), 15)
+        for section, key, _ in dict.fromkeys((s, k, None) for s, k, _ in keys):
+            if (section, key) in ANY_TEXT:
+                continue
+            said = []
+            for value in NONSENSE:
+                text, line = self.text_with(daemon, section, key, value)
+                status, out, path = self.check(daemon, text)
+                if status == 0:
+                    continue
+                with self.subTest(daemon=daemon, section=section, key=key, value=value):
+                    self.assertEqual(status, WRONG, out)
+                    self.assertRegex(out, rf"(?m){re.escape(path)}:{line}: \[{section}( x)?\] {key}: ", out)
+                    self.assertRegex(out, rf'found "{re.escape(value)}", expected .{{4}}')
+                said.append(value)
+            with self.subTest(daemon=daemon, section=section, key=key):
+                self.assertIn(NONSENSE[0], said, "accepted what makes no sense")
+                text, line = self.text_with(daemon, section, key, "")
+                status, out, path = self.check(daemon, text)
+                self.assertEqual(status, WRONG)
+                self.assertIn(f"{path}:{line}: no value", out)
+                self.assertIn(f'found "{key}"', out)
+        return keys
+
+    def test_each_key_of_the_gateways_file_refuses_nonsense_by_file_line_key_found_and_expected(self):
+        self.each("gateway")
+
+    def test_each_key_of_the_servers_file_refuses_nonsense_by_file_line_key_found_and_expected(self):
+        self.each("server")
+
+    def test_what_no_file_of_this_form_holds(self):
+        for daemon, section in (("gateway", "[gateway]"), ("server", "[server]")):
+            for text, line, words in (
+                ("log-level = info\n", 1, "section"),
+                (f"{section}\nno-such-key = 1\n", 2, 'unknown key "no-such-key"; known here: '),
+                (f"{section}\nlog-level\n", 2, "expected"),
+                ("[nothing-of-ours]\nx = 1\n", None, "[nothing-of-ours]"),
+                (f"{section}\nlog-level = info\nlog-level = info\n", 3, "once"),
+                (f"{section}\nlog-level = info\n[unended\n", 3, 'a section ends in "]"'),
+                (f"{section}\nlog-level = in\0fo\n", 2, ""),
+                (f"{section}\nlog-level = inf\xff\n", 2, ""),
+                (f"{section}\n= 1\n", 2, ""),
+                (f"{section}\nlog-level = {'x' * 100000}\n", 2, ""),
+            ):
+                with self.subTest(daemon=daemon, text=text[:40]):
+                    status, out, path = self.check(daemon, (text + REST[daemon]).encode("latin-1"), mode="wb")
+                    self.assertEqual(status, WRONG, out[:2000])
+                    self.assertIn(f"{path}:{line}: " if line else f"{path}:", out[:2000])
+                    self.assertIn(words, out[:2000])
+                    self.assertLess(len(out), 4096)
+
+    def test_what_cannot_be_read_is_named(self):
+        for daemon in ("gateway", "server"):
+            program = PROGRAMS[daemon]
+            for path, words in ((self.world.path("nothing.conf"), "No such file"), (self.world.path(""), "Is a directory")):
+                r = subprocess.run([program, "--config", path], capture_output=True, text=True, timeout=weirtest.PATIENCE)
+                with self.subTest(daemon=daemon, path=path):
+                    self.assertEqual(r.returncode, WRONG)
+                    self.assertIn(path, r.stderr)
+                    self.assertIn(words, r.stderr)
+
+    def test_drop_ins_are_named_by_their_own_file_and_line(self):
+        for daemon, section in (("gateway", "[gateway]"), ("server", "[server]")):
+            folder = self.world.path(daemon + ".conf.d")
+            os.mkdir(folder)
+            with open(os.path.join(folder, "50-mine.conf"), "w") as f:
+                f.write(f"{section}\n\nlog-level = loud\n")
+            status, out, _ = self.check(daemon, REST[daemon])
+            self.assertEqual(status, WRONG)
+            self.assertIn(f'{folder}/50-mine.conf:3: {section} log-level: found "loud", expected error, warning, info or debug', out)
+
+    def test_a_daemon_with_a_wrong_file_does_not_start(self):
+        for daemon, section, value in (("gateway", "gateway", "peer-timeout"), ("server", "server", "period")):
+            state = self.world.path("state-" + daemon)
+            text = REST[daemon] + f"[{section}]\nstate-dir = {state}\n{value} = soon\n"
+            status, out, path = self.check(daemon, text, start=True)
+            self.assertEqual(status, WRONG)
+            self.assertIn(f'{path}:{text.count(chr(10))}: [{section}] {value}: found "soon", expected ', out)
+            self.assertFalse(os.path.exists(state), "it had begun")
+
+    def test_all_that_is_wrong_is_said_at_once(self):
+        text = "[gateway]\nmax-hold = x\npeer-timeout = y\n" + REST["gateway"] + "[limit a]\niops = -5\n"
+        _, out, path = self.check("gateway", text)
+        for line in (2, 3):
+            self.assertIn(f"{path}:{line}: ", out)
+
+
+if __name__ == "__main__":
+    weirtest.main()
