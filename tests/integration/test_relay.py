@@ -136,7 +136,7 @@ class Data(RelayCase):
 
     def test_data_is_the_same_while_limits_hold_reads_and_writes(self):
         storage = self.world.nbdkit("memory", "32M")
-        g = self.world.gateway(config=config(storage.uri, "bandwidth = 60MiB/s", "iops = 300", "iops-write = 150"))
+        g = self.world.gateway(config=config(storage.uri, "bandwidth = 60MiB/s", "iops = 200", "iops-write = 100"))
         h, model, busy = self.client(g.uri()), bytearray(8 * MIB), []
         for i in range(600):
             size = self.random.choice([512, 4096, 20000, 70000, 300000])

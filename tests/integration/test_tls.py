@@ -213,7 +213,7 @@ class Hosts(TlsCase):
 
     def test_limits_hold_under_tls_and_follow_the_name_in_the_certificate(self):
         storage = self.world.nbdkit("memory", "16M")
-        limits = "[limit a]\nhost = host-a\niops = 200\nbandwidth = 20MiB/s\n"
+        limits = "[limit a]\nhost = host-a\niops = 60\nbandwidth = 20MiB/s\n"
         g = self.world.gateway(config=config(storage.uri, listener(), limits=limits))
         h = self.client(g, KEYS.good)
         self.check_data(h, rounds=100)
@@ -476,10 +476,10 @@ class Targets(TlsCase):
         storage = self.world.nbdkit("--tls=require", f"--tls-psk={KEYS.psk}", "memory", "16M")
         g = self.through(storage, f"tls-psk-file = {KEYS.psk}\ntls-psk-identity = bob\n")
         self.check_data(self.plain(g), rounds=20)
-        limits = "[limit a]\niops = 300\n"
+        limits = "[limit a]\niops = 20\n"
         g = self.world.gateway(config=config(f"nbds://127.0.0.1:{storage.port}", listener(psk=True, cert=False, client=False),
                                              f"tls-psk-file = {KEYS.psk}\n", limits))
-        self.check_data(self.client(g, psk="alice"), rounds=60)
+        self.check_data(self.client(g, psk="alice"), rounds=30)
         self.assertGreater(sum(c["held"] for s in g.local(get="streams")["streams"] for c in s["counters"].values()), 0)
 
     def test_a_target_that_is_not_the_one_is_left_before_anything_is_said_to_it(self):
