@@ -201,7 +201,9 @@ enum cli_exit cli_enforcement(struct cli *c)
     return r;
 }
 
-static enum cli_exit gateway_admit(struct cli *c, const char *name)
+/* POST to .../@verb; then "gateway/NAME @done". */
+static enum cli_exit gateway_post(struct cli *c, const char *name, const char *verb, json_t *body,
+                                  const char *done)
 {
     struct text path, out;
     struct http_answer a = {0};
@@ -209,12 +211,12 @@ static enum cli_exit gateway_admit(struct cli *c, const char *name)
     text_init(&out, 4096);
     text_append_str(&path, "/api/v1/gateways/");
     http_encode(&path, name);
-    text_append_str(&path, "/admit");
-    enum cli_exit r = http_call(c, "POST", path.data, NULL, &a);
+    text_printf(&path, "/%s", verb);
+    enum cli_exit r = http_call(c, "POST", path.data, body, &a);
     if (r == CLI_OK) {
         text_append_str(&out, "gateway/");
         text_append_escaped(&out, name);
-        text_append_str(&out, " admitted\n");
+        text_printf(&out, " %s\n", done);
         cli_put(&out);
     }
     json_decref(a.json);
@@ -223,17 +225,34 @@ static enum cli_exit gateway_admit(struct cli *c, const char *name)
     return r;
 }
 
+static enum cli_exit gateway_drain(struct cli *c, const char *name)
+{
+    json_t *body = json_object();
+    if (c->o.within)
+        json_object_set_new(body, "within", json_string(c->o.within));
+    enum cli_exit r = gateway_post(c, name, "drain", body, "takes no more hosts");
+    json_decref(body);
+    return r;
+}
+
 enum cli_exit cli_gateway(struct cli *c)
 {
-    if (c->arg_count == 2 && strcmp(c->args[0], "admit") == 0)
-        return gateway_admit(c, c->args[1]);
+    const char *verb = c->args[0];
+    if (c->o.within && strcmp(verb, "drain") != 0)
+        return cli_fail(CLI_USAGE, "--within goes with weir gateway drain NAME");
+    if (c->arg_count == 2 && strcmp(verb, "admit") == 0)
+        return gateway_post(c, c->args[1], "admit", NULL, "admitted");
+    if (c->arg_count == 2 && strcmp(verb, "drain") == 0)
+        return gateway_drain(c, c->args[1]);
+    if (c->arg_count == 2 && strcmp(verb, "undrain") == 0)
+        return gateway_post(c, c->args[1], "undrain", NULL, "takes hosts again");
     if (c->arg_count == 2 && strcmp(c->args[0], "retire") == 0) {
         c->args[0] = "gateway";
         return cli_delete(c);
     }
     if (c->arg_count != 1 || strcmp(c->args[0], "enrol") != 0)
-        return cli_fail(CLI_USAGE, "expected weir gateway enrol [--expires 10m], weir gateway "
-                                   "admit NAME, or weir gateway retire NAME");
+        return cli_fail(CLI_USAGE, "expected weir gateway enrol [--expires 10m], or weir "
+                                   "gateway admit, drain [--within 5m], undrain or retire NAME");
     json_t *body = json_object();
     if (c->o.expires)
         json_object_set_new(body, "expiresIn", json_string(c->o.expires));

@@ -51,11 +51,13 @@ static const struct command commands[VERB_COUNT] = {
     [VERB_ENFORCEMENT] = {"enforcement", "[on | off | status]",
                           "The one switch that lifts every planned throttle", NULL, "on off status",
                           0, 1, cli_enforcement},
-    [VERB_GATEWAY] = {"gateway", "enrol | admit NAME | retire NAME",
-                      "Let a gateway in, or retire one",
+    [VERB_GATEWAY] = {"gateway", "enrol | admit NAME | drain NAME | undrain NAME | retire NAME",
+                      "Let a gateway in, out of service and back, or retire one",
                       "enrol prints a token with which one gateway may enrol; admit lets one that\n"
-                      "is pending be controlled (admission = manual).\n",
-                      "enrol admit retire", 1, 2, cli_gateway},
+                      "is pending be controlled (admission = manual). drain has one take no more\n"
+                      "hosts, until undrain; with --within connections that are idle are closed\n"
+                      "when that time is over.\n",
+                      "enrol admit drain undrain retire", 1, 2, cli_gateway},
     [VERB_DEBUG] = {"debug", "threads | polls", "The server's threads and mailboxes; polls",
                     NULL, "threads polls", 1, 1, cli_debug},
     [VERB_COMPLETION] = {"completion", "bash", "Print a completion script",
@@ -128,6 +130,8 @@ static const struct option {
      FIELD(role), V(TOKEN)},
     {"expires", 0, "TIME", NULL, "how long the token is good, such as 30d", OPTION_TEXT,
      FIELD(expires), V(TOKEN) | V(GATEWAY)},
+    {"within", 0, "TIME", NULL, "of drain: close idle connections then, such as 5m", OPTION_TEXT,
+     FIELD(within), V(GATEWAY)},
     {"plot", 0, "PREFIX", NULL, "write PREFIX-p99.svg and PREFIX-iops.svg", OPTION_TEXT,
      FIELD(plot), V(SIMULATE)},
     {"scheme", 0, "NAME", "weir weir-no-surge weir-no-server none static sleds parda mclock",

@@ -79,7 +79,9 @@ static const struct table_column policies[] = {
 static const struct table_column gateways[] = {
     {"NAME", "name", TABLE_TEXT, false},
     {"STATE", "state", TABLE_VERDICT, false},
+    {"DRAIN", "drain.state", TABLE_VERDICT, false},
     {"ADDRESS", "address", TABLE_TEXT, false},
+    {"CONNECTIONS", "connections.active", TABLE_EXACT, true},
     {"STREAMS", "streams", TABLE_EXACT, false},
     {"POLLS", "polls", TABLE_COUNT, false},
     {"LOST", "pollsLost", TABLE_COUNT, false},
@@ -90,6 +92,7 @@ static const struct table_column gateways[] = {
     {"PROCESS", "process", TABLE_EXACT, true},
     {"SUBGROUP", "subgroup", TABLE_EXACT, true},
     {"QUEUED", "queuedBytes", TABLE_EXACT, true},
+    {"DEATHS", "workers.deaths", TABLE_EXACT, true},
     {"SOFTWARE", "software", TABLE_TEXT, true},
     {"ID", "id", TABLE_TEXT, true},
     {"SEEN", "lastSeen", TABLE_AGE, false},

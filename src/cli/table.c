@@ -253,6 +253,7 @@ static const char *color_of(const char *verdict)
     } colors[] = {
         {"met", "\033[32m"},     {"failing", "\033[1;31m"}, {"excess", "\033[33m"},
         {"exempt", "\033[33m"},  {"lost", "\033[1;31m"},    {"admitted", "\033[32m"},
+        {"draining", "\033[33m"}, {"drained", "\033[33m"},  {"asked", "\033[33m"},
         {"error", "\033[1;31m"}, {"warning", "\033[33m"},   {"sent", "\033[1m"},
     };
     for (size_t i = 0; i < sizeof(colors) / sizeof(colors[0]); i++) {

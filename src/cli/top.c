@@ -14,7 +14,7 @@
 #include "cli/output.h"
 #include "cli/socket.h"
 
-#define DEATHS_MAX 1024u
+#define NOTES_MAX 1024u
 #define SCREEN_MAX (1024u * 1024u)
 
 static const struct table_column local_columns[] = {
@@ -57,7 +57,8 @@ struct top {
     struct cli *c;
     const struct sort_key *sort;
     struct socket *socket; /* of a gateway, or NULL: the server is asked */
-    struct text deaths;    /* a line about those of its worker; empty: none */
+    struct text notes;     /* lines about its worker's deaths and its draining; empty: none */
+    size_t note_lines;
 };
 
 static const struct sort_key *find_sort(const char *name)
@@ -81,8 +82,28 @@ static void put_age(struct text *out, json_int_t seconds)
         text_printf(out, "%" JSON_INTEGER_FORMAT " d", seconds / 86400);
 }
 
+/* "drained: takes no hosts, 3 connections left", when it is. */
+static void note_drain(struct top *t, const json_t *status)
+{
+    const char *state = json_string_value(table_value(status, "drain.state"));
+    json_int_t left = json_integer_value(table_value(status, "drain.connectionsLeft"));
+    const json_t *ms = table_value(status, "drain.closesIdleInMs");
+    if (!state || strcmp(state, "none") == 0)
+        return;
+    text_printf(&t->notes, "drained: takes no hosts, %" JSON_INTEGER_FORMAT " connection%s left",
+                left, left == 1 ? "" : "s");
+    if (json_is_integer(ms) && json_integer_value(ms) > 0) {
+        text_append_str(&t->notes, ", idle ones are closed in ");
+        put_age(&t->notes, (json_integer_value(ms) + 999) / 1000);
+    } else if (json_is_integer(ms)) {
+        text_append_str(&t->notes, ", idle ones are closed");
+    }
+    text_append_str(&t->notes, "\n");
+    t->note_lines++;
+}
+
 /* "worker: 2 deaths, last: SIGKILL, 12 s ago", when any died. */
-static enum cli_exit fetch_deaths(struct top *t)
+static enum cli_exit fetch_notes(struct top *t)
 {
     json_t *status = NULL;
     enum cli_exit r = socket_ask(t->socket, "{\"get\":\"status\"}\n", "status", &status);
@@ -91,14 +112,17 @@ static enum cli_exit fetch_deaths(struct top *t)
     json_int_t deaths = json_integer_value(table_value(status, "manager.deaths"));
     json_int_t ago_ms = json_integer_value(table_value(status, "manager.lastDeathAgoMs"));
     const char *reason = json_string_value(table_value(status, "manager.lastDeath"));
-    text_clear(&t->deaths);
+    text_clear(&t->notes);
+    t->note_lines = 0;
+    note_drain(t, status);
     if (deaths > 0 && reason) {
-        text_printf(&t->deaths, "worker: %" JSON_INTEGER_FORMAT " death%s, last: ", deaths,
+        text_printf(&t->notes, "worker: %" JSON_INTEGER_FORMAT " death%s, last: ", deaths,
                     deaths == 1 ? "" : "s");
-        text_append_escaped(&t->deaths, reason);
-        text_append_str(&t->deaths, ", ");
-        put_age(&t->deaths, ago_ms / 1000);
-        text_append_str(&t->deaths, " ago\n");
+        text_append_escaped(&t->notes, reason);
+        text_append_str(&t->notes, ", ");
+        put_age(&t->notes, ago_ms / 1000);
+        text_append_str(&t->notes, " ago\n");
+        t->note_lines++;
     }
     json_decref(status);
     return CLI_OK;
@@ -115,7 +139,7 @@ static enum cli_exit fetch(struct top *t, json_t **ret)
         text_fini(&query);
         return r;
     }
-    enum cli_exit r = fetch_deaths(t);
+    enum cli_exit r = fetch_notes(t);
     if (r == CLI_OK)
         r = socket_ask(t->socket, "{\"get\":\"streams\"}\n", "streams", ret);
     return r;
@@ -175,7 +199,7 @@ static size_t screen_rows(void)
 }
 
 /* Programs that read tables ask for no headers, and get no such line either. */
-static bool shows_deaths(const struct top *t)
+static bool shows_notes(const struct top *t)
 {
     const struct cli_options *o = &t->c->o;
     return (o->output == OUTPUT_TABLE || o->output == OUTPUT_WIDE) && !o->no_headers;
@@ -193,8 +217,8 @@ static enum cli_exit show_once(struct top *t, const json_t *items)
                         "key", sorted);
     else
         r = output_items(t->c, k, sorted, false);
-    if (r == CLI_OK && shows_deaths(t))
-        cli_put(&t->deaths);
+    if (r == CLI_OK && shows_notes(t))
+        cli_put(&t->notes);
     json_decref(sorted);
     return r;
 }
@@ -203,7 +227,7 @@ static enum cli_exit show_once(struct top *t, const json_t *items)
 static void show_screen(struct top *t, const json_t *items)
 {
     const struct kind *k = kind_find("streams");
-    size_t rows = t->c->o.limit ? (size_t)t->c->o.limit : screen_rows() - (t->deaths.len > 0);
+    size_t rows = t->c->o.limit ? (size_t)t->c->o.limit : screen_rows() - t->note_lines;
     json_t *sorted = ranked(t, items, rows), *stream;
     const struct table_column *columns = t->socket ? local_columns : k->columns;
     size_t count = t->socket ? sizeof(local_columns) / sizeof(local_columns[0]) : k->column_count;
@@ -223,7 +247,7 @@ static void show_screen(struct top *t, const json_t *items)
     text_append_str(&screen, "\033[H");
     text_printf(&screen, "%.19sZ  %zu streams, by %s  (Ctrl-C ends)\033[K\n\033[K\n", now,
                 json_array_size(items), t->sort->name);
-    text_append(&body, t->deaths.data, t->deaths.len);
+    text_append(&body, t->notes.data, t->notes.len);
     for (const char *s = body.data; *s != '\0'; s++)
         text_append(&screen, *s == '\n' ? "\033[K\n" : s, *s == '\n' ? 4 : 1);
     text_append_str(&screen, "\033[J");
@@ -278,7 +302,7 @@ enum cli_exit cli_top(struct cli *c)
     if (!t.sort)
         return cli_fail(CLI_USAGE, "--sort %s: expected iops, demand, p99, held, bandwidth or harm",
                         c->o.sort);
-    text_init(&t.deaths, DEATHS_MAX);
+    text_init(&t.notes, NOTES_MAX);
     enum cli_exit r = CLI_OK;
     if (c->o.gateway) {
         r = socket_open(c->o.gateway, &t.socket);
@@ -287,6 +311,6 @@ enum cli_exit cli_top(struct cli *c)
     if (r == CLI_OK)
         r = run(&t);
     socket_close(t.socket);
-    text_fini(&t.deaths);
+    text_fini(&t.notes);
     return r;
 }

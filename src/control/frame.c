@@ -194,8 +194,21 @@ static bool valid_target(const Weir__Control__TargetStats *t)
            valid_model(t->read_base_ns, t->read_page_ns, t->write_base_ns, t->write_page_ns);
 }
 
+static bool valid_life(const Weir__Control__GatewayLife *l)
+{
+    return valid_string(l->last_death) && valid_string(l->last_upgrade) && l->hangs <= l->deaths;
+}
+
+static bool valid_poll(const Weir__Control__Poll *p)
+{
+    return p->seq != 0 && p->acked < p->seq &&
+           (p->drain == NULL || p->drain->left_ms <= FRAME_DRAIN_MS_MAX);
+}
+
 static bool valid_statistics(const Weir__Control__Statistics *s)
 {
+    if (s->life != NULL && !valid_life(s->life))
+        return false;
     if (s->seq == 0 || s->base_seq >= s->seq || !valid_bytes(&s->boot_id, AUTH_ID_SIZE))
         return false;
     if (s->n_streams > FRAME_STREAMS_MAX || s->n_targets > FRAME_TARGETS_MAX)
@@ -278,7 +291,7 @@ static bool frame_valid(const Weir__Control__Frame *f)
     case WEIR__CONTROL__FRAME__BODY_WELCOME:
         return valid_welcome(f->welcome);
     case WEIR__CONTROL__FRAME__BODY_POLL:
-        return f->poll->seq != 0 && f->poll->acked < f->poll->seq;
+        return valid_poll(f->poll);
     case WEIR__CONTROL__FRAME__BODY_STATISTICS:
         return valid_statistics(f->statistics);
     case WEIR__CONTROL__FRAME__BODY_SET_CONTROLS:

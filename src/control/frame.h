@@ -26,6 +26,7 @@
 #define FRAME_HIST_BUCKETS 1601u /* as HIST_BUCKETS of qos/hist.h (asserted where both are known) */
 #define FRAME_RATE_KINDS 6u      /* as GATE_KIND_COUNT of qos/gate.h */
 #define FRAME_LEASE_MS_MAX 3600000u /* an hour */
+#define FRAME_DRAIN_MS_MAX 604800000u /* a week */
 #define FRAME_HEARTBEAT_MS_MIN 50u
 #define FRAME_HEARTBEAT_MS_MAX 60000u
 #define FRAME_RATE_MAX                                                                             \

@@ -60,6 +60,8 @@ struct ledger_head {
     uint32_t next_index;
     uint32_t controls_now; /* 0: nothing kept, else 1 + which of the two */
     uint64_t controls_generation, lease_until;
+    _Atomic uint64_t drain_since, drain_deadline;
+    _Atomic uint32_t drain_known;
     struct ledger_controls_head controls[2];
     struct ledger_life life;
     struct ledger_share share;
@@ -516,4 +518,31 @@ void ledger_lease_set(struct ledger *l, uint64_t until_ns)
 uint64_t ledger_lease(const struct ledger *l)
 {
     return l->head->lease_until;
+}
+
+/* ---- draining -------------------------------------------------------------------------------- */
+
+/* Who reads between two stores finds one draining without its deadline, never the deadline of
+ * another. */
+void ledger_drain_set(struct ledger *l, uint64_t since, uint64_t deadline_ns)
+{
+    weir_assert(since != 0 || deadline_ns == 0);
+    atomic_store(&l->head->drain_deadline, 0);
+    atomic_store(&l->head->drain_since, since);
+    atomic_store(&l->head->drain_deadline, deadline_ns);
+    atomic_store(&l->head->drain_known, 1);
+}
+
+bool ledger_drain_known(const struct ledger *l)
+{
+    return atomic_load(&l->head->drain_known) != 0;
+}
+
+uint64_t ledger_drain(const struct ledger *l, uint64_t *ret_deadline_ns)
+{
+    uint64_t since = atomic_load(&l->head->drain_since);
+    *ret_deadline_ns = atomic_load(&l->head->drain_deadline);
+    if (since != atomic_load(&l->head->drain_since))
+        *ret_deadline_ns = 0; /* being changed: the next look knows */
+    return since;
 }

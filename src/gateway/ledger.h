@@ -123,4 +123,12 @@ bool ledger_controls_get(struct ledger *l, const void **ret, size_t *ret_n, uint
 void ledger_lease_set(struct ledger *l, uint64_t until_ns);
 uint64_t ledger_lease(const struct ledger *l);
 
+
+/* Whether the gateway takes hosts: @since 0 does; else which draining is in force, and when idle
+ * connections are closed (0: never). Set by the worker that has the link; read by both. */
+void ledger_drain_set(struct ledger *l, uint64_t since, uint64_t deadline_ns);
+uint64_t ledger_drain(const struct ledger *l, uint64_t *ret_deadline_ns);
+/* Whether it was ever set, by any worker. */
+bool ledger_drain_known(const struct ledger *l);
+
 #endif

@@ -31,7 +31,7 @@
  *     session.
  *
  * Split: link_identity.c (files), link_tls.c (who the server is), link_stats.c (polls),
- * link_controls.c (controls, lease), link_surge.c. */
+ * link_controls.c (controls, lease), link_surge.c, link_drain.c. */
 #include "gateway/link.h"
 
 #include <config.h> /* the build's; "config.h" would be the gateway's */
@@ -367,6 +367,8 @@ static void link_frame_established(struct link *l, const Weir__Control__Frame *f
 {
     if (f->body_case == WEIR__CONTROL__FRAME__BODY_POLL) {
         l->polls++;
+        if (f->poll->drain != NULL)
+            link_drain_word(l->drain, f->poll->drain);
         link_stats_poll(l->stats, f->poll);
     } else if (f->body_case == WEIR__CONTROL__FRAME__BODY_SET_CONTROLS) {
         link_controls_set(l->controls, f->set_controls, raw, n);
@@ -587,6 +589,10 @@ int link_new(struct reactor *r, const struct gateway_config *config, struct stre
     int e = link_alloc(l);
     if (e == 0 && link_wanted(config))
         e = link_identity_load(config->state_dir, l->gateway_id, ret_why);
+    if (e == 0 && link_wanted(config)) {
+        l->drain = link_drain_new(l);
+        e = l->drain == NULL ? -ENOMEM : 0;
+    }
     if (e == 0 && config->server_listen.len > 0) {
         *ret_why = "the address that the server dials (listen in [server]) cannot be listened on";
         e = link_listen_new(l, &l->listen);
@@ -639,6 +645,7 @@ void link_free(struct link *l)
     link_surge_free(l->surge);
     link_controls_free(l->controls);
     link_stats_free(l->stats);
+    link_drain_free(l->drain);
     link_disk_free(l->disk);
     if (l->arena.block != NULL)
         frame_arena_fini(&l->arena);

@@ -62,6 +62,15 @@ void link_surge_free(struct link_surge *s);
 void link_surge_start(struct link_surge *s);
 void link_surge_stop(struct link_surge *s);
 
+/* ---- draining (link_drain.c) */
+struct link_drain;
+/* Reads what an earlier life kept, once in a ledger's life. NULL: no memory. */
+struct link_drain *link_drain_new(struct link *l);
+void link_drain_free(struct link_drain *d);
+void link_drain_word(struct link_drain *d, const Weir__Control__Drain *word);
+/* The file's content, with its NUL. 0 or WEIR_E_PARSE. */
+int link_drain_parse(const char *text, uint64_t *ret_since);
+
 /* ---- the other way round (link_listen.c). 0 or -errno. */
 struct link_listen;
 int link_listen_new(struct link *l, struct link_listen **ret);

@@ -46,6 +46,7 @@ struct link_stats;
 struct link_controls;
 struct link_surge;
 struct link_listen;
+struct link_drain;
 
 struct link {
     struct reactor *reactor;
@@ -83,6 +84,7 @@ struct link {
     struct link_stats *stats;
     struct link_controls *controls;
     struct link_surge *surge;
+    struct link_drain *drain; /* NULL: no server */
     struct link_listen *listen; /* NULL: the server does not dial */
 
     uint64_t polls, polls_before, sessions; /* ever; ever when this session began */

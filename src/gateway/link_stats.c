@@ -412,12 +412,47 @@ static void build_targets(struct link_stats *s, uint64_t now)
     b->targets = c->target_count;
 }
 
+static void build_life(struct link_stats *s, Weir__Control__GatewayLife *out, uint64_t now)
+{
+    struct ledger_life *life = ledger_life(stream_ledger(s->link->streams));
+    weir__control__gateway_life__init(out);
+    out->deaths = life->deaths;
+    out->hangs = life->hangs < life->deaths ? life->hangs : life->deaths; /* counted one by one */
+    out->last_death = life->last_reason;
+    if (life->last_death_ns != 0 && life->last_death_ns < now)
+        out->last_death_ms = (now - life->last_death_ns) / NS_PER_MS;
+    out->upgrades = life->upgrades;
+    out->upgrades_failed = life->upgrades_failed;
+    out->last_upgrade = life->last_upgrade;
+}
+
+static void build_drain(struct link_stats *s, Weir__Control__DrainStats *out)
+{
+    struct ledger *ledger = stream_ledger(s->link->streams);
+    struct relay_counts counts;
+    uint64_t deadline;
+    ledger_counts_total(ledger, &counts);
+    weir__control__drain_stats__init(out);
+    out->since = ledger_drain(ledger, &deadline);
+    out->connections = counts.active;
+    out->refused = counts.closed[RELAY_CLOSE_DRAINING];
+    out->closed = counts.closed[RELAY_CLOSE_DRAINED];
+}
+
 /* Send what was collected. False: the link was dropped. */
 static bool stats_send(struct link_stats *s, bool more, uint64_t now)
 {
     struct building *b = s->b;
     Weir__Control__Statistics st = WEIR__CONTROL__STATISTICS__INIT;
     Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
+    Weir__Control__GatewayLife life;
+    Weir__Control__DrainStats drain;
+    if (!more) {
+        build_life(s, &life, now);
+        build_drain(s, &drain);
+        st.life = &life;
+        st.drain = &drain;
+    }
     st.seq = s->seq;
     st.base_seq = s->acked_seq;
     st.more = more;

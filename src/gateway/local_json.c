@@ -404,6 +404,20 @@ static json_t *life_json(const struct ledger_life *life, uint64_t now_ns)
     return o;
 }
 
+/* Whether hosts are taken, and how far that is. */
+static json_t *drain_json(const struct ledger *ledger, uint64_t connections, uint64_t now_ns)
+{
+    uint64_t deadline, since = ledger_drain(ledger, &deadline);
+    json_t *o = json_object();
+    put(o, "state", json_string(since == 0         ? "none"
+                                : connections == 0 ? "drained"
+                                                   : "draining"));
+    put(o, "connectionsLeft", since != 0 ? number(connections) : json_null());
+    put(o, "closesIdleInMs", deadline == 0 ? json_null()
+                             : number(deadline > now_ns ? (deadline - now_ns) / NS_PER_MS : 0));
+    return o;
+}
+
 json_t *local_json_status(const struct gateway_config *config, const struct relay *relay,
                           const struct link *link, struct ledger *ledger, uint64_t streams,
                           uint64_t now_ns)
@@ -442,5 +456,6 @@ json_t *local_json_status(const struct gateway_config *config, const struct rela
     put(o, "connections", connections);
     put(o, "link", link_json(link));
     put(o, "manager", life_json(life, now_ns));
+    put(o, "drain", drain_json(ledger, counts->active, now_ns));
     return o;
 }

@@ -32,6 +32,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -219,6 +220,10 @@ static void relay_accepted(struct relay *r, const struct listener_config *l, int
         return;
     }
     name_escape(peer, strlen(peer), host);
+    if (r->draining) {
+        relay_refuse(r, fd, RELAY_CLOSE_DRAINING, host);
+        return;
+    }
     uint64_t hash = relay_hash(host);
     if (r->counts->active >= r->config->max_connections) {
         relay_refuse(r, fd, RELAY_CLOSE_CONNECTION_LIMIT, host);
@@ -277,6 +282,31 @@ static void relay_listener_retry(struct reactor_timer *t, uint64_t now_ns)
     reactor_defer(l->relay->reactor, &l->work);
 }
 
+int relay_listener_watch(struct relay_listener *l)
+{
+    if (relay_listener_pausable(l->config) && listen(l->source.fd, RELAY_BACKLOG) < 0)
+        return -errno;
+    return reactor_add(l->relay->reactor, &l->source, EPOLLIN);
+}
+
+void relay_listener_forget(struct relay_listener *l)
+{
+    reactor_remove(l->relay->reactor, &l->source);
+    reactor_work_cancel(&l->work);
+    reactor_timer_clear(l->relay->reactor, &l->retry);
+}
+
+void relay_listener_refuse_all(struct relay_listener *l)
+{
+    weir_assert(l->relay->draining);
+    for (int i = 0; i < RELAY_BACKLOG; i++) {
+        int fd = accept4(l->source.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0)
+            return;
+        relay_accepted(l->relay, l->config, fd);
+    }
+}
+
 int relay_listener_open(const struct listener_config *config)
 {
     return addr_listen(&config->addr, RELAY_BACKLOG, config->unix_mode);
@@ -307,7 +337,8 @@ static int relay_listen(struct relay *r, const struct listener_config *config, i
     if (fd < 0)
         return fd;
     l->source.fd = fd;
-    int ret = reactor_add(r->reactor, &l->source, EPOLLIN);
+    l->paused = r->draining && relay_listener_pausable(config);
+    int ret = l->paused ? 0 : relay_listener_watch(l);
     if (ret < 0) {
         close(fd);
         return ret;
@@ -322,9 +353,7 @@ static void relay_unlisten(struct relay_listener *l)
     if (!l->listening)
         return;
     l->listening = false;
-    reactor_remove(l->relay->reactor, &l->source);
-    reactor_work_cancel(&l->work);
-    reactor_timer_clear(l->relay->reactor, &l->retry);
+    relay_listener_forget(l);
     close(l->source.fd);
     l->source.fd = -1;
     if (l->own)
@@ -358,6 +387,8 @@ int relay_new_over(struct reactor *r, const struct gateway_config *config,
     relay->counts = ledger_counts(ledger);
     relay->share = ledger_share(ledger);
     relay->bank = ledger_bank(ledger);
+    uint64_t deadline;
+    relay->draining = ledger_drain(ledger, &deadline) != 0;
     list_init(&relay->live);
     list_init(&relay->warm);
     relay->gate_timer.fire = relay_gate_fire;

@@ -31,6 +31,7 @@
     X(HOST_CONNECTION_LIMIT, "host-connection-limit", "max-connections-per-host reached") \
     X(NO_MEMORY, "no-memory", "a pool is empty")                     \
     X(WORKER_LOST, "worker-lost", "the worker process died with it")   \
+    X(DRAINING, "draining", "a host came while the gateway is drained")  \
     X(DRAINED, "drained", "the gateway was drained or upgraded")     \
     X(SHUTDOWN, "shutdown", "the gateway ends")
 
@@ -67,6 +68,11 @@ void relay_listener_unlink(const struct listener_config *config);
 void relay_retire(struct relay *r);
 size_t relay_negotiating(const struct relay *r);
 void relay_close_negotiating(struct relay *r);
+/* Take no hosts until told otherwise (relay_drain.c); those that are here go on. False: a listener
+ * could not begin to listen again; call again later. */
+bool relay_drain(struct relay *r, bool on);
+/* Close the connections on which nothing is under way; how many that were. */
+size_t relay_close_idle(struct relay *r);
 /* Take no more hosts and no more requests. What the target has still gets its answer, then each
  * connection closes; counts.active falls to 0, unless a target or a host does not do its part. */
 void relay_stop(struct relay *r);

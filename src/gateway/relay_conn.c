@@ -186,6 +186,7 @@ static bool relay_close_is_failure(enum relay_close why)
     switch (why) {
     case RELAY_CLOSE_HOST_DISCONNECTED:
     case RELAY_CLOSE_HOST_VANISHED:
+    case RELAY_CLOSE_DRAINING:
     case RELAY_CLOSE_DRAINED:
     case RELAY_CLOSE_SHUTDOWN:
         return false;

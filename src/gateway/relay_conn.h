@@ -184,6 +184,8 @@ struct relay_listener {
     struct reactor_timer retry; /* out of descriptors: try again */
     bool listening;
     bool own; /* opened here, not handed over */
+    bool paused; /* does not listen; out of the reactor */
+    bool said;   /* that it cannot listen again */
 };
 
 struct relay {
@@ -195,6 +197,7 @@ struct relay {
     size_t listener_count;
     struct list live, warm;
     uint32_t warm_count;
+    bool draining; /* takes no hosts */
     uint64_t next_id;
     struct reactor_timer gate_timer;
     struct reactor_timer tick_timer; /* of targets whose window is on */
@@ -228,6 +231,18 @@ void relay_lent(struct relay *r, size_t n);
 void relay_gate_rearm(struct relay *r);
 /* Let go what the scheduler of @port has a slot for. */
 void relay_turns_run(struct relay *r, struct target *port, uint64_t now_ns);
+
+/* Listen, and hear of hosts; the socket may be one that listens already. 0 or -errno. */
+int relay_listener_watch(struct relay_listener *l);
+/* Hear of none any more. */
+void relay_listener_forget(struct relay_listener *l);
+/* Those that wait in its queue, as draining. */
+void relay_listener_refuse_all(struct relay_listener *l);
+
+/* --- relay_drain.c --- */
+
+/* Whether its socket can cease to listen and do so again. */
+bool relay_listener_pausable(const struct listener_config *config);
 
 /* --- relay_conn.c --- */
 

@@ -33,6 +33,7 @@
 #include "base/log.h"
 #include "base/reactor.h"
 #include "base/text.h"
+#include "gateway/drain.h"
 #include "gateway/link.h"
 #include "gateway/local.h"
 #include "gateway/relay.h"
@@ -59,6 +60,7 @@ struct worker {
     struct local *local;
     struct reactor_source signals, control;
     struct reactor_timer beat, watchdog, retire;
+    struct drain drain;
     uint64_t watchdog_ns;
     uint64_t retire_by; /* when it no longer waits for what it waits for */
     bool retired;       /* said so */
@@ -308,12 +310,14 @@ static int worker_begin(struct worker *w)
         log_error("local socket: %s", weir_strerror(ret));
         return ret;
     }
+    drain_start(&w->drain, w->reactor, w->start->ledger, w->relay);
     ledger_cells_sweep(w->start->ledger); /* every rule of before has its credit again */
     return 0;
 }
 
 static void worker_end(struct worker *w)
 {
+    drain_stop(&w->drain);
     local_free(w->local);
     if (w->link)
         link_free(w->link);

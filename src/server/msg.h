@@ -25,7 +25,8 @@
     X(CONTROLS_ACK, "controls-ack")                                                              \
     /* inbound -> services: arg[0] session, arg[1] stream index. */                              \
     X(SURGE, "surge")                                                                            \
-    /* services -> outbound: arg[0] session, arg[1] seq, arg[2] acked. */                        \
+    /* services -> outbound: arg[0] session, arg[1] seq, arg[2] acked; body: struct              \
+     * poll_drain, or none. */                                                                   \
     X(SEND_POLL, "send-poll")                                                                    \
     /* services -> outbound: arg[0] session; struct control_update (services/controls.h). */     \
     X(SEND_CONTROLS, "send-controls")                                                            \

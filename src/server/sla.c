@@ -126,6 +126,10 @@ static void load_gateway(struct sla *s, const json_t *row, uint64_t now_ns)
     struct gateway_record g;
     if (!gateway_record_read(row, &g))
         return;
+    if (g.drain_since != 0 &&
+        services_gateway_drain(s->services, g.id_text, g.drain_since, g.drain_deadline_us, now_ns,
+                               clock_wall_us()) < 0)
+        log_error("no memory to keep gateway %s drained", g.name);
     /* Another process's; one of a process that is no more falls to one that is. */
     if (g.process % s->setup->threads->services_count != s->setup->index)
         return;
@@ -235,6 +239,9 @@ static int document_apply(struct sla *s, const struct document_change *c, uint64
 {
     if (c->remove)
         return services_document_remove(s->services, c->kind, c->name, now_ns, wall_us);
+    if (c->drain)
+        return services_gateway_drain(s->services, c->name, c->drain_since, c->drain_deadline_us,
+                                      now_ns, wall_us);
     if (strcmp(c->kind, "Gateway") == 0)
         return services_gateway_admit(s->services, c->name, now_ns, wall_us);
     if (strcmp(c->kind, "Agreement") == 0)

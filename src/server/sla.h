@@ -28,10 +28,13 @@ struct view_request {
 };
 
 /* Body of MSG_DOCUMENT_CHANGED (freed with free): committed already. remove: only kind and name
- * count. Kind "Gateway" (name: its id): retire it when remove, else admit it. */
+ * count. Kind "Gateway" (name: its id): retire it when remove, change its draining when drain,
+ * else admit it. */
 struct document_change {
     char kind[32], name[NAME_SIZE];
-    bool remove;
+    bool remove, drain;
+    uint64_t drain_since;      /* 0: it is taken back */
+    int64_t drain_deadline_us; /* 0: none */
     union {
         struct agreement agreement;
         struct tenant tenant;

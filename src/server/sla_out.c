@@ -54,7 +54,16 @@ static int out_poll(void *ctx, uint64_t session, uint16_t pair, const struct pol
 {
     struct sla_out *o = ctx;
     struct msg m = {.kind = MSG_SEND_POLL, .arg = {session, p->seq, p->acked}};
-    return mailbox_post(o->box, outbound(o, pair), &m);
+    struct poll_drain *drain = p->drain.said ? malloc(sizeof(*drain)) : NULL;
+    if (drain != NULL) { /* else the next poll says it */
+        *drain = p->drain;
+        m.body = drain;
+        m.body_free = free;
+    }
+    int r = mailbox_post(o->box, outbound(o, pair), &m);
+    if (r < 0)
+        free(drain);
+    return r;
 }
 
 static int out_controls(void *ctx, uint64_t session, uint16_t pair, struct control_update *u)
@@ -196,6 +205,11 @@ bool gateway_record_read(const json_t *row, struct gateway_record *ret)
     ret->process = (uint64_t)json_integer_value(json_object_get(row, "process"));
     ret->processes = (uint64_t)json_integer_value(json_object_get(row, "processes"));
     /* Records of before there was the choice are of gateways that were controlled. */
+    text_field(ret->id_text, sizeof(ret->id_text), row, "id");
+    const json_t *drain = json_object_get(row, "drain");
+    json_int_t since = json_integer_value(json_object_get(drain, "since_us"));
+    ret->drain_since = since > 0 ? (uint64_t)since : 0;
+    ret->drain_deadline_us = json_integer_value(json_object_get(drain, "deadline_us"));
     ret->admitted = !json_is_false(json_object_get(row, "admitted"));
     return ret->name[0] != '\0';
 }

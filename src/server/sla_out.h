@@ -48,10 +48,13 @@ void sla_out_written(struct sla_out *o, int status);
 /* A gateway as kept in the database. */
 struct gateway_record {
     uint8_t id[GATEWAY_ID_SIZE];
+    char id_text[2 * GATEWAY_ID_SIZE + 1];
     char name[NAME_SIZE], software[64], address[160];
     int64_t first_seen_us, last_seen_us;
     uint64_t process, processes;
     bool admitted;
+    uint64_t drain_since; /* 0: not drained */
+    int64_t drain_deadline_us;
 };
 bool gateway_record_read(const json_t *row, struct gateway_record *ret);
 

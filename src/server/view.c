@@ -259,6 +259,46 @@ static json_t *advice_of(const struct entity_gateway *g)
     return text(words);
 }
 
+static const char *drain_state(const struct entity_gateway *g)
+{
+    uint64_t in_force = g->has_upkeep ? g->drained.since : 0;
+    if (g->drain_since != in_force)
+        return g->drain_since == 0 ? "ending" : "asked";
+    if (in_force == 0)
+        return "none";
+    return g->drained.connections > 0 ? "draining" : "drained";
+}
+
+/* How it shall be with its hosts, and how it is. */
+static json_t *drain_of(const struct entity_gateway *g)
+{
+    bool wished = g->drain_since != 0;
+    return json_pack("{s:s, s:o, s:o}", "state", drain_state(g), "since",
+                     wished ? instant((int64_t)g->drain_since) : json_null(), "deadline",
+                     wished && g->drain_deadline_us != 0 ? instant(g->drain_deadline_us)
+                                                         : json_null());
+}
+
+static json_t *workers_of(const struct entity_gateway *g)
+{
+    const struct report_life *l = &g->life;
+    if (!g->has_upkeep)
+        return json_null();
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "deaths", count(l->deaths), "hangs",
+                     count(l->hangs), "lastDeath", text_or_null(l->last_death), "lastDeathAt",
+                     l->deaths > 0 ? instant(g->last_death_us) : json_null(), "upgrades",
+                     count(l->upgrades), "upgradesFailed", count(l->upgrades_failed), "lastUpgrade",
+                     text_or_null(l->last_upgrade));
+}
+
+static json_t *connections_of(const struct entity_gateway *g)
+{
+    if (!g->has_upkeep)
+        return json_null();
+    return json_pack("{s:o, s:o, s:o}", "active", count(g->drained.connections), "refusedDraining",
+                     count(g->drained.refused), "closedDrained", count(g->drained.closed));
+}
+
 static json_t *gateway(const struct entity_gateway *g, uint64_t process,
                        const _Atomic uint32_t *queued)
 {
@@ -282,6 +322,9 @@ static json_t *gateway(const struct entity_gateway *g, uint64_t process,
     json_object_set_new(j, "process", count(process));
     json_object_set_new(j, "subgroup", count(g->hello.subgroup));
     json_object_set_new(j, "queuedBytes", queue_of(g, queued));
+    json_object_set_new(j, "drain", drain_of(g));
+    json_object_set_new(j, "connections", connections_of(g));
+    json_object_set_new(j, "workers", workers_of(g));
     return j;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: a damaged file in a gateway's state folder costs the file and nothing else.
  * Method: the first byte says which file the rest is: the identity, a credential, the server's
- * local key, or a token. What is loaded must hold to its form. */
+ * local key, or a token; 0xdd, which draining is in force. What is loaded must hold to its form. */
 #include <fcntl.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -13,6 +13,7 @@
 #include "../unit/folder.h"
 #include "base/assert.h"
 #include "gateway/link_identity.h"
+#include "gateway/link_parts.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -35,6 +36,18 @@ static void drop(const char *folder, const char *name)
     (void)unlink(path);
 }
 
+static void drain(const uint8_t *data, size_t size)
+{
+    char text[64];
+    size_t n = size < sizeof(text) - 1 ? size : sizeof(text) - 1;
+    uint64_t since = 0;
+    memcpy(text, data, n);
+    text[n] = '\0';
+    int r = link_drain_parse(text, &since);
+    weir_assert(r == 0 || since == 0);
+    weir_assert(since < UINT64_C(1000000000000000000));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static char folder[128];
@@ -49,6 +62,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         gateway_config_init(config);
         snprintf(config->state_dir, sizeof(config->state_dir), "%s", folder);
         snprintf(config->key_file, sizeof(config->key_file), "%s/gateway.key", folder);
+    }
+    if (data[0] == 0xdd) {
+        drain(data + 1, size - 1);
+        return 0;
     }
     size_t which = data[0] % 4;
     config->token[0] = '\0';

@@ -5,17 +5,20 @@
  * local key (of the server's state folder) is discovered anew.
  *
  * Admitting one goes the same way: the store has it first, so that it holds over a restart whatever
- * comes between; then the SLA process that knows the gateway begins to control it. */
+ * comes between; then the SLA process that knows the gateway begins to control it. So does draining
+ * one, which every SLA process is told: the gateway may come to any of them. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/text.h"
+#include "base/units.h"
 #include "server/app/app_state.h"
 #include "server/app/http.h"
 #include "server/app/routes.h"
 #include "server/app/views.h"
 #include "server/msg.h"
+#include "server/services/services.h"
 #include "server/sla.h"
 
 /* A gateway has one credential; a few more may be left of earlier enrolments. */
@@ -76,7 +79,7 @@ static bool change_make(struct request *r, const char *id, bool remove)
 
 struct found {
     const char *id, *name; /* NULL: none */
-    size_t waiting;        /* of this name */
+    size_t waiting, named; /* of this name, known now */
 };
 
 static void look_at(const json_t *gateway, const char *wanted, struct found *f)
@@ -90,6 +93,7 @@ static void look_at(const json_t *gateway, const char *wanted, struct found *f)
         f->name = name;
     }
     f->waiting += waits;
+    f->named++;
 }
 
 static bool look_at_id(const json_t *gateway, const char *wanted, struct found *f)
@@ -234,4 +238,119 @@ void gateways_admit(struct request *r)
     http_ask_store(r, store_query_new(STORE_GATEWAYS));
     http_ask_view(r, VIEW_GATEWAYS, "", false);
     http_wait(r, admit_known);
+}
+
+static json_t *drain_json(const struct document_change *change)
+{
+    if (change->drain_since == 0)
+        return json_null();
+    return json_pack("{s:I, s:I}", "since_us", (json_int_t)change->drain_since, "deadline_us",
+                     (json_int_t)change->drain_deadline_us);
+}
+
+static void ask_drain(struct request *r, const struct document_change *change, const char *name)
+{
+    bool on = change->drain_since != 0;
+    struct store_write *write = store_write_new(on ? STORE_GATEWAY_DRAIN : STORE_GATEWAY_UNDRAIN);
+    if (write) {
+        (void)text_copy(write->name, sizeof(write->name), change->name);
+        /* The record for one that has none yet: it waits to be admitted, or its own is on its way
+         * and says more. */
+        write->json = json_pack("{s:s, s:s, s:s, s:b, s:o}", "id", change->name, "name", name,
+                                "state", "pending", "admitted", 0, "drain", drain_json(change));
+    }
+    http_ask_write(r, write);
+}
+
+static void drain_known(struct request *r)
+{
+    const struct exchange *x = &r->exchange;
+    struct document_change *change = r->work;
+    char name[NAME_SIZE];
+    if (x->answer[0].status < 0) {
+        http_problem_answer(r, &x->answer[0], "the database");
+        return;
+    }
+    json_t *known = views_gather(x, r->app, 1, NULL);
+    const struct found f = find(known, x->answer[0].json, r->name[0]);
+    bool good = f.id && text_copy(change->name, sizeof(change->name), f.id) == 0 &&
+                text_copy(name, sizeof(name), f.name) == 0;
+    json_decref(known);
+    if (f.named > 1) {
+        http_problem(r, MHD_HTTP_CONFLICT,
+                     "%zu gateways call themselves %s: name the one you mean by its id", f.named,
+                     r->name[0]);
+        return;
+    }
+    if (!good) {
+        http_problem(r, MHD_HTTP_NOT_FOUND, "there is no gateway %s", r->name[0]);
+        return;
+    }
+    exchange_clear(&r->exchange);
+    ask_drain(r, change, name);
+    http_wait(r, stored);
+}
+
+static void drain(struct request *r)
+{
+    http_ask_store(r, store_query_new(STORE_GATEWAYS));
+    http_ask_view(r, VIEW_GATEWAYS, "", false);
+    http_wait(r, drain_known);
+}
+
+/* {"within": "5m"}, or nothing. The end of the draining in wall time, 0: none. */
+static bool take_within(json_t *body, int64_t now_us, int64_t *ret_us, struct text *errors)
+{
+    const char *field, *expected, *text;
+    json_t *value;
+    uint64_t ns;
+    *ret_us = 0;
+    json_object_foreach(body, field, value)
+    {
+        if (strcmp(field, "within") != 0) {
+            text_printf(errors, "%.100s: unknown here\n", field);
+            continue;
+        }
+        text = json_string_value(value);
+        if (text == NULL)
+            text_append_str(errors, "within: expected a duration such as \"5m\"\n");
+        else if (units_parse_duration_ns(text, &ns, &expected) < 0)
+            text_printf(errors, "within: found \"%.100s\", expected %s\n", text, expected);
+        else if (ns / NS_PER_MS > SERVICES_DRAIN_MS_MAX)
+            text_printf(errors, "within: found \"%.100s\", expected at most 7d\n", text);
+        else
+            *ret_us = now_us + (int64_t)(ns / NS_PER_US);
+    }
+    return errors->len == 0;
+}
+
+void gateways_drain(struct request *r)
+{
+    json_t *body;
+    struct text errors;
+    int64_t now_us = clock_wall_us(), deadline_us = 0;
+    if (!http_body(r, &body))
+        return;
+    text_init(&errors, 16384);
+    bool good = !body || take_within(body, now_us, &deadline_us, &errors);
+    json_decref(body);
+    if (!good)
+        http_problem_lines(r, MHD_HTTP_UNPROCESSABLE_CONTENT,
+                           "the request is not valid; see errors", errors.data);
+    text_fini(&errors);
+    if (!good || !change_make(r, "", false))
+        return;
+    struct document_change *change = r->work;
+    change->drain = true;
+    change->drain_since = (uint64_t)now_us;
+    change->drain_deadline_us = deadline_us;
+    drain(r);
+}
+
+void gateways_undrain(struct request *r)
+{
+    if (!change_make(r, "", false))
+        return;
+    ((struct document_change *)r->work)->drain = true;
+    drain(r);
 }

@@ -237,6 +237,38 @@ static void gateways_part(struct text *out, const json_t *gateways)
             exposition_count(out, rows[k].family, labels, count_of(g, rows[k].field));
         }
     }
+    static const struct {
+        const char *family, *type, *part, *field, *help;
+    } upkeep[] = {
+        {"weir_gateway_connections", "gauge", "connections", "active", "Hosts' connections."},
+        {"weir_gateway_refused_draining_total", "counter", "connections", "refusedDraining",
+         "Hosts that came while it was drained, where they can be counted."},
+        {"weir_gateway_closed_drained_total", "counter", "connections", "closedDrained",
+         "Connections closed for a draining or an upgrade."},
+        {"weir_gateway_worker_deaths_total", "counter", "workers", "deaths",
+         "Deaths of its worker that nobody asked for, since it was started."},
+        {"weir_gateway_worker_hangs_total", "counter", "workers", "hangs",
+         "Of these, killed for silence."},
+    };
+    for (size_t k = 0; k < sizeof(upkeep) / sizeof(upkeep[0]); k++) {
+        exposition_family(out, upkeep[k].family, upkeep[k].type, upkeep[k].help);
+        json_array_foreach(gateways, i, g)
+        {
+            const json_t *part = json_object_get(g, upkeep[k].part);
+            const struct label labels[] = {
+                {"gateway", views_text(g, "name")}, {"id", views_text(g, "id")}, {NULL, NULL}};
+            if (json_is_object(part))
+                exposition_count(out, upkeep[k].family, labels, count_of(part, upkeep[k].field));
+        }
+    }
+    exposition_family(out, "weir_gateway_drained", "gauge", "1: it takes no hosts, or shall not.");
+    json_array_foreach(gateways, i, g)
+    {
+        const char *state = views_text(json_object_get(g, "drain"), "state");
+        const struct label labels[] = {
+            {"gateway", views_text(g, "name")}, {"id", views_text(g, "id")}, {NULL, NULL}};
+        exposition_count(out, "weir_gateway_drained", labels, strcmp(state, "none") != 0);
+    }
     exposition_family(out, "weir_gateway_round_trip_seconds", "gauge", "Of the last poll.");
     json_array_foreach(gateways, i, g)
     {

@@ -252,6 +252,13 @@ static void pack_poll(struct half *h)
     Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
     p.seq = h->poll_request.seq;
     p.acked = h->poll_request.acked;
+    Weir__Control__Drain drain = WEIR__CONTROL__DRAIN__INIT;
+    if (h->poll_request.drain.said) {
+        drain.since = h->poll_request.drain.since;
+        drain.bounded = h->poll_request.drain.bounded;
+        drain.left_ms = h->poll_request.drain.left_ms;
+        p.drain = &drain;
+    }
     f.body_case = WEIR__CONTROL__FRAME__BODY_POLL;
     f.poll = &p;
     pack_frame(h, &f);
@@ -426,12 +433,14 @@ static void session_shut(struct outbound *out, uint64_t id)
     settle(h);
 }
 
-static void send_poll(struct half *h, uint64_t seq, uint64_t acked)
+static void send_poll(struct half *h, uint64_t seq, uint64_t acked, const struct poll_drain *drain)
 {
     if (h->poll)
         monitor_count(h->out->m, polls_coalesced);
     h->poll = true;
     h->poll_request = (struct poll_request){.seq = seq, .acked = acked};
+    if (drain != NULL)
+        h->poll_request.drain = *drain;
     mark(h);
 }
 
@@ -556,7 +565,7 @@ static void message(void *ctx, struct msg *m)
         return;
     }
     if (m->kind == MSG_SEND_POLL) {
-        send_poll(h, m->arg[1], m->arg[2]);
+        send_poll(h, m->arg[1], m->arg[2], m->body);
     } else if (m->kind == MSG_SEND_CONTROLS) {
         send_controls(h, m->body);
     } else {

@@ -172,6 +172,23 @@ static void target_from_wire(struct report_target *out, const Weir__Control__Tar
     };
 }
 
+static void upkeep_from_wire(struct report *out, const Weir__Control__GatewayLife *life,
+                             const Weir__Control__DrainStats *drain)
+{
+    out->has_upkeep = true;
+    out->life.deaths = life->deaths;
+    out->life.hangs = life->hangs;
+    out->life.last_death_ms = life->last_death_ms;
+    out->life.upgrades = life->upgrades;
+    out->life.upgrades_failed = life->upgrades_failed;
+    report_words(out->life.last_death, sizeof(out->life.last_death), life->last_death);
+    report_words(out->life.last_upgrade, sizeof(out->life.last_upgrade), life->last_upgrade);
+    out->drain.since = drain->since;
+    out->drain.connections = drain->connections;
+    out->drain.refused = drain->refused;
+    out->drain.closed = drain->closed;
+}
+
 struct report *report_new(const Weir__Control__Statistics *s, uint64_t session, struct slab *slab)
 {
     weir_assert(s->n_streams <= FRAME_STREAMS_MAX);
@@ -202,6 +219,8 @@ struct report *report_new(const Weir__Control__Statistics *s, uint64_t session, 
     r->mono_ns = s->mono_ns;
     r->epoch = s->epoch;
     r->more = s->more;
+    if (s->life != NULL && s->drain != NULL && !s->more)
+        upkeep_from_wire(r, s->life, s->drain);
     r->stream_count = s->n_streams;
     r->target_count = s->n_targets;
     for (size_t i = 0; i < s->n_streams; i++)

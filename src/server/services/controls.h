@@ -11,8 +11,15 @@
 #include "qos/sched.h"
 #include "qos/window.h"
 
+/* How it shall be with taking hosts, when that is not how it is (said). */
+struct poll_drain {
+    bool said, bounded;
+    uint64_t since, left_ms;
+};
+
 struct poll_request {
     uint64_t seq, acked;
+    struct poll_drain drain;
 };
 
 struct control_item {

@@ -63,6 +63,12 @@ struct entity_gateway {
     bool admitted;                         /* once, by its key or by people; stays */
     bool waits;                            /* for people to admit it: it is not controlled */
     uint64_t counter_faults;               /* counters of one boot that went back */
+    uint64_t drain_since;                  /* which draining it shall be in; 0: take hosts */
+    int64_t drain_deadline_us;             /* 0: idle connections are left alone */
+    bool has_upkeep;                       /* it said the following, as last reported */
+    struct report_drain drained;
+    struct report_life life;
+    int64_t last_death_us;
 };
 
 struct entity_target {

@@ -76,12 +76,28 @@ struct report_target {
     struct cost_model cost;
 };
 
+/* How its processes fare, since its boot. */
+struct report_life {
+    uint64_t deaths, hangs, last_death_ms, upgrades, upgrades_failed;
+    char last_death[160], last_upgrade[160];
+};
+
+/* Whether it takes hosts. */
+struct report_drain {
+    uint64_t since;                   /* the draining in force; 0: it does */
+    uint64_t connections;             /* of hosts, now */
+    uint64_t refused, closed;
+};
+
 /* One whole Statistics answer, or one frame of it (more). Freed with report_free (one block). */
 struct report {
     uint64_t session;
     uint8_t boot[GATEWAY_ID_SIZE];
     uint64_t seq, base, mono_ns, epoch;
     bool more;
+    bool has_upkeep;                  /* life and drain are here */
+    struct report_life life;
+    struct report_drain drain;
     struct report_stream *stream;
     size_t stream_count;
     struct report_target *target;

@@ -100,6 +100,7 @@ void services_free(struct services *s)
         entity_gateway_free(s, container_of(it, struct gateway, e.link));
     weir_assert(s->e.stream_count == 0 && s->e.target_count == 0);
     select_free(s);
+    upkeep_fini(s);
     claim_fini(s);
     table_fini(&s->by_id);
     table_fini(&s->by_session);
@@ -123,6 +124,7 @@ static uint64_t next_phase(const struct services *s, const struct gateway *g)
 void gateway_poll(struct services *s, struct gateway *g)
 {
     struct poll_request p = {.seq = g->e.poll_seq + 1, .acked = g->ask_all ? 0 : g->e.acked_seq};
+    upkeep_poll(s, g, &p);
     if (s->sink.poll(s->sink.ctx, g->e.hello.session, g->e.hello.pair, &p) < 0)
         return; /* the way is full; at the next period again */
     g->e.poll_seq++;
@@ -200,6 +202,10 @@ void services_retire(struct services *s, struct gateway *g, const char *why)
 static void lost_due(struct services *s, struct gateway *g)
 {
     uint64_t lost = s->now_ns - g->lost_ns;
+    if (lost >= LOST_RETIRE_NS && upkeep_keeps(s, g)) {
+        heap_set(s, g, s->now_ns + LOST_RETIRE_NS);
+        return;
+    }
     if (lost >= LOST_RETIRE_NS) {
         services_retire(s, g, "it was lost for a day");
         return;
@@ -414,6 +420,7 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
     if (merge_report(s, g, r) != MERGE_WHOLE)
         return;
     whole_report_state(s, g);
+    upkeep_report(s, g, r);
     if (g->targets_changed && s->sink.targets != NULL)
         s->sink.targets(s->sink.ctx, &g->e);
     g->targets_changed = false;
@@ -572,6 +579,7 @@ static int gateway_remove(struct services *s, const char *name)
 {
     struct gateway *g = gateway_named(s, name);
     parcel_order(s, name, g == NULL ? PARCEL_RETIRE : PARCEL_NOTHING);
+    upkeep_forget(s, g == NULL ? name : g->e.id_text);
     if (g == NULL)
         return WEIR_E_NOT_FOUND;
     services_retire(s, g, "retired by an administrator");

@@ -39,6 +39,8 @@ struct services_sink {
 #define SERVICES_MAX_AGREEMENTS 1000u
 #define SERVICES_MAX_TENANTS 1000u
 #define SERVICES_MAX_POLICIES 256u
+/* The longest time to the end of a draining. */
+#define SERVICES_DRAIN_MS_MAX UINT64_C(604800000)
 
 struct services_config {
     uint64_t period_ns;
@@ -67,6 +69,12 @@ int services_gateway_recall(struct services *s, const uint8_t id[GATEWAY_ID_SIZE
 /* People admit it (@name or its id), for good: one that is pending now is controlled at once, one
  * that is lost when it returns. 0 (it may be so already), or WEIR_E_NOT_FOUND. */
 int services_gateway_admit(struct services *s, const char *name, uint64_t now_ns, int64_t wall_us);
+
+/* The gateway of @id (its hex form) shall take no hosts; @since names this draining and is never
+ * used twice; 0: it shall. At @deadline_us (wall clock; 0: never) its idle connections are closed.
+ * Every process is told, whoever has the gateway. 0 or WEIR_E_FULL (no memory). */
+int services_gateway_drain(struct services *s, const char *id, uint64_t since, int64_t deadline_us,
+                           uint64_t now_ns, int64_t wall_us);
 
 /* Gateways. A second session that claims a live identity: the newcomer is ended, both are reported.
  */

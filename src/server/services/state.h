@@ -252,6 +252,17 @@ struct gateway {
     size_t sent_count;
     uint64_t parcel_epoch;              /* while it travels: epochs there are above */
     bool targets_changed;               /* sink.targets is owed */
+    /* upkeep.c */
+    bool drained_said;
+    uint8_t life_boot[GATEWAY_ID_SIZE]; /* whose deaths e.life counts */
+    uint64_t deaths_unsaid, deaths_ns;  /* ns: when they were told last; 0: never */
+};
+
+/* A gateway that shall take no hosts; every process knows all of them. */
+struct drain_wish {
+    char id[2 * GATEWAY_ID_SIZE + 1];
+    uint64_t since;
+    int64_t deadline_us;
 };
 
 /* What people said of late of gateways unknown here: one that travels meanwhile is met by it where
@@ -293,6 +304,8 @@ struct services {
     uint64_t mark, walk;                /* numbers of walks */
     struct parcel_note order[PARCEL_ORDERS];
     uint32_t order_next;
+    struct drain_wish *drain;           /* by id */
+    size_t drain_count, drain_cap;
     int64_t schedules_min;              /* wall minute at which they were last looked at */
     bool streams_full_said, gateways_full_said;
     struct hist scratch;                /* for merging groups */
@@ -363,6 +376,18 @@ void services_retire(struct services *s, struct gateway *g, const char *why);
 void services_admit(struct services *s, struct gateway *g);
 /* Keep it for one that may arrive; what was said before of @name is void. */
 void parcel_order(struct services *s, const char *name, enum parcel_order order);
+
+/* --- upkeep.c: draining, and how gateways' processes fare
+ * --------------------------------------- */
+/* What the poll of @g says beside the poll. */
+void upkeep_poll(struct services *s, struct gateway *g, struct poll_request *p);
+/* A whole answer is here. */
+void upkeep_report(struct services *s, struct gateway *g, const struct report *r);
+/* Whether it is not to be forgotten for being away. */
+bool upkeep_keeps(const struct services *s, struct gateway *g);
+/* The gateway of this id is retired by people. */
+void upkeep_forget(struct services *s, const char *id);
+void upkeep_fini(struct services *s);
 
 /* --- select.c: which agreement and tenant a stream falls under
  * --------------------------------------- */

@@ -48,6 +48,10 @@ static const char *verb_name(enum store_verb verb)
         return "gateway-delete";
     case STORE_GATEWAY_ADMIT:
         return "gateway-admit";
+    case STORE_GATEWAY_DRAIN:
+        return "gateway-drain";
+    case STORE_GATEWAY_UNDRAIN:
+        return "gateway-undrain";
     case STORE_SETTING_PUT:
         return "setting-put";
     }
@@ -72,6 +76,8 @@ static const char *subject_kind(const struct store_write *w)
     case STORE_GATEWAY_PUT:
     case STORE_GATEWAY_DELETE:
     case STORE_GATEWAY_ADMIT:
+    case STORE_GATEWAY_DRAIN:
+    case STORE_GATEWAY_UNDRAIN:
         return "gateway";
     case STORE_SETTING_PUT:
         return "setting";
@@ -375,12 +381,17 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
     static const char credential_delete[] = "DELETE FROM credentials WHERE key_id = ?";
     static const char gateway_put[] =
         "INSERT INTO gateways(id, updated_us, json) VALUES(?, ?, ?) ON CONFLICT(id) DO UPDATE SET "
-        "updated_us = excluded.updated_us, json = CASE WHEN json_extract(json, '$.admitted') "
-        "THEN json_set(excluded.json, '$.admitted', json('true')) ELSE excluded.json END";
+        "updated_us = excluded.updated_us, json = json_patch(CASE WHEN json_extract(json, "
+        "'$.admitted') THEN json_set(excluded.json, '$.admitted', json('true')) ELSE "
+        "excluded.json END, json_object('drain', json_extract(json, '$.drain')))";
     static const char gateway_delete[] = "DELETE FROM gateways WHERE id = ?";
     static const char gateway_admit[] =
         "INSERT INTO gateways(id, updated_us, json) VALUES(?, ?, ?) ON CONFLICT(id) DO UPDATE SET "
         "updated_us = excluded.updated_us, json = json_set(json, '$.admitted', json('true'))";
+    static const char gateway_drain[] =
+        "INSERT INTO gateways(id, updated_us, json) VALUES(?, ?, ?) ON CONFLICT(id) DO UPDATE SET "
+        "updated_us = excluded.updated_us, "
+        "json = json_set(json, '$.drain', json_extract(excluded.json, '$.drain'))";
     static const char setting_put[] =
         "INSERT OR REPLACE INTO settings(name, updated_us, json) VALUES(?, ?, ?)";
     switch (w->verb) {
@@ -404,6 +415,9 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
         return row_delete(d, w, gateway_delete);
     case STORE_GATEWAY_ADMIT:
         return value_put(d, w, gateway_admit, false);
+    case STORE_GATEWAY_DRAIN:
+    case STORE_GATEWAY_UNDRAIN:
+        return value_put(d, w, gateway_drain, true);
     case STORE_SETTING_PUT:
         return value_put(d, w, setting_put, true);
     }

@@ -53,6 +53,10 @@ enum store_verb {
     /* name: id hex; json: the record for when there is none yet. "admitted" is true from now on,
      * whatever is put, until it is deleted. */
     STORE_GATEWAY_ADMIT,
+    /* The same with "drain": {"since_us", "deadline_us" (0: none)} of the record, which stays
+     * whatever is put until the next of these two. */
+    STORE_GATEWAY_DRAIN,
+    STORE_GATEWAY_UNDRAIN,
     STORE_SETTING_PUT, /* name; json: any ("enforcement": {"on": true}) */
 };
 struct store_write {

@@ -185,6 +185,16 @@ static bool gateway_admitted(struct fixture *f)
     return admitted;
 }
 
+static int64_t gateway_drain_since(struct fixture *f)
+{
+    json_t *rows = fixture_table(f, STORE_GATEWAYS, "");
+    const json_t *record = json_object_get(json_array_get(rows, 0), "gateway");
+    int64_t since =
+        json_integer_value(json_object_get(json_object_get(record, "drain"), "since_us"));
+    json_decref(rows);
+    return since;
+}
+
 static void tokens_settings_and_gateways_come_back_as_put(void **state)
 {
     struct fixture *f = *state;
@@ -224,6 +234,22 @@ static void tokens_settings_and_gateways_come_back_as_put(void **state)
                                    NULL),
                      0);
     assert_true(gateway_admitted(f)); /* said before the admission, written after it */
+    assert_int_equal(gateway_drain_since(f), 0);
+    json_t *drained = json_pack("{s:s, s:{s:i, s:i}}", "name", "x", "drain", "since_us", 77,
+                                "deadline_us", 0);
+    assert_int_equal(fixture_write(f, named(STORE_GATEWAY_DRAIN, "00ff", drained), NULL), 0);
+    assert_int_equal(gateway_drain_since(f), 77);
+    assert_int_equal(fixture_write(f,
+                                   named(STORE_GATEWAY_PUT, "00ff",
+                                         json_pack("{s:s, s:b}", "name", "gw1", "admitted", 0)),
+                                   NULL),
+                     0);
+    assert_int_equal(gateway_drain_since(f), 77); /* services write what they know, not this */
+    assert_true(gateway_admitted(f));
+    json_t *undrained = json_pack("{s:s, s:n}", "name", "x", "drain");
+    assert_int_equal(fixture_write(f, named(STORE_GATEWAY_UNDRAIN, "00ff", undrained), NULL), 0);
+    assert_int_equal(gateway_drain_since(f), 0);
+    assert_true(gateway_admitted(f));
     assert_int_equal(fixture_write(f, named(STORE_TOKEN_DELETE, "id1", NULL), NULL), 0);
     assert_int_equal(fixture_write(f, named(STORE_GATEWAY_DELETE, "00ff", NULL), NULL), 0);
     rows = fixture_table(f, STORE_TOKENS, "");
