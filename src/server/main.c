@@ -228,7 +228,7 @@ static int make_mailboxes(struct server *s)
     struct threads *t = &s->threads;
     t->queued = calloc(s->config.max_gateways, sizeof(*t->queued));
     t->pairs = s->config.pairs;
-    t->services_count = s->config.sla_processes;
+    t->services_count = t->services_at_start = s->config.sla_processes;
     t->readers = s->config.readers;
     t->set = mailbox_set_new(THREADS_MAX + 1);
     if (t->set == NULL)

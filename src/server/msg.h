@@ -50,8 +50,8 @@
     X(ROUTE_RESIZE, "route-resize")                                                              \
     /* services, acceptor -> outbound: arg[0] session; body: char * why: say bye and close. */   \
     X(SESSION_END, "session-end")                                                                \
-    /* services -> services (coordinator): arg[0] subgroup; what a tenant was served             \
-     * elsewhere. */                                                                             \
+    /* services -> services, itself too: struct share_batch (services/share.h): notes to the     \
+     * coordinator of limits that span processes, or what it grants. */                          \
     X(SUBGROUP_SHARE, "subgroup-share")                                                          \
     /* app -> services: struct view_request -> reply json_t: entities out of the cache. */       \
     X(VIEW, "view")                                                                              \

@@ -338,6 +338,9 @@ static void on_message(struct sla *s, struct msg *m, uint64_t now_ns, int64_t wa
     case MSG_GATEWAY_SUBGROUP:
         services_subgroup(sv, (const uint8_t *)m->arg, (uint32_t)m->arg[2]);
         break;
+    case MSG_SUBGROUP_SHARE:
+        services_share(sv, m->body, now_ns, wall_us);
+        break;
     case MSG_GATEWAY_UP:
         services_gateway_up(sv, m->body, now_ns, wall_us);
         break;
@@ -423,6 +426,7 @@ static void wait_for_work(struct sla *s, uint64_t now_ns)
 
 static void round_once(struct sla *s, uint64_t *expired_ns)
 {
+    services_processes(s->services, (uint32_t)s->setup->threads->services_count);
     bool more = handle_some(s);
     if (s->stopping && !more)
         return;
@@ -456,6 +460,7 @@ static int sla_init(struct sla *s, const struct sla_thread *setup)
         .max_streams = SLA_MAX_STREAMS,
         .process = (uint32_t)setup->index,
         .processes = (uint32_t)setup->threads->services_count,
+        .processes_at_start = (uint32_t)setup->threads->services_at_start,
         .first_epoch = (uint64_t)clock_wall_us(),
     };
     struct services_sink sink = sla_out_sink(&s->out);

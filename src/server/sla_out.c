@@ -84,6 +84,14 @@ static void out_session_end(void *ctx, uint64_t session, uint16_t pair, const ch
         free(body);
 }
 
+static int out_share(void *ctx, struct share_batch *b)
+{
+    struct sla_out *o = ctx;
+    weir_assert(b->to < THREADS_MAX_SERVICES);
+    struct msg m = {.kind = MSG_SUBGROUP_SHARE, .body = b, .body_free = free};
+    return mailbox_post(o->box, o->setup->threads->services[b->to], &m);
+}
+
 /* --- to the store and the application server
  * ------------------------------------------------------------------ */
 
@@ -382,6 +390,7 @@ struct services_sink sla_out_sink(struct sla_out *o)
         .target_seen = out_target_seen,
         .targets = out_targets,
         .gateway = out_gateway,
+        .share = out_share,
     };
 }
 

@@ -28,6 +28,7 @@ struct threads {
     /* What runs: mailboxes may be there for more. Views and changes of documents go to the first
      * services_count. */
     _Atomic size_t pairs, services_count;
+    size_t services_at_start; /* never changed */
     size_t readers;
     struct threads_load of_pair[THREADS_MAX_PAIRS], of_services[THREADS_MAX_SERVICES];
     /* By session slot: bytes that wait to be sent; written by outbound. NULL: not kept. */

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Goal: promises hold over two gateways on the real path: a bully behind the other one, demand that moves between them, a
 storage that turns slow, a gateway and a server that die, an agreement that changes under load, and observing that changes
-nothing.
+nothing; and one limit holds over gateways that two SLA processes control.
 Method: the demo's device (one queue, bounded parallelism) in nbdkit behind two gateways, one server, fio as clients. Orders of
 events and outcomes are looked at, with wide margins; no speed is asserted.
 """
@@ -46,10 +46,10 @@ class TwoGateways(unittest.TestCase):
         self.world.__exit__(AssertionError if failed else None, None, None)
 
     def start_server(self, **where):
-        """One SLA process, so that what is decided over both gateways is decided in one place."""
+        """Both gateways stand before one storage, so that one of the SLA processes decides over both."""
         config = self.world.path("server.conf")
         with open(config, "w", encoding="ascii") as f:
-            f.write("[server]\nsla-processes = 1\n")
+            f.write("[server]\nsla-processes = 2\n")
         return self.world.server("--config", config, *self.server_args, **where)
 
     def start(self, *server_args):
@@ -165,6 +165,68 @@ class TwoGateways(unittest.TestCase):
         self.server.put("/policies/on", {"kind": "Policy", "name": "on", "appliesTo": {"target": "*"}, "enforce": True})
         weirtest.wait_until(self.planned, "something planned to be in force", LONG)
         self.wait_met("the promise to be kept once it is enforced")
+
+
+class TwoProcesses(unittest.TestCase):
+    """Two storages, so that their gateways are at two SLA processes, and one limit over both."""
+
+    def setUp(self):
+        weirtest.need(PLUGIN)
+        self.world = weirtest.World()
+        self.world.__enter__()
+        self.addCleanup(self.world.__exit__, None, None, None)
+        self.config = self.world.path("server.conf")
+        self.write(2)
+        self.server = self.world.server("--config", self.config)
+        self.gateways = []
+        for n in (1, 2):
+            storage = self.world.nbdkit("-t", "64", PLUGIN, "parallel=4", "service=2000", f"export=part{n}")
+            self.gateways.append(self.world.gateway(target=storage.uri, server=self.server, name=f"gw{n}"))
+        weirtest.wait_until(lambda: self.spread() == [1, 1], "a gateway at each process", LONG)
+
+    def write(self, processes):
+        with open(self.config, "w", encoding="ascii") as f:
+            f.write(f"[server]\nsla-processes = {processes}\n")
+
+    def spread(self):
+        return [t["gateways"] for t in self.server.items("/debug/threads") if t["name"].startswith("services[")][:2]
+
+    def limits(self):
+        """What each gateway holds of the agreement's limit."""
+        return [next((c["limit"]["iops"] for c in g.local(get="controls")["controls"] if c["id"] == "agreement/cap"), 0)
+                for g in self.gateways]
+
+    def watch(self, condition, what, most):
+        """Until @condition of the parts holds; at every look they add up to no more than @most (and a unit for each)."""
+        def look():
+            now = self.limits()
+            self.assertLessEqual(sum(now), most + 2, now)
+            return condition(*now)
+        weirtest.wait_until(look, what, LONG)
+
+    def load(self, n):
+        return fio(self.world, self.gateways[n], f"part{n + 1}", "--rw=randread", "--bs=4k", "--iodepth=4")
+
+    def test_one_limit_holds_over_gateways_of_two_processes_and_follows_the_demand(self):
+        one = self.load(0)
+        weirtest.wait_until(lambda: len(self.server.items("/streams")) == 1, "the first stream to be seen", LONG)
+        self.server.put("/agreements/cap", cap(200))
+        self.watch(lambda a, b: a == 200 and b == 0, "all of it where the only stream is", 200)
+        two = self.load(1)
+        self.watch(lambda a, b: min(a, b) > 60, "each to have its part", 200)
+        one.stop(signal.SIGINT)
+        self.watch(lambda a, b: b > 150, "the limit to go where the demand is", 200)
+        one = self.load(0)
+        self.watch(lambda a, b: min(a, b) > 60, "each to have its part again", 200)
+        # All gateways move to one process, and back.
+        for processes, spread in ((1, [2, 0]), (2, [1, 1])):
+            self.write(processes)
+            os.kill(self.server.pid, signal.SIGHUP)
+            self.watch(lambda a, b: self.spread() in (spread, spread[:processes]), "the gateways to move", 200)
+            self.watch(lambda a, b: min(a, b) > 60, "each to have its part after the move", 200)
+        self.server.put("/agreements/cap", cap(400))
+        self.watch(lambda a, b: a + b >= 398, "the new limit to be in force", 400)
+        self.assertTrue(one.alive() and two.alive())
 
 
 if __name__ == "__main__":

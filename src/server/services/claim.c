@@ -13,11 +13,11 @@
  *
  * A gateway that was lost less than a minute ago goes on with what it has, so its part is kept for
  * it and the rest is divided among the others. A gateway with known but unconnected streams has
- * its stake.
+ * its stake. What other SLA processes may use of the limit is taken off first (quota.c).
  *
- * Invariants: (1) the parts in force of one claim add up to its limit exactly, when that is at
- * least one unit for each gateway; (2) a part has at least one stream, a claim at least one part;
- * (3) all parts of one claim at one gateway carry the same limits. */
+ * Invariants: (1) the parts in force of one claim add up exactly to what of its limit may be used
+ * here, when that is at least one unit for each gateway; (2) a part has at least one stream, a
+ * claim at least one part; (3) all parts of one claim at one gateway carry the same limits. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,13 +78,15 @@ static struct claim *claim_get(struct services *s, const char *id)
     list_init(&c->in_dirty);
     list_push_back(slot, &c->in_id);
     list_push_back(&s->claims, &c->link);
+    quota_join(s, c);
     return c;
 }
 
-static void claim_drop(struct claim *c)
+static void claim_drop(struct services *s, struct claim *c)
 {
     if (c->part_count > 0)
         return;
+    quota_leave(s, c);
     list_remove(&c->in_id);
     list_remove(&c->link);
     list_remove(&c->in_spanning);
@@ -135,7 +137,7 @@ static void part_leave(struct services *s, struct part *p)
     p->claim->part_count--;
     claim_dirty(s, p->claim);
     claim_spans(s, p->claim);
-    claim_drop(p->claim);
+    claim_drop(s, p->claim);
     free(p);
 }
 
@@ -150,7 +152,7 @@ static struct part *part_join(struct services *s, struct stream *st, const char 
     claim_dirty(s, c); /* members changed */
     struct part *p = part_get(s, c, st->gateway, st->target);
     if (p == NULL)
-        claim_drop(c);
+        claim_drop(s, c);
     else
         p->streams++;
     return p;
@@ -343,6 +345,12 @@ static void rate_adapt(struct bucket_rate *r, uint64_t each, uint64_t least, uin
         r->rate = rate > BUCKET_RATE_MAX ? BUCKET_RATE_MAX : (uint64_t)rate;
 }
 
+uint64_t claim_bytes(const struct claim *c)
+{
+    const struct per_gib *each = c->agreed != NULL ? &c->agreed->e.agreement.per_gib : NULL;
+    return each != NULL && each->iops + each->bytes_s > 0 ? volumes_bytes(c) : 0;
+}
+
 void claim_limits(const struct services *s, const struct claim *c, struct gate_limits *ret)
 {
     if (c->agreed == NULL) {
@@ -351,9 +359,9 @@ void claim_limits(const struct services *s, const struct claim *c, struct gate_l
     }
     const struct agreement *a = &c->agreed->e.agreement;
     *ret = a->limits;
+    uint64_t bytes = claim_bytes(c) + (c->quota != NULL ? c->quota->others_bytes : 0);
     if (a->per_gib.iops + a->per_gib.bytes_s == 0)
         return;
-    uint64_t bytes = volumes_bytes(c);
     rate_adapt(&ret->rate[GATE_IOPS_TOTAL], a->per_gib.iops, a->per_gib.least_iops, bytes);
     rate_adapt(&ret->rate[GATE_BYTES_TOTAL], a->per_gib.bytes_s, a->per_gib.least_bytes_s, bytes);
 }
@@ -416,21 +424,53 @@ static void holder_set(struct part *first, int kind, struct bucket_rate rate)
     } while (p != first);
 }
 
+void claim_need(const struct claim *c, int kind, struct split_part *ret)
+{
+    *ret = (struct split_part){.stake = STAKE_UNCONNECTED};
+    list_for_each(it, &c->parts) {
+        const struct part *p = container_of(it, struct part, in_claim);
+        struct split_part one;
+        if (!takes_part(p) || !p->first)
+            continue;
+        holder_sum(p, kind, &one);
+        ret->demand += one.demand;
+        ret->wanting += one.wanting;
+        ret->room += one.room;
+        ret->stake = fmax(ret->stake, one.stake);
+    }
+}
+
+void claim_frozen(const struct claim *c, uint64_t ret[GATE_KIND_COUNT])
+{
+    memset(ret, 0, GATE_KIND_COUNT * sizeof(*ret));
+    list_for_each(it, &c->parts) {
+        const struct part *p = container_of(it, struct part, in_claim);
+        for (int k = 0; takes_part(p) && p->first && is_frozen(p) && k < GATE_KIND_COUNT; k++)
+            ret[k] += p->limits.rate[k].rate;
+    }
+}
+
+bool claim_applied(const struct claim *c)
+{
+    list_for_each(it, &c->parts) {
+        const struct part *p = container_of(it, struct part, in_claim);
+        const struct gateway *g = p->gateway;
+        if (takes_part(p) && !is_frozen(p) &&
+            (g->parts_changed || g->send_full || g->e.epoch_applied < g->e.epoch_desired))
+            return false;
+    }
+    return true;
+}
+
 /* The holders that are divided among, and what frozen ones keep of each kind. */
 static size_t holders_of(struct claim *c, struct part **holder, uint64_t kept[GATE_KIND_COUNT])
 {
     size_t n = 0;
-    memset(kept, 0, GATE_KIND_COUNT * sizeof(*kept));
+    claim_frozen(c, kept);
     list_for_each(it, &c->parts) {
         struct part *p = container_of(it, struct part, in_claim);
-        if (!takes_part(p) || !p->first)
-            continue;
-        if (!is_frozen(p)) {
+        if (takes_part(p) && p->first && !is_frozen(p))
             holder[n++] = p;
-            continue;
-        }
-        for (int k = 0; k < GATE_KIND_COUNT; k++)
-            kept[k] += p->limits.rate[k].rate;
     }
     return n;
 }
@@ -509,6 +549,7 @@ static void divide(struct services *s, struct claim *c, struct part **holder, si
 {
     struct gate_limits agreed;
     claim_limits(s, c, &agreed);
+    quota_scale(s, c, &agreed);
     bool changed = list_linked(&c->in_dirty);
     for (int k = 0; !changed && k < GATE_KIND_COUNT; k++)
         changed = kind_divide(s, holder, n, k, agreed.rate[k].rate, kept[k]) &&
@@ -538,6 +579,12 @@ static void claim_split(struct services *s, struct claim *c)
     if (n > 0)
         divide(s, c, holder, n, kept);
     free(holder);
+}
+
+void claim_regive(struct services *s, struct claim *c)
+{
+    claim_dirty(s, c);
+    claim_split(s, c);
 }
 
 void claim_split_all(struct services *s)

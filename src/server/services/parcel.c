@@ -15,11 +15,12 @@
  *     to it that reports reach the exporting process before the export and the importing one after
  *     the import.
  *  2. Epochs only grow for a gateway: import raises this process's epoch to that of the parcel.
- *  3. Controls: what the gateway was sent travels along, so the next dispatch sends exactly the
+ *  3. Its part of limits that span processes travels with it (quota.c), so that it may go on.
+ *  4. Controls: what the gateway was sent travels along, so the next dispatch sends exactly the
  *     differences; one that waits for an acknowledgement or a retry goes on waiting.
- *  4. Verdict runs and compliance windows of single streams go on when the same version of the
+ *  5. Verdict runs and compliance windows of single streams go on when the same version of the
  *     agreement is in force here. What an agreement judges of a group stays with each process.
- *  5. What people said meanwhile reaches it: documents and the enforcement switch are those of the
+ *  6. What people said meanwhile reaches it: documents and the enforcement switch are those of the
  *     importing process, and one that was retired or admitted while it travelled is so on
  *     arrival. */
 #include <stdlib.h>
@@ -80,6 +81,7 @@ struct gateway_parcel *services_gateway_export(struct services *s,
     if (g == NULL)
         return NULL;
     list_for_each(it, &g->streams) promise_keep(container_of(it, struct stream, in_gateway));
+    quota_export(s, g);
     entity_gateway_take_out(s, g);
     g->parcel_epoch = s->epoch;
     return (struct gateway_parcel *)g;
@@ -120,6 +122,7 @@ void services_gateway_import(struct services *s, struct gateway_parcel *p, uint1
     if (s->e.gateway_count >= s->config.max_gateways)
         services_make_room(s);
     entity_gateway_put_in(s, g);
+    quota_import(s, g);
     g->e.hello.pair = pair;
     g->e.hello.subgroup = subgroup;
     g->mark = 0;
@@ -153,6 +156,7 @@ void services_parcel_free(struct gateway_parcel *p)
     list_for_each_safe(it, &g->streams) free(container_of(it, struct stream, in_gateway));
     list_for_each_safe(it, &g->targets) free(container_of(it, struct target, link));
     free(g->sent);
+    free(g->carried);
     free(g);
 }
 

@@ -10,7 +10,8 @@
  * helps), weight, objective. Before several gateways the share is sent whole to each, with what the
  * others have served for it (batched dmClock), as a planned control that is renewed each period;
  * the bare share is an agreed one, so that a gateway that is left alone goes on with it. A claim
- * over several storages has its reservation divided among them by demand.
+ * over several storages has its reservation divided among them by demand, also by that which
+ * other SLA processes see of it (quota.c).
  *
  * What a storage can do is the most useful parallelism that its gateways found, in device time a
  * second. When reservations together exceed it they are scaled (allocate.h) by priority, or as a
@@ -115,7 +116,7 @@ static double claim_sum(struct services *s, struct claim *c)
 /* A claim over several gateways or targets. */
 static void claim_ask(struct services *s, struct claim *c)
 {
-    double demand = claim_sum(s, c), reserve = claim_reserve(c, demand);
+    double demand = claim_sum(s, c) + quota_others_iops(c), reserve = claim_reserve(c, demand);
     uint64_t counted = ++s->walk;
     list_for_each(it, &c->parts) {
         struct part *p = container_of(it, struct part, in_claim);
@@ -141,7 +142,9 @@ static void part_ask_alone(struct part *p)
     p->reserve = p->reserve_fits = 0;
     if (!part_speaks(p))
         return;
-    p->reserve = p->reserve_fits = claim_reserve(p->claim, p->demand[GATE_IOPS_TOTAL]);
+    double here = p->demand[GATE_IOPS_TOTAL], others = quota_others_iops(p->claim);
+    double reserve = claim_reserve(p->claim, here + others);
+    p->reserve = p->reserve_fits = others > 0 ? reserve * here / (here + others) : reserve;
     p->target->reserved_alone += p->reserve * io_cost(p);
     tighten(&p->target->wait_alone_us, wait_bound(p));
 }

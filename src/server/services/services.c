@@ -41,6 +41,7 @@
 #define REFUSED_PERIODS 5u
 /* Epochs above this are nonsense from outside: they would leave no room to count on. */
 #define EPOCH_MAX (UINT64_MAX / 2)
+#define SHARE_RETRY_NS (10 * NS_PER_MS)
 
 void services_at(struct services *s, uint64_t now_ns, int64_t wall_us)
 {
@@ -79,7 +80,7 @@ struct services *services_new(const struct services_config *c, const struct serv
         table_init(&s->by_session, c->max_gateways) < 0 ||
         table_init(&s->by_index, c->max_streams) < 0 ||
         table_init(&s->by_key, c->max_streams) < 0 ||
-        table_init(&s->by_claim, c->max_streams) < 0) {
+        table_init(&s->by_claim, c->max_streams) < 0 || quota_init(s) < 0) {
         services_free(s);
         return NULL;
     }
@@ -102,6 +103,7 @@ void services_free(struct services *s)
     select_free(s);
     upkeep_fini(s);
     claim_fini(s);
+    quota_fini(s);
     table_fini(&s->by_id);
     table_fini(&s->by_session);
     table_fini(&s->by_index);
@@ -241,12 +243,16 @@ void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us)
         claim_split_all(s);
         plan_run(s);
         dispatch_changed(s, SIZE_MAX);
+        quota_period(s);
     }
+    quota_flush(s);
 }
 
 uint64_t services_next_ns(const struct services *s)
 {
-    return s->heap_count > 0 ? s->heap[1]->due_ns : UINT64_MAX;
+    uint64_t due = s->heap_count > 0 ? s->heap[1]->due_ns : UINT64_MAX;
+    uint64_t retry = s->share_owed ? s->now_ns + SHARE_RETRY_NS : UINT64_MAX;
+    return due < retry ? due : retry;
 }
 
 /* --- gateways -------------------------------------------------------------------------- */
@@ -458,6 +464,7 @@ void services_ack(struct services *s, uint64_t session, uint64_t epoch, int stat
     if (epoch > g->e.epoch_applied)
         g->e.epoch_applied = epoch;
     throttle_applied(s, g, epoch);
+    quota_applied(s, g);
 }
 
 void services_surge(struct services *s, uint64_t session, uint32_t stream, uint64_t now_ns,

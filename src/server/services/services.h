@@ -15,6 +15,7 @@
 #include "server/services/entity.h"
 #include "server/services/record.h"
 #include "server/services/report.h"
+#include "server/services/share.h"
 
 /* Where results go. Functions must not call back into the services. Those that return int may say
  * WEIR_E_FULL: the services keep what matters (controls) and count what does not (samples). */
@@ -33,6 +34,9 @@ struct services_sink {
     void (*targets)(void *ctx, const struct entity_gateway *g);
     /* A gateway's record changed (state, name, address): keep it. May be NULL. */
     void (*gateway)(void *ctx, const struct entity_gateway *g);
+    /* To another SLA process, or to this one: services_share there, in the order of the calls.
+     * Takes @b on 0 only. NULL: there is never another. */
+    int (*share)(void *ctx, struct share_batch *b);
 };
 
 /* Documents one process holds at most. */
@@ -50,6 +54,7 @@ struct services_config {
     uint32_t max_gateways, max_streams;
     uint32_t process;     /* number of this SLA process, and how many there are */
     uint32_t processes;
+    uint32_t processes_at_start; /* the same when the server began; 0: there is never another */
     uint64_t first_epoch; /* epochs start here; above all of earlier lives (wall clock, us) */
 };
 
@@ -111,6 +116,13 @@ void services_subgroup(struct services *s, const uint8_t id[GATEWAY_ID_SIZE], ui
 /* Another process has it: drop what was recalled of it here, without a word. Nothing when it has a
  * session here. */
 void services_gateway_forget(struct services *s, const uint8_t id[GATEWAY_ID_SIZE]);
+
+/* What another process, or this one, said of limits that span them (coordinator.c); @b is
+ * borrowed. */
+void services_share(struct services *s, const struct share_batch *b, uint64_t now_ns,
+                    int64_t wall_us);
+/* So many SLA processes run now. */
+void services_processes(struct services *s, uint32_t running);
 
 /* Documents: put replaces by name. 0, or WEIR_E_CONFLICT when two agreements of equal rank select
  * the same stream (words name both; the newcomer is refused), WEIR_E_FULL. Takes effect at once. */

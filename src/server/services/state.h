@@ -9,6 +9,7 @@
 #define WEIR_SERVER_SERVICES_STATE_H
 #include <stdarg.h>
 
+#include "server/services/coordinator.h"
 #include "server/services/precedence.h"
 #include "server/services/services.h"
 #include "server/services/split.h"
@@ -147,6 +148,27 @@ struct claim {
     int32_t tenant;                     /* index of its document, else -1 */
     size_t part_count;
     uint64_t walk;                      /* last walk that met it */
+    struct quota *quota;                /* NULL: there are no other processes, or no memory */
+};
+
+/* What this process may use of a claim that may have parts at others (quota.c). */
+struct quota {
+    struct share_key key;
+    struct list in_key, in_unsent, in_releasing;
+    struct claim *claim;                /* NULL: no streams of it here */
+    uint64_t seq;
+    bool spans;                         /* other processes have streams of it */
+    uint32_t own[GATE_KIND_COUNT];      /* tokens of SHARE_ONE */
+    uint32_t held[GATE_KIND_COUNT];     /* no longer own, but gateways may still use them */
+    uint32_t back[GATE_KIND_COUNT];     /* to be given back with the next note */
+    double others_iops;
+    uint64_t others_bytes;
+};
+
+/* Tokens that travel with a gateway. */
+struct carried {
+    struct share_key key;
+    uint32_t tokens[GATE_KIND_COUNT];
 };
 
 /* A claim at one gateway before one target. Sums are of the last window. */
@@ -251,6 +273,8 @@ struct gateway {
     struct sent *sent;                  /* by id */
     size_t sent_count;
     uint64_t parcel_epoch;              /* while it travels: epochs there are above */
+    struct carried *carried;            /* and its part of limits */
+    size_t carried_count;
     bool targets_changed;               /* sink.targets is owed */
     /* upkeep.c */
     bool drained_said;
@@ -289,6 +313,12 @@ struct services {
     size_t heap_count;
     struct table by_claim;
     struct list claims, spanning, dirty, changed;
+    bool sharing;                       /* there are other processes, or were */
+    struct table by_quota;
+    struct list quota_unsent, quota_releasing;
+    uint64_t quota_seq;                 /* last given */
+    struct coordinator *coordinator;    /* in process 0 */
+    bool share_owed;                    /* notes or grants wait for room */
     struct list storages;
     uint64_t plan_ns;                   /* when splits are made anew */
     uint64_t planned_generation;
@@ -437,9 +467,38 @@ void claim_gateway_changed(struct services *s, struct gateway *g);
 /* The claim's limits as agreed, for all gateways together. */
 void claim_limits(const struct services *s, const struct claim *c, struct gate_limits *ret);
 bool claim_covers(const struct claim *c, const struct stream *st);
+/* What all its gateways here ask of it, of one kind. */
+void claim_need(const struct claim *c, int kind, struct split_part *ret);
+/* What it was given of its limit changed: divide anew. */
+void claim_regive(struct services *s, struct claim *c);
+/* What gateways that are lost for a moment keep of each kind. */
+void claim_frozen(const struct claim *c, uint64_t ret[GATE_KIND_COUNT]);
+/* Whether its gateways here follow what was divided last. */
+bool claim_applied(const struct claim *c);
+/* Size of the volumes here, if the limit grows with it; else 0. */
+uint64_t claim_bytes(const struct claim *c);
 void claim_fini(struct services *s);
 /* Put @g in s->changed: something about its parts is to be sent. */
 void claim_mark(struct services *s, struct gateway *g);
+
+/* --- quota.c: claims that other SLA processes may have parts of
+ * --------------------------------------------------------------------------------------- */
+int quota_init(struct services *s);
+void quota_fini(struct services *s);
+void quota_join(struct services *s, struct claim *c);
+void quota_leave(struct services *s, struct claim *c);
+/* The part of @l that may be used here. */
+void quota_scale(const struct services *s, const struct claim *c, struct gate_limits *l);
+/* @g leaves with what it uses of its claims, or brings it. */
+void quota_export(struct services *s, struct gateway *g);
+void quota_import(struct services *s, struct gateway *g);
+/* @g has acknowledged. */
+void quota_applied(struct services *s, const struct gateway *g);
+/* Once a period, and at the end of each tick. */
+void quota_period(struct services *s);
+void quota_flush(struct services *s);
+/* Demand at other processes of those that have the claim's promise. */
+double quota_others_iops(const struct claim *c);
 
 /* --- plan.c: shares and targets
  * --------------------------------------------------------------------------------------- */
