@@ -175,6 +175,8 @@ static enum cli_exit put_document(struct cli *c, const struct document *d, bool 
     enum cli_exit r = document_path(d, &path);
     if (r == CLI_OK) {
         text_append_str(&path, dry_run ? "?dryRun=true" : "");
+        if (c->o.force && strcmp(d->kind->singular, "agreement") == 0)
+            text_append_str(&path, dry_run ? "&force=true" : "?force=true");
         r = http_call(c, "PUT", path.data, d->body, &a);
         if (r == CLI_REFUSED || r == CLI_NOT_FOUND)
             cli_fail(r, "%s:%d: %s/%s was refused", d->file, d->line, d->kind->singular, d->name);

@@ -58,7 +58,7 @@ struct cli_options {
     uint64_t limit;       /* rows; of simulate: the seed; 0: the verb's default */
     uint64_t interval_ns; /* 0: the verb's default */
     uint64_t timeout_ns;
-    bool no_headers, dry_run, wait, once, follow, help;
+    bool no_headers, dry_run, force, wait, once, follow, help;
     enum cli_output output;
 };
 

@@ -101,6 +101,8 @@ static const struct option {
      OPTION_FILE, FIELD(files), V(APPLY) | V(DIFF) | V(DELETE)},
     {"dry-run", 0, NULL, NULL, "check everything, change nothing", OPTION_FLAG, FIELD(dry_run),
      V(APPLY) | V(DELETE)},
+    {"force", 0, NULL, NULL, "also agreements whose reservation does not fit", OPTION_FLAG,
+     FIELD(force), V(APPLY)},
     {"wait", 0, NULL, NULL, "until every gateway has applied it", OPTION_FLAG, FIELD(wait),
      V(APPLY)},
     {"timeout", 0, "TIME", NULL, "how long --wait waits (30s)", OPTION_DURATION, FIELD(timeout_ns),

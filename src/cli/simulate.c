@@ -118,8 +118,11 @@ static json_t *load_json(const struct scenario *s, const struct sim_result *r, s
         json_object_set_new(j, "windows", json_integer(x->windows));
         json_object_set_new(j, "windowsMet", json_integer(x->windows_met));
     }
-    json_object_set_new(j, "iopsBySecond", seconds_json(x->iops, x->seconds));
-    json_object_set_new(j, "p99UsBySecond", seconds_json(x->p99_us, x->seconds));
+    bool by_second = x->interval_ns == UINT64_C(1000000000);
+    json_object_set_new(j, by_second ? "iopsBySecond" : "iopsByInterval",
+                        seconds_json(x->iops, x->seconds));
+    json_object_set_new(j, by_second ? "p99UsBySecond" : "p99UsByInterval",
+                        seconds_json(x->p99_us, x->seconds));
     return j;
 }
 
@@ -175,7 +178,7 @@ static enum cli_exit plot(const char *prefix, const char *what, const char *unit
     }
     snprintf(path, sizeof path, "%s-%s.svg", prefix, what);
     text_init(&out, OUTPUT_MAX);
-    plot_lines(&out, what, unit, series, n, line);
+    plot_lines(&out, what, unit, series, n, (double)r->load[0].interval_ns / 1e9, line);
     int e = out.failed ? -ENOMEM : text_write_file_atomic(path, out.data, out.len, 0644);
     text_fini(&out);
     return e < 0 ? cli_fail(CLI_DIFFERENT, "%s: %s", path, weir_strerror(e)) : CLI_OK;

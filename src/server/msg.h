@@ -58,6 +58,8 @@
     /* app -> services: struct document_change -> reply: agreement, tenant or policy             \
      * committed. */                                                                             \
     X(DOCUMENT_CHANGED, "document-changed")                                                      \
+    /* app -> services: struct admission_request -> reply json_t: whether it fits. */            \
+    X(ADMISSION, "admission")                                                                    \
     /* app -> services: arg[0] 1 on, 0 off -> reply. */                                          \
     X(ENFORCEMENT, "enforcement")                                                                \
     /* services, resource, acceptor, store -> app: json_t event or action, for live views. */    \

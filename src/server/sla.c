@@ -265,6 +265,38 @@ static void on_document(struct sla *s, const struct msg *m, uint64_t now_ns, int
     mailbox_reply(s->box, m, err, body, body != NULL ? json_release : NULL);
 }
 
+static json_t *admission_target_json(const struct admission_target *t)
+{
+    json_t *holders = json_array();
+    for (size_t i = 0; i < t->holder_count; i++)
+        json_array_append_new(holders, json_pack("{s:s, s:f}", "agreement", t->holder[i].agreement,
+                                                 "holds", t->holder[i].holds));
+    return json_pack("{s:s, s:f, s:f, s:f, s:I, s:I, s:b, s:o}", "target", t->name, "capacity",
+                     t->capacity, "reserved", t->held, "asked", t->asked, "askedIops",
+                     (json_int_t)t->asked_iops, "largestIops", (json_int_t)t->largest_iops, "fits",
+                     (int)t->fits, "holders", holders);
+}
+
+static void on_admission(struct sla *s, const struct msg *m, uint64_t now_ns, int64_t wall_us)
+{
+    const struct admission_request *ask = m->body;
+    struct admission *found = malloc(sizeof(*found));
+    json_t *targets = json_array(), *body = NULL;
+    if (found != NULL && targets != NULL) {
+        services_admission(s->services, &ask->agreement, found, now_ns, wall_us);
+        if (!ask->quiet)
+            services_admission_say(s->services, &ask->agreement, found,
+                                   ask->forced_by[0] != '\0' ? ask->forced_by : NULL);
+        for (size_t i = 0; i < found->count; i++)
+            json_array_append_new(targets, admission_target_json(&found->target[i]));
+        body = json_pack("{s:I, s:O}", "refused", (json_int_t)found->refused, "targets", targets);
+    }
+    json_decref(targets);
+    free(found);
+    mailbox_reply(s->box, m, body != NULL ? 0 : WEIR_E_UNAVAILABLE, body,
+                  body != NULL ? json_release : NULL);
+}
+
 static void on_reply(struct sla *s, const struct msg *m, uint64_t now_ns, int64_t wall_us)
 {
     switch (m->kind) {
@@ -365,6 +397,9 @@ static void on_message(struct sla *s, struct msg *m, uint64_t now_ns, int64_t wa
         break;
     case MSG_DOCUMENT_CHANGED:
         on_document(s, m, now_ns, wall_us);
+        break;
+    case MSG_ADMISSION:
+        on_admission(s, m, now_ns, wall_us);
         break;
     case MSG_ENFORCEMENT:
         s->switched = true;

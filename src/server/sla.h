@@ -42,6 +42,14 @@ struct document_change {
     };
 };
 
+/* Body of MSG_ADMISSION (freed with free). Reply: {"refused": N, "targets": [...]}, as
+ * services/admission.h has them. */
+struct admission_request {
+    struct agreement agreement;
+    bool quiet;                 /* asked only: no event */
+    char forced_by[NAME_SIZE];  /* who puts it whatever is found; "": nobody */
+};
+
 struct sla_thread {
     const struct server_config *config;
     const struct threads *threads;

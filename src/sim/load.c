@@ -21,7 +21,8 @@ void load_init(struct sim *s, struct sim_load *l, const struct sim_load_config *
     *l = (struct sim_load){.sim = s, .config = c, .index = index, .scale = 1.0};
     list_init(&l->ios);
     l->node = &s->node[c->gateway];
-    l->result.seconds = (uint32_t)(s->config->duration_ns / S) + 1;
+    l->result.interval_ns = s->config->interval_ns > 0 ? s->config->interval_ns : S;
+    l->result.seconds = (uint32_t)(s->config->duration_ns / l->result.interval_ns) + 1;
     l->result.iops = calloc(l->result.seconds, sizeof(uint32_t));
     l->result.p99_us = calloc(l->result.seconds, sizeof(uint32_t));
     weir_assert(l->result.iops != NULL);
@@ -185,21 +186,22 @@ void load_lost(struct sim_load *l)
     weir_assert(l->outstanding == 0);
 }
 
-/* A second is over: what it was. */
+/* A second, or what the scenario says instead, is over: what it was. */
 void load_second(struct sim_load *l)
 {
     struct sim *s = l->sim;
-    uint64_t second = s->now / S;
+    struct sim_load_result *r = &l->result;
+    uint64_t second = s->now / r->interval_ns;
     if (second == l->second_at)
         return;
-    struct sim_load_result *r = &l->result;
     const struct sim_load_config *c = l->config;
     double q = c->percentile_ppm > 0 ? (double)c->percentile_ppm / 1e6 : 0.99;
     if (l->second_at < r->seconds) {
         uint64_t ns = l->second.count > 0 ? hist_quantile(&l->second, q) : 0;
-        r->iops[l->second_at] = (uint32_t)l->second.count;
+        r->iops[l->second_at] = (uint32_t)(l->second.count * S / r->interval_ns);
         r->p99_us[l->second_at] = ns / US < UINT32_MAX ? (uint32_t)(ns / US) : UINT32_MAX;
-        bool counts = l->second_at * S >= s->config->warmup_ns && l->second.count >= WINDOW_LEAST;
+        bool counts = l->second_at * r->interval_ns >= s->config->warmup_ns &&
+                      l->second.count >= WINDOW_LEAST;
         if (c->objective_us > 0 && counts) {
             r->windows++;
             r->windows_met += ns <= c->objective_us * US;

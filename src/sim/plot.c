@@ -37,7 +37,7 @@ static double highest(const struct plot_series *series, size_t count, double lin
     return round_up(most);
 }
 
-static void axes(struct text *out, double top, size_t seconds, const char *unit)
+static void axes(struct text *out, double top, double seconds, const char *unit)
 {
     const double width = WIDTH - LEFT - RIGHT, height = HEIGHT - TOP - BOTTOM;
     for (int i = 0; i <= 4; i++) {
@@ -49,19 +49,19 @@ static void axes(struct text *out, double top, size_t seconds, const char *unit)
     }
     for (int i = 0; i <= 4; i++)
         text_printf(out, "<text x='%.1f' y='%.0f' text-anchor='middle'>%.4g s</text>\n",
-                    LEFT + width * i / 4, HEIGHT - BOTTOM + 18, (double)seconds * i / 4);
+                    LEFT + width * i / 4, HEIGHT - BOTTOM + 18, seconds * i / 4);
     text_printf(out, "<text x='%.0f' y='%.0f' text-anchor='end'>%s</text>\n", LEFT - 6, TOP - 10,
                 unit);
 }
 
 void plot_lines(struct text *out, const char *title, const char *unit,
-                const struct plot_series *series, size_t count, double line)
+                const struct plot_series *series, size_t count, double step_s, double line)
 {
     const double width = WIDTH - LEFT - RIGHT, height = HEIGHT - TOP - BOTTOM;
     double top = highest(series, count, line);
-    size_t seconds = 1;
+    size_t values = 1;
     for (size_t i = 0; i < count; i++)
-        seconds = series[i].count > seconds ? series[i].count : seconds;
+        values = series[i].count > values ? series[i].count : values;
     text_printf(out,
                 "<svg xmlns='http://www.w3.org/2000/svg' width='%.0f' height='%.0f' "
                 "font-family='sans-serif' font-size='12'>\n"
@@ -70,12 +70,12 @@ void plot_lines(struct text *out, const char *title, const char *unit,
                 WIDTH, HEIGHT, LEFT);
     text_append_escaped(out, title);
     text_append_str(out, "</text>\n");
-    axes(out, top, seconds, unit);
+    axes(out, top, (double)values * step_s, unit);
     for (size_t i = 0; i < count; i++) {
         const char *colour = colours[i % (sizeof colours / sizeof colours[0])];
         text_printf(out, "<polyline fill='none' stroke='%s' stroke-width='1.5' points='", colour);
         for (size_t k = 0; k < series[i].count; k++)
-            text_printf(out, "%.1f,%.1f ", LEFT + width * ((double)k + 0.5) / (double)seconds,
+            text_printf(out, "%.1f,%.1f ", LEFT + width * ((double)k + 0.5) / (double)values,
                         TOP + height * (1 - (double)series[i].value[k] / top));
         text_printf(out,
                     "'/>\n<rect x='%.0f' y='%.1f' width='14' height='3' fill='%s'/>"

@@ -12,12 +12,12 @@
 
 struct plot_series {
     char name[96];
-    const uint32_t *value; /* one a second */
+    const uint32_t *value; /* one each step_s */
     size_t count;
 };
 
 /* Append one chart of @count series. @line: a level to draw across (an objective); 0: none. */
 void plot_lines(struct text *out, const char *title, const char *unit,
-                const struct plot_series *series, size_t count, double line);
+                const struct plot_series *series, size_t count, double step_s, double line);
 
 #endif

@@ -348,6 +348,9 @@ static bool read_scenario(struct scenario *s, const json_t *doc, const char *fol
     read_name(&r, "name", name, false);
     c->duration_ns = read_time(&r, "duration", 60 * SEC);
     c->warmup_ns = read_time(&r, "warmup", 5 * SEC);
+    c->interval_ns = read_time(&r, "interval", SEC);
+    if (c->interval_ns < SEC / 1000)
+        wrong(&r, "interval", "a time from 1ms");
     c->seed = (uint64_t)read_number(&r, "seed", 0, 9e15, 1);
     c->gateways = (uint32_t)read_number(&r, "gateways", 1, SIM_GATEWAYS_MAX, 1);
     c->path_ns = read_time(&r, "path", 50000);

@@ -96,7 +96,8 @@ static int config_check(const struct sim_config *c, struct text *why)
 {
     if (c->gateways == 0 || c->gateways > SIM_GATEWAYS_MAX || c->device_count == 0 ||
         c->device_count > SIM_DEVICES_MAX || c->load_count == 0 || c->load_count > SIM_LOADS_MAX ||
-        c->duration_ns < S || c->duration_ns / S > SIM_SECONDS_MAX) {
+        c->duration_ns < S || c->duration_ns / S > SIM_SECONDS_MAX ||
+        (c->interval_ns > 0 && c->duration_ns / c->interval_ns > SIM_SECONDS_MAX)) {
         text_append_str(why, "gateways, targets, loads or seconds: none, or too many\n");
         return WEIR_E_INVALID;
     }

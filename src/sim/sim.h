@@ -122,6 +122,7 @@ struct sim_config {
     uint64_t static_iops;         /* SIM_STATIC: limit of each load without objective */
     uint32_t fixed_depth;         /* SIM_MCLOCK: in flight at a device; 0: 32 */
     uint64_t max_hold_ns;         /* 0: 10 s */
+    uint64_t interval_ns;         /* of results over time; 0: 1 s */
 };
 
 /* What one load saw. */
@@ -129,9 +130,10 @@ struct sim_load_result {
     uint64_t arrivals, served, failed, bytes; /* after the warm-up; failed: lost with a gateway */
     struct hist latency;                      /* as the host saw it */
     struct hist judged;                       /* less what limits held */
-    uint32_t seconds;
-    uint32_t *iops, *p99_us;       /* by second of the whole run */
-    uint32_t windows, windows_met; /* whole seconds with enough answers; those in the objective */
+    uint64_t interval_ns;          /* a second, or as configured */
+    uint32_t seconds;              /* so many intervals */
+    uint32_t *iops, *p99_us;       /* of each interval of the whole run */
+    uint32_t windows, windows_met; /* intervals with enough answers; those inside the objective */
 };
 
 struct sim_device_result {

@@ -149,7 +149,7 @@ static json_t *lines_to_array(const char *lines)
 }
 
 static void answer_problem(struct request *r, unsigned status, const char *detail,
-                           const char *lines)
+                           const char *lines, const char *key, json_t *value)
 {
     const struct problem_kind *kind = problem_kind(status);
     char type[64];
@@ -161,6 +161,9 @@ static void answer_problem(struct request *r, unsigned status, const char *detai
         json_object_set_new(body, "detail", words);
     if (body && lines)
         json_object_set_new(body, "errors", lines_to_array(lines));
+    if (body && key)
+        json_object_set(body, key, value);
+    json_decref(value);
     if (status == MHD_HTTP_SERVICE_UNAVAILABLE)
         http_set_header(r, MHD_HTTP_HEADER_RETRY_AFTER, "1");
     answer_json(r, status, "application/problem+json", body);
@@ -173,12 +176,18 @@ void http_problem(struct request *r, unsigned status, const char *format, ...)
     va_start(args, format);
     vsnprintf(detail, sizeof(detail), format, args);
     va_end(args);
-    answer_problem(r, status, detail, NULL);
+    answer_problem(r, status, detail, NULL, NULL, NULL);
 }
 
 void http_problem_lines(struct request *r, unsigned status, const char *detail, const char *lines)
 {
-    answer_problem(r, status, detail, lines);
+    answer_problem(r, status, detail, lines, NULL, NULL);
+}
+
+void http_problem_members(struct request *r, unsigned status, const char *detail, const char *lines,
+                          const char *key, json_t *value)
+{
+    answer_problem(r, status, detail, lines, key, value);
 }
 
 void http_problem_status(struct request *r, int status, const char *what)

@@ -8,8 +8,8 @@
  * client's conditions and the overlap rule against it, writes, and tells every SLA process; only
  * their answers answer the client:
  *
- *   PUT: body valid -> turn -> stored documents -> conditions -> overlap -> (dry run or unchanged:
- * answer)
+ *   PUT: body valid -> turn -> stored documents -> conditions -> overlap -> (unchanged: answer)
+ *        -> agreements: ADMISSION by every process -> (dry run: answer)
  *        -> STORE_WRITE committed -> DOCUMENT_CHANGED answered by every process -> 200 or 201
  *
  * Invariants: (1) no answer of success before the commit; (2) the version that was checked is the
@@ -27,6 +27,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "server/app/admission.h"
 #include "server/app/app_state.h"
 #include "server/app/header.h"
 #include "server/app/http.h"
@@ -57,7 +58,7 @@ struct documents_work {
     struct document_change change;
     json_t *canonical;
     uint64_t version; /* stored now; 0: none */
-    bool dry_run, had_conditions;
+    bool dry_run, force, had_conditions;
     int64_t updated_us;
     const char *result;
 };
@@ -475,8 +476,29 @@ static struct store_write *write_new(const struct documents_work *w, enum store_
     if (verb == STORE_DOCUMENT_PUT) {
         write->version = w->version == 0 ? UINT64_MAX : w->version;
         write->json = json_deep_copy(w->canonical); /* the writer's own, on its thread */
+        write->forced = w->force;
     }
     return write;
+}
+
+static void put_write(struct request *r)
+{
+    struct documents_work *w = r->work;
+    if (w->dry_run) {
+        answer_document(r, w, MHD_HTTP_OK);
+        return;
+    }
+    exchange_clear(&r->exchange);
+    w->updated_us = clock_wall_us();
+    http_ask_write(r, write_new(w, STORE_DOCUMENT_PUT));
+    http_wait(r, put_committed);
+}
+
+static void put_admitted(struct request *r)
+{
+    const struct documents_work *w = r->work;
+    if (admission_granted(r, &w->change.agreement, w->force))
+        put_write(r);
 }
 
 static void put_checked(struct request *r)
@@ -494,14 +516,13 @@ static void put_checked(struct request *r)
     w->result = same         ? "unchanged"
                 : w->dry_run ? (row ? "would-update" : "would-create")
                              : (row ? "updated" : "created");
-    if (same || w->dry_run) {
+    if (same)
         answer_document(r, w, MHD_HTTP_OK);
-        return;
-    }
-    exchange_clear(&r->exchange);
-    w->updated_us = clock_wall_us();
-    http_ask_write(r, write_new(w, STORE_DOCUMENT_PUT));
-    http_wait(r, put_committed);
+    else if (w->kind->class == CLASS_AGREEMENT)
+        admission_ask(r, &w->change.agreement, w->dry_run, w->force ? r->actor : NULL,
+                      put_admitted);
+    else
+        put_write(r);
 }
 
 static void put_turn(struct request *r)
@@ -514,7 +535,8 @@ static void put_turn(struct request *r)
 void documents_put(struct request *r)
 {
     struct documents_work *w = work_new(r);
-    if (!w || !http_param_bool(r, "dryRun", &w->dry_run) || !take_document(r, w))
+    if (!w || !http_param_bool(r, "dryRun", &w->dry_run) ||
+        !http_param_bool(r, "force", &w->force) || !take_document(r, w))
         return;
     writer_enter(r, put_turn);
 }

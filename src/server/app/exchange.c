@@ -110,7 +110,7 @@ void exchange_take(struct exchange_table *t, struct msg *reply)
     weir_assert(x->waiting > 0);
     struct exchange_answer *a = &x->answer[index];
     a->status = reply->status;
-    if (reply->kind == MSG_VIEW || reply->kind == MSG_STORE_QUERY ||
+    if (reply->kind == MSG_VIEW || reply->kind == MSG_ADMISSION || reply->kind == MSG_STORE_QUERY ||
         reply->kind == MSG_STORE_WRITE) {
         a->json = reply->body;
         reply->body = NULL;

@@ -121,6 +121,9 @@ void http_problem(struct request *r, unsigned status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* With errors[]: the lines of @lines. */
 void http_problem_lines(struct request *r, unsigned status, const char *detail, const char *lines);
+/* The same, with one more member; takes @value. */
+void http_problem_members(struct request *r, unsigned status, const char *detail, const char *lines,
+                          const char *key, json_t *value);
 /* The problem that an error of another thread is to the caller (503, 504, 404 ...). @what: "the
  * database". */
 void http_problem_status(struct request *r, int status, const char *what);

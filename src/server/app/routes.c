@@ -17,7 +17,8 @@
 const struct route routes[] = {
     {"GET", API "agreements", ROLE_VIEWER, PAGE, BODY_NONE, JSON, documents_list},
     {"GET", API "agreements/{name}", ROLE_VIEWER, "", BODY_NONE, JSON, documents_get},
-    {"PUT", API "agreements/{name}", ROLE_OPERATOR, "dryRun", BODY_JSON, JSON, documents_put},
+    {"PUT", API "agreements/{name}", ROLE_OPERATOR, "dryRun,force", BODY_JSON, JSON,
+     documents_put},
     {"DELETE", API "agreements/{name}", ROLE_OPERATOR, "", BODY_NONE, JSON, documents_delete},
     {"GET", API "tenants", ROLE_VIEWER, PAGE, BODY_NONE, JSON, documents_list},
     {"GET", API "tenants/{name}", ROLE_VIEWER, "", BODY_NONE, JSON, documents_get},

@@ -50,10 +50,8 @@ static bool part_speaks(const struct part *p)
            precedence_speaks(&p->claim->agreed->e.agreement) && p->target != NULL;
 }
 
-/* The rate that must come first, over all storages. */
-static double claim_reserve(const struct claim *c, double demand)
+double plan_reserve(const struct agreement *a, double demand)
 {
-    const struct agreement *a = &c->agreed->e.agreement;
     uint64_t parts = a->reservation_read_iops + a->reservation_write_iops;
     double r = (double)(a->reservation_iops > parts ? a->reservation_iops : parts);
     if (a->objective_count == 0)
@@ -63,8 +61,7 @@ static double claim_reserve(const struct claim *c, double demand)
     return promised > r ? promised : r;
 }
 
-/* Device time of one of its I/Os, ns. */
-static double io_cost(const struct part *p)
+double plan_io_cost(const struct part *p)
 {
     if (p->ios > 0 && p->cost_ns > 0)
         return (double)p->cost_ns / (double)p->ios;
@@ -80,7 +77,7 @@ static uint64_t wait_bound(const struct part *p)
         tightest = fmin(tightest, (double)a->objective[i].latency_us);
     if (!isfinite(tightest))
         return 0;
-    double bound = AIM * tightest - TAIL * io_cost(p) / 1e3;
+    double bound = AIM * tightest - TAIL * plan_io_cost(p) / 1e3;
     return (uint64_t)fmax(bound, WAIT_LEAST * tightest);
 }
 
@@ -116,7 +113,8 @@ static double claim_sum(struct services *s, struct claim *c)
 /* A claim over several gateways or targets. */
 static void claim_ask(struct services *s, struct claim *c)
 {
-    double demand = claim_sum(s, c) + quota_others_iops(c), reserve = claim_reserve(c, demand);
+    double demand = claim_sum(s, c) + quota_others_iops(c);
+    double reserve = plan_reserve(&c->agreed->e.agreement, demand);
     uint64_t counted = ++s->walk;
     list_for_each(it, &c->parts) {
         struct part *p = container_of(it, struct part, in_claim);
@@ -130,7 +128,7 @@ static void claim_ask(struct services *s, struct claim *c)
         if (t->counted == counted)
             continue;
         t->counted = counted; /* once a storage, by its first part there */
-        t->reserved += p->reserve * io_cost(p);
+        t->reserved += p->reserve * plan_io_cost(p);
         p->next_first = t->firsts;
         t->firsts = p;
     }
@@ -143,15 +141,15 @@ static void part_ask_alone(struct part *p)
     if (!part_speaks(p))
         return;
     double here = p->demand[GATE_IOPS_TOTAL], others = quota_others_iops(p->claim);
-    double reserve = claim_reserve(p->claim, here + others);
+    double reserve = plan_reserve(&p->claim->agreed->e.agreement, here + others);
     p->reserve = p->reserve_fits = others > 0 ? reserve * here / (here + others) : reserve;
-    p->target->reserved_alone += p->reserve * io_cost(p);
+    p->target->reserved_alone += p->reserve * plan_io_cost(p);
     tighten(&p->target->wait_alone_us, wait_bound(p));
 }
 
 /* --- reservations against capacity ----------------------------------------------------- */
 
-static double storage_capacity(const struct storage *t)
+double plan_capacity(const struct storage *t)
 {
     uint64_t most = 0;
     list_for_each(it, &t->targets) {
@@ -210,7 +208,7 @@ static void storage_scale(struct services *s, struct storage *t)
         return; /* not scaled this time */
     for (const struct part *p = t->firsts; p != NULL; p = p->next_first) {
         const struct agreement *a = &p->claim->agreed->e.agreement;
-        double ask = p->reserve * io_cost(p);
+        double ask = p->reserve * plan_io_cost(p);
         c[i++] = (struct allocate_claim){.demand = ask, .reservation = ask, .limit = INFINITY,
                                          .weight = a->weight, .priority = a->priority};
     }
@@ -242,7 +240,7 @@ static void say_overcommitted(struct services *s, struct storage *t, bool over)
 
 static void storage_settle(struct services *s, struct storage *t)
 {
-    t->capacity = storage_capacity(t);
+    t->capacity = plan_capacity(t);
     t->fits = 1.0;
     bool over = t->capacity > 0 && t->reserved > t->capacity;
     t->over = over;

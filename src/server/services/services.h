@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "server/services/admission.h"
 #include "server/services/agreement.h"
 #include "server/services/controls.h"
 #include "server/services/entity.h"
@@ -128,6 +129,12 @@ void services_processes(struct services *s, uint32_t running);
  * the same stream (words name both; the newcomer is refused), WEIR_E_FULL. Takes effect at once. */
 int services_agreement_put(struct services *s, const struct agreement *a, uint64_t now_ns,
                            int64_t wall_us, char *ret_words, size_t size);
+/* Whether what @a reserves fits where its streams are now; nothing is changed. */
+void services_admission(struct services *s, const struct agreement *a, struct admission *ret,
+                        uint64_t now_ns, int64_t wall_us);
+/* Say in events that it did not fit: refused, or put all the same by @forced_by (NULL: refused). */
+void services_admission_say(struct services *s, const struct agreement *a,
+                            const struct admission *found, const char *forced_by);
 int services_tenant_put(struct services *s, const struct tenant *t, uint64_t now_ns,
                         int64_t wall_us);
 int services_policy_put(struct services *s, const struct policy *p, uint64_t now_ns,

@@ -94,6 +94,11 @@ struct storage {
         uint64_t cost_ns, ios, bytes;
         size_t parts;
     } sum;
+    struct {                            /* of the agreement that is looked at (admission.c) */
+        uint64_t walk;
+        double demand, cost_ns, ios, bytes, iops, taken;
+        size_t streams;
+    } ask;
     struct part *firsts;                /* one of each claim here; plan.c */
     uint64_t counted;                   /* last walk that counted it */
     bool over;                          /* reservations exceed the capacity */
@@ -133,6 +138,7 @@ struct agreed {                         /* an agreement in force */
     struct unit unit;                   /* when its numbers hold for the group */
     uint64_t judged_ns;
     uint64_t mark;                      /* last walk that met it */
+    double holds;                       /* of the storage that is looked at (admission.c) */
 };
 
 /* What an agreement's numbers (or a tenant's limits) hold for: all its streams together, or those
@@ -506,6 +512,13 @@ double quota_others_iops(const struct claim *c);
 void plan_run(struct services *s);
 /* @g has reported: the shares of claims that are only there. */
 void plan_gateway(struct services *s, struct gateway *g);
+
+/* The rate that must come first for @a at this demand, over all storages; I/Os a second. */
+double plan_reserve(const struct agreement *a, double demand);
+/* Device time of one I/O of @p, ns. */
+double plan_io_cost(const struct part *p);
+/* What it can do, ns of device time a second; 0: not known. */
+double plan_capacity(const struct storage *t);
 
 /* --- analyzer.c
  * -------------------------------------------------------------------------------------- */

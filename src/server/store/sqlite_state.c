@@ -121,7 +121,7 @@ static int audit(struct sqlite_db *d, const struct store_write *w, uint64_t vers
         return WEIR_E_UNAVAILABLE;
     sqlite3_bind_int64(stmt, 1, w->wall_us);
     sqlite_db_bind_text(stmt, 2, w->actor);
-    sqlite_db_bind_text(stmt, 3, verb_name(w->verb));
+    sqlite_db_bind_text(stmt, 3, w->forced ? "document-put-forced" : verb_name(w->verb));
     sqlite_db_bind_text(stmt, 4, subject_kind(w));
     sqlite_db_bind_text(stmt, 5, w->name);
     if (version != 0)

@@ -66,6 +66,7 @@ struct store_write {
     uint64_t version;
     json_t *json;          /* owned */
     char actor[NAME_SIZE]; /* for the audit: token's name, or "gateway:..." */
+    bool forced;           /* a document put although it was refused; for the audit */
     int64_t wall_us;
 };
 /* Reply: status 0 with {"version": n, "created": bool}, or WEIR_E_CONFLICT ({"version": current}),
