@@ -14,16 +14,21 @@
 #include "base/rng.h"
 
 /* A new seed each run, or the one in WEIR_SEED; printed so that a failure can be replayed. */
+/* WEIR_SEED where it is given, else @usual: for what holds of most seeds, not of all. */
+static inline uint64_t test_seed_or(uint64_t usual)
+{
+    const char *given = getenv("WEIR_SEED");
+    uint64_t seed = given != NULL ? strtoull(given, NULL, 0) : usual;
+    printf("seed: WEIR_SEED=%llu\n", (unsigned long long)seed);
+    return seed;
+}
+
+/* Another one each time: for what holds of every seed. */
 static inline uint64_t test_seed(void)
 {
     uint64_t seed;
-    const char *given = getenv("WEIR_SEED");
-    if (given != NULL)
-        seed = strtoull(given, NULL, 0);
-    else
-        rng_system(&seed, sizeof seed);
-    printf("seed: WEIR_SEED=%llu\n", (unsigned long long)seed);
-    return seed;
+    rng_system(&seed, sizeof seed);
+    return test_seed_or(seed);
 }
 
 /* Log-uniform in [low, high]: every order of magnitude alike. */
