@@ -20,7 +20,8 @@ import battery  # noqa: E402
 import weirtest  # noqa: E402
 
 MIB = battery.MIB
-SIZE = 96 * MIB
+SIZE = 96 * MIB  # 64 MiB in one request, and more
+SMALL = 40 * MIB  # for programs that read and write all of it, again and again
 BOTH_DIRECT = os.environ.get("WEIR_BATTERY_DIRECT") == "1"
 
 
@@ -40,9 +41,9 @@ def nbdkit(*args):
     return lambda world, n: (world.nbdkit(*args), "")
 
 
-def qemu_raw(*args, export=""):
+def qemu_raw(*args, export="", size=SIZE):
     def start(world, n):
-        return world.qemu_nbd(image(world, f"raw-{n}"), *args), export
+        return world.qemu_nbd(image(world, f"raw-{n}", size), *args), export
     return start
 
 
@@ -52,8 +53,12 @@ def qemu_qcow2(world, n):
     return world.qemu_nbd(path, fmt="qcow2"), ""
 
 
-def nbd_server(world, n):
-    return world.nbd_server(image(world, f"served-{n}"), export="disk"), "disk"
+def nbd_server(world, n, size=SIZE):
+    return world.nbd_server(image(world, f"served-{n}", size), export="disk"), "disk"
+
+
+def small_nbd_server(world, n):
+    return nbd_server(world, n, SMALL)
 
 
 # Where a server breaks the protocol document and the gateway keeps to it: nbd-server goes on with a client that sets
@@ -106,11 +111,13 @@ SIMPLE, STRUCTURED = battery.libnbd_ops(False, True), battery.libnbd_ops(True, T
 LAX, LAX_SIMPLE = battery.libnbd_ops(True, False), battery.libnbd_ops(False, False)
 OPTIONS, WIRE_OPTIONS, WIRE_REQUESTS = battery.libnbd_options, battery.wire_options, battery.wire_requests
 PROGRAMS = (battery.nbdinfo, battery.nbdsh, battery.nbdcopy, battery.qemu_img, battery.qemu_io, battery.fio)
+CALLS = (SIMPLE, STRUCTURED, LAX, LAX_SIMPLE, OPTIONS, WIRE_OPTIONS, WIRE_REQUESTS)
 
+# For calls, and for programs.
 SERVERS = {
-    "nbdkit": nbdkit("memory", str(SIZE)),
-    "qemu_nbd": qemu_raw(),
-    "nbd_server": nbd_server,
+    "nbdkit": (nbdkit("memory", str(SIZE)), nbdkit("memory", str(SMALL))),
+    "qemu_nbd": (qemu_raw(), qemu_raw(size=SMALL)),
+    "nbd_server": (nbd_server, small_nbd_server),
 }
 OTHERS = {
     "qemu_nbd_qcow2": (qemu_qcow2, STRUCTURED, battery.nbdinfo, battery.qemu_io),
@@ -133,9 +140,10 @@ OTHERS = {
     "nbdkit_that_answers_late": (
         nbdkit("--filter=delay", "memory", "8M", "rdelay=5ms", "wdelay=3ms"), battery.nbdcopy, WIRE_REQUESTS),
 }
-for server, start in SERVERS.items():
-    for client in (*PROGRAMS, SIMPLE, STRUCTURED, LAX, LAX_SIMPLE, OPTIONS, WIRE_OPTIONS, WIRE_REQUESTS):
-        setattr(Battery, f"test_{client.__name__}_on_{server}", case(start, client))
+for server, (for_calls, for_programs) in SERVERS.items():
+    for start, clients in ((for_calls, CALLS), (for_programs, PROGRAMS)):
+        for client in clients:
+            setattr(Battery, f"test_{client.__name__}_on_{server}", case(start, client))
 for server, (start, *clients) in OTHERS.items():
     setattr(Battery, f"test_{server}", case(start, *clients))
 
