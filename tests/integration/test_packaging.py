@@ -29,8 +29,8 @@ class Packaging(unittest.TestCase):
 
     def test_install_puts_programs_pages_files_and_units_in_place(self):
         for suffix in ("bin/weir", "bin/weir-gateway", "bin/weir-server", "man1/weir.1", "man8/weir-gateway.8",
-                       "man8/weir-server.8", "man5/gateway.conf.5", "man5/server.conf.5", "etc/weir/gateway.conf",
-                       "etc/weir/server.conf", "system/weir-gateway.service", "system/weir-server.service",
+                       "man8/weir-server.8", "man5/gateway.conf.5", "man5/server.conf.5", "man5/weir-documents.5",
+                       "etc/weir/gateway.conf", "etc/weir/server.conf", "system/weir-gateway.service", "system/weir-server.service",
                        "sysusers.d/weir.conf"):
             self.assertGreater(os.path.getsize(self.installed(suffix)), 0)
 
