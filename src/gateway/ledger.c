@@ -47,7 +47,7 @@
 #include "base/rng.h"
 #include "gateway/rule.h"
 
-#define LEDGER_MAGIC UINT64_C(0x314c414e524a4f57)
+#define LEDGER_MAGIC UINT64_C(0x324c414e524a4f57)
 #define LEDGER_ALIGN 4096u
 
 struct ledger_controls_head {

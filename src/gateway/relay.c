@@ -14,12 +14,12 @@
  *
  * Memory, bounded by max_connections:
  *    sizeof(struct relay_conn)      1.3 MiB of address space, of which a connection touches
- *                                   what it uses: buffers 3 x 256 KiB (input, hold, reply),
- *                                   slots 1,024 x 192 B, runs 32 KiB, headers 32 KiB
+ *                                   what it uses: buffers (input, reply 320 KiB, hold 256),
+ *                                   slots 1,024 x 320 B, runs 32 KiB, headers 32 KiB
  *  + while it negotiates            4 texts: 2 x 128 KiB in, 2 x 1 MiB out, at most
  *  = 1,024 connections (default)    at most 1.3 GiB, about 70 KiB each when idle,
  *  + hold-memory                    256 MiB: larger rings for the payload of held writes
- *  + once                           256 KiB that replies are read into (relay_target.c).
+ *  + once                           1.25 MiB that is read to and sent from (relay_lend).
  * After a connection ends its memory stays warm for the next one (RELAY_POOL_WARM of them) or goes
  * back to the system.
  *

@@ -4,6 +4,7 @@
  * relay.c        listeners, pool, the gate's timer, counters
  * relay_conn.c   the life of a connection: states, connect, negotiation, close
  * relay_host.c   transmission, host to target: requests
+ * relay_batch.h  what is counted once a batch
  * relay_hold.c   memory for the payload of held writes
  * relay_target.c transmission, target to host: replies
  * relay_out.c    the bytes to the target
@@ -30,11 +31,11 @@
 
 /* Where all connections read to, for as long as what was read is not yet sent: four reads at once,
  * from the front again and again, so that it stays in the processor's cache. */
-#define RELAY_LENT_SIZE (4u * 256u * 1024u)
+#define RELAY_LENT_SIZE (4u * RELAY_REPLY_SIZE)
 /* Requests of one connection that the target has not answered; beyond it the host is not read. */
 #define RELAY_SLOTS 1024u
 /* Replies on their way to a host that does not read; beyond it the target is not read. */
-#define RELAY_REPLY_SIZE (256u * 1024u)
+#define RELAY_REPLY_SIZE (320u * 1024u)
 /* Negotiation: unconsumed bytes kept of either peer (one option is at most 64 KiB), and answers not
  * yet sent (LIST names CONFIG_MAX_VOLUMES at once; with more than IN_MAX waiting nothing is
  * read). */
@@ -76,23 +77,26 @@ enum relay_slot_state {
 
 /* One request between its header's arrival and the target's last word on it. */
 struct relay_slot {
-    uint64_t host_cookie, wire_cookie;
+    uint64_t host_cookie, cookie; /* the host's, and ours on the wire */
     uint64_t length; /* as requested: what a simple reply to READ carries */
     uint64_t dispatched_ns;
-    enum relay_slot_state state;
-    enum nbd_cmd cmd;
+    uint8_t state;           /* enum relay_slot_state */
+    uint8_t header_size;     /* of a held request */
     bool error;              /* an error chunk has passed */
-    /* What only a held request has, here and below io. */
-    uint8_t header_size;
-    uint32_t held_bytes;     /* of payload in the hold ring */
-    struct gate_io io;
+    uint16_t cmd;            /* enum nbd_cmd, or a value nobody knows */
+    struct gate_io io;       /* of which only the front matters to what is not held */
+    _Alignas(64) struct sched_io turn; /* its turn at the target */
+    /* What only a held request has. */
     struct relay_conn *conn;
     struct list link;        /* conn->released, when RELEASED */
+    uint32_t held_bytes;     /* of payload in the hold ring */
     uint8_t header[NBD_REQUEST_EXT_SIZE];
-    _Alignas(64) struct sched_io turn; /* its turn at the target */
 };
-/* Whole cache lines, of which a request that is not held touches four. */
+/* Whole cache lines, of which a request that is not held touches two: the first, and the first of
+ * its turn. */
 _Static_assert(sizeof(struct relay_slot) == 5 * 64, "slots are cut to cache lines");
+_Static_assert(offsetof(struct relay_slot, io.released_ns) <= 64, "the first line");
+_Static_assert(offsetof(struct sched_io, link) <= 64, "the first line of a turn");
 
 /* What the next bytes of the host are. */
 enum relay_host_mode {
@@ -297,6 +301,18 @@ void relay_host_forget(struct relay_conn *c);
 /* Drop every slot, whatever its state. */
 void relay_slots_drop(struct relay_conn *c);
 void relay_slot_put(struct relay_conn *c, struct relay_slot *s);
+/* As relay_slot_put of one that is answered, but for the count of what is in flight. */
+static inline void relay_slot_answered(struct relay_conn *c, struct relay_slot *s)
+{
+    weir_assert(s->state == RELAY_SLOT_DISPATCHED);
+    weir_assert(c->outstanding > 0);
+    weir_assert(c->slot_free < RELAY_SLOTS);
+    c->outstanding--;
+    s->state = RELAY_SLOT_FREE;
+    if (c->passing == s)
+        c->passing = NULL;
+    c->free_slots[c->slot_free++] = (uint16_t)s->cookie;
+}
 
 /* --- relay_hold.c --- */
 

@@ -30,6 +30,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "gateway/relay_batch.h"
 #include "gateway/relay_conn.h"
 
 /* --- slots --- */
@@ -39,21 +40,21 @@ static bool relay_slot_ready(const struct relay_conn *c)
     return c->slot_free > 0 || c->slot_high < RELAY_SLOTS;
 }
 
+/* One must be ready. */
 static struct relay_slot *relay_slot_get(struct relay_conn *c)
 {
-    weir_assert(relay_slot_ready(c));
     /* The slot given back last is the warmest; new ones are touched only when needed. */
     uint32_t index = c->slot_free > 0 ? c->free_slots[--c->slot_free] : c->slot_high++;
     struct relay_slot *s = &c->slots[index];
     weir_assert(s->state == RELAY_SLOT_FREE);
-    s->wire_cookie = (uint64_t)c->next_cookie++ << 32 | index;
+    s->cookie = (uint64_t)c->next_cookie++ << 32 | index;
     s->error = false;
     return s;
 }
 
 void relay_slot_put(struct relay_conn *c, struct relay_slot *s)
 {
-    switch (s->state) {
+    switch ((enum relay_slot_state)s->state) {
     case RELAY_SLOT_HELD:
     case RELAY_SLOT_QUEUED:
     case RELAY_SLOT_RELEASED:
@@ -73,15 +74,15 @@ void relay_slot_put(struct relay_conn *c, struct relay_slot *s)
     weir_assert(c->slot_free < RELAY_SLOTS);
     if (c->passing == s)
         c->passing = NULL;
-    c->free_slots[c->slot_free++] = (uint16_t)(s - c->slots);
+    c->free_slots[c->slot_free++] = (uint16_t)s->cookie;
 }
 
+/* The caller counts it in stats->inflight. */
 static void relay_slot_dispatched(struct relay_conn *c, struct relay_slot *s, uint64_t now_ns)
 {
     s->state = RELAY_SLOT_DISPATCHED;
     s->dispatched_ns = now_ns;
     c->outstanding++;
-    c->stats->inflight++;
 }
 
 static void relay_slot_drop(struct relay_conn *c, struct relay_slot *s)
@@ -125,18 +126,13 @@ void relay_host_forget(struct relay_conn *c)
 
 /* --- letting go --- */
 
-/* True: it is its turn now. */
-static bool relay_slot_turn(struct relay_conn *c, struct relay_slot *s, uint64_t now_ns)
-{
-    s->turn.op = s->io.op;
-    s->turn.bytes = s->io.bytes;
-    return sched_submit(c->stream->port->sched, &c->stream->turn, &s->turn, now_ns);
-}
-
 void relay_host_pass_gate(struct relay_slot *s, uint64_t now_ns)
 {
+    struct stream *stream = s->conn->stream;
     weir_assert(s->state == RELAY_SLOT_HELD);
-    if (relay_slot_turn(s->conn, s, now_ns))
+    s->turn.op = s->io.op;
+    s->turn.bytes = s->io.bytes;
+    if (sched_submit(stream->port->sched, &stream->turn, &s->turn, now_ns))
         relay_host_release(s);
     else
         s->state = RELAY_SLOT_QUEUED;
@@ -148,7 +144,7 @@ void relay_host_release(struct relay_slot *s)
     weir_assert(s->state == RELAY_SLOT_HELD || s->state == RELAY_SLOT_QUEUED);
     s->state = RELAY_SLOT_RELEASED;
     list_push_back(&c->released, &s->link);
-    if (s->io.hit_max_hold)
+    if (s->io.was_held && s->io.hit_max_hold)
         c->stream->meter->max_hold_hits++;
     reactor_defer(c->relay->reactor, &c->work);
 }
@@ -164,6 +160,7 @@ static void relay_host_dispatch_released(struct relay_conn *c, uint64_t now_ns)
         relay_out_release(&c->out, s->header, s->header_size, s->held_bytes);
         c->undispatched--;
         relay_slot_dispatched(c, s, now_ns);
+        c->stats->inflight++;
         sched_resume(c->stream->port->sched, &s->turn, now_ns);
         if (s == c->payload_slot) {
             c->payload_slot = NULL;
@@ -223,7 +220,7 @@ static void relay_request_hold(struct relay_conn *c, struct relay_slot *s, size_
     s->held_bytes = 0;
     memcpy(s->header, header, size);
     s->header_size = (uint8_t)size;
-    nbd_request_set_cookie(s->header, s->wire_cookie);
+    nbd_request_set_cookie(s->header, s->cookie);
     c->undispatched++;
     relay_out_skip(&c->out, size);
     c->payload_left = payload;
@@ -237,36 +234,34 @@ static void relay_request_hold(struct relay_conn *c, struct relay_slot *s, size_
     }
 }
 
-static void relay_request_submit(struct relay_conn *c, const struct nbd_request *q, size_t size,
-                                 uint64_t now_ns)
+static void relay_request_submit(struct relay_conn *c, struct relay_batch *b,
+                                 const struct nbd_request *q, size_t size)
 {
     uint8_t *header = c->input.data + c->input.parsed;
     uint64_t payload = nbd_request_payload(q, c->extended);
     struct relay_slot *s = relay_slot_get(c);
     enum io_op op = relay_request_op(q->type);
+    uint64_t bytes = relay_request_bytes(c, op, q);
     s->host_cookie = q->cookie;
     s->length = q->length;
     s->cmd = q->type;
     s->io.op = op;
-    s->io.bytes = relay_request_bytes(c, op, q);
-    s->io.arrived_ns = now_ns;
-    meter_arrive(c->stream->meter, op, s->io.bytes);
-    s->state = RELAY_SLOT_HELD;
-    bool entered = ledger_enter(c->relay->share, c->relay->bank);
-    bool goes = gate_submit(c->relay->gate, &c->stream->flow, &s->io, now_ns);
-    ledger_leave(c->relay->share, entered);
-    if (!goes) {
+    s->io.bytes = bytes;
+    s->io.arrived_ns = b->now_ns;
+    if (!relay_batch_gate(b, c, &s->io)) {
+        s->state = RELAY_SLOT_HELD;
         relay_request_hold(c, s, size, payload);
         return;
     }
-    if (!relay_slot_turn(c, s, now_ns)) {
+    if (!relay_batch_turn(b, c, &s->turn, op, bytes)) {
         s->state = RELAY_SLOT_QUEUED;
         relay_request_hold(c, s, size, payload);
         return;
     }
-    nbd_request_set_cookie(header, s->wire_cookie);
+    nbd_request_set_cookie(header, s->cookie);
     relay_out_pass(&c->out, size);
-    relay_slot_dispatched(c, s, now_ns);
+    relay_slot_dispatched(c, s, b->now_ns);
+    b->dispatched++;
     c->payload_left = payload;
     if (payload > 0) {
         c->host_mode = RELAY_HOST_PASS;
@@ -274,11 +269,19 @@ static void relay_request_submit(struct relay_conn *c, const struct nbd_request 
     }
 }
 
+/* The host broke the protocol. Returns -1. */
+static int relay_host_guilty(struct relay_conn *c, struct relay_batch *b, const char *words)
+{
+    relay_batch_settle(b, c);
+    relay_conn_close(c, RELAY_CLOSE_HOST_PROTOCOL, words);
+    return -1;
+}
+
 /* One request header at the front of the input. 1: taken, 0: not now, -1: @c is gone. */
-static int relay_host_header(struct relay_conn *c, uint64_t now_ns)
+static int relay_host_header(struct relay_conn *c, struct relay_batch *b)
 {
     if (!list_empty(&c->released))
-        relay_host_dispatch_released(c, now_ns);
+        relay_host_dispatch_released(c, b->now_ns);
     weir_assert(c->host_mode == RELAY_HOST_HEADER);
     if (!list_empty(&c->released) || !relay_slot_ready(c) ||
         !relay_out_ready(&c->out))
@@ -288,18 +291,14 @@ static int relay_host_header(struct relay_conn *c, uint64_t now_ns)
                                  c->extended, &q);
     if (size == 0)
         return 0;
-    if (size < 0) {
-        relay_conn_close(c, RELAY_CLOSE_HOST_PROTOCOL, "host sent a bad request magic");
-        return -1;
-    }
+    if (size < 0)
+        return relay_host_guilty(c, b, "host sent a bad request magic");
     if (q.type != NBD_CMD_DISC) {
-        relay_request_submit(c, &q, (size_t)size, now_ns);
+        relay_request_submit(c, b, &q, (size_t)size);
         return 1;
     }
-    if (nbd_request_payload(&q, c->extended) > 0) {
-        relay_conn_close(c, RELAY_CLOSE_HOST_PROTOCOL, "host sent DISC with a payload");
-        return -1;
-    }
+    if (nbd_request_payload(&q, c->extended) > 0)
+        return relay_host_guilty(c, b, "host sent DISC with a payload");
     c->host_mode = RELAY_HOST_DISC;
     relay_conn_drain(c, RELAY_CLOSE_HOST_DISCONNECTED);
     return 1;
@@ -323,7 +322,7 @@ static bool relay_host_payload(struct relay_conn *c, uint64_t now_ns)
     if (c->payload_left == 0) {
         c->payload_slot = NULL;
         c->host_mode = RELAY_HOST_HEADER;
-        if (c->passing != NULL)
+        if (c->passing != NULL && c->passing->turn.suspended)
             sched_resume(c->stream->port->sched, &c->passing->turn, now_ns);
         c->passing = NULL;
     }
@@ -331,19 +330,19 @@ static bool relay_host_payload(struct relay_conn *c, uint64_t now_ns)
 }
 
 /* Take the input apart as far as it goes. False: @c is gone. */
-static bool relay_host_parse(struct relay_conn *c, uint64_t now_ns)
+static bool relay_host_parse(struct relay_conn *c, struct relay_batch *b)
 {
     for (;;) {
         switch (c->host_mode) {
         case RELAY_HOST_HEADER: {
-            int ret = relay_host_header(c, now_ns);
+            int ret = relay_host_header(c, b);
             if (ret <= 0)
                 return ret == 0;
             break;
         }
         case RELAY_HOST_PASS:
         case RELAY_HOST_HOLD:
-            if (!relay_host_payload(c, now_ns))
+            if (!relay_host_payload(c, b->now_ns))
                 return true;
             break;
         case RELAY_HOST_BLOCKED:
@@ -456,8 +455,11 @@ bool relay_host_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_progress)
         }
     }
     relay_host_dispatch_released(c, now_ns);
-    if (!relay_host_parse(c, now_ns))
+    struct relay_batch batch;
+    relay_batch_begin(&batch, c, now_ns);
+    if (!relay_host_parse(c, &batch))
         return false;
+    relay_batch_settle(&batch, c);
     if (c->host_mode == RELAY_HOST_PASS)
         relay_host_stalled(c, now_ns);
     if (c->host.eof && c->state == RELAY_TRANSMITTING) {

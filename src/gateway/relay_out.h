@@ -14,8 +14,9 @@
 #include "base/assert.h"
 #include "proto/nbd/request.h"
 
+/* Bytes read from a host and not yet sent or held: 64 writes of 4 KiB with their headers fit. */
+#define RELAY_INPUT_SIZE (320u * 1024u)
 /* Each a power of two. */
-#define RELAY_INPUT_SIZE (256u * 1024u) /* bytes read from a host and not yet sent or held */
 #define RELAY_HOLD_SIZE (256u * 1024u)  /* payload of held writes, to begin with */
 #define RELAY_HOLD_MAX (64u * 1024u * 1024u) /* and at most */
 #define RELAY_HEADER_SIZE (32u * 1024u) /* headers of requests let go after being held */

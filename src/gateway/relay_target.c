@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "gateway/relay_batch.h"
 #include "gateway/relay_conn.h"
 
 static void relay_reply_move(struct relay_conn *c, uint8_t *to)
@@ -82,7 +83,7 @@ static struct relay_slot *relay_reply_slot(struct relay_conn *c, uint64_t cookie
     if (index >= c->slot_high)
         return NULL;
     struct relay_slot *s = &c->slots[index];
-    return s->state == RELAY_SLOT_DISPATCHED && s->wire_cookie == cookie ? s : NULL;
+    return s->state == RELAY_SLOT_DISPATCHED && s->cookie == cookie ? s : NULL;
 }
 
 static void relay_reply_complete(struct relay_conn *c, struct relay_slot *s, uint64_t now_ns)
@@ -95,40 +96,46 @@ static void relay_reply_complete(struct relay_conn *c, struct relay_slot *s, uin
     relay_slot_put(c, s);
 }
 
+/* The target broke the protocol. Returns -1. */
+static int relay_target_guilty(struct relay_conn *c, struct relay_answers *a, const char *words)
+{
+    relay_answers_settle(a, c);
+    relay_conn_close(c, RELAY_CLOSE_TARGET_PROTOCOL, words);
+    return -1;
+}
+
 /* Walk one reply header at reply_parsed. 1: walked, 0: more bytes needed, -1: @c is gone. */
-static int relay_reply_header(struct relay_conn *c, uint64_t now_ns)
+static int relay_reply_header(struct relay_conn *c, struct relay_answers *a)
 {
     uint8_t *p = c->reply + c->reply_parsed;
     struct nbd_reply reply;
     int size = nbd_reply_parse(p, c->reply_end - c->reply_parsed, c->mode, &reply);
     if (size == 0)
         return 0;
-    if (size < 0) {
-        relay_conn_close(c, RELAY_CLOSE_TARGET_PROTOCOL, "target sent a bad reply header");
-        return -1;
-    }
+    if (size < 0)
+        return relay_target_guilty(c, a, "target sent a bad reply header");
     struct relay_slot *s = relay_reply_slot(c, reply.cookie);
-    if (!s) {
-        relay_conn_close(c, RELAY_CLOSE_TARGET_PROTOCOL, "target answered what nobody asked");
-        return -1;
-    }
+    if (!s)
+        return relay_target_guilty(c, a, "target answered what nobody asked");
     bool data = reply.form == NBD_FORM_SIMPLE && reply.error == 0 && s->cmd == NBD_CMD_READ;
-    if (data && c->mode != NBD_MODE_SIMPLE) {
-        relay_conn_close(c, RELAY_CLOSE_TARGET_PROTOCOL,
-                         "target answered a read with a simple reply in structured mode");
-        return -1;
-    }
+    if (data && c->mode != NBD_MODE_SIMPLE)
+        return relay_target_guilty(
+            c, a, "target answered a read with a simple reply in structured mode");
     nbd_reply_set_cookie(p, s->host_cookie);
     s->error |= reply.is_error;
     c->reply_left = data ? s->length : reply.length;
     c->reply_parsed += (size_t)size;
-    if (reply.done)
-        relay_reply_complete(c, s, now_ns);
+    if (reply.done && !relay_answers_take(a, c, s))
+        relay_reply_complete(c, s, a->now_ns);
     return 1;
 }
 
 static bool relay_reply_walk(struct relay_conn *c, uint64_t now_ns)
 {
+    struct relay_answers answers;
+    if (c->reply_parsed == c->reply_end)
+        return true;
+    relay_answers_begin(&answers, c, now_ns);
     while (c->reply_parsed < c->reply_end) {
         size_t left = c->reply_end - c->reply_parsed;
         if (c->reply_left > 0) {
@@ -137,12 +144,13 @@ static bool relay_reply_walk(struct relay_conn *c, uint64_t now_ns)
             c->reply_left -= n;
             continue;
         }
-        int ret = relay_reply_header(c, now_ns);
+        int ret = relay_reply_header(c, &answers);
         if (ret < 0)
             return false;
         if (ret == 0)
             break;
     }
+    relay_answers_settle(&answers, c);
     return true;
 }
 

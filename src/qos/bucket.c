@@ -217,6 +217,21 @@ uint64_t bucket_wait_ns(struct bucket *b, uint64_t now_ns)
     return wait;
 }
 
+int64_t bucket_left(struct bucket *b, uint64_t now_ns)
+{
+    if (b->cfg.rate == 0)
+        return INT64_MAX;
+    bucket_refill(b, now_ns);
+    const struct bucket_state *s = bucket_state(b);
+    if (s->credit < 0 || s->pace < 0)
+        return -1;
+    __int128 left = s->credit + s->burst_credit;
+    if (bucket_has_burst(b))
+        left = min_i128(left, s->pace);
+    /* Divided in 64 bits, where that is cheap. */
+    return (int64_t)min_i128(left, INT64_MAX) / (int64_t)UNIT;
+}
+
 /* Pay @cost out of *@credit; see invariant 4. */
 static void bucket_pay(__int128 *credit, __int128 cost, uint64_t rate)
 {

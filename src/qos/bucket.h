@@ -75,6 +75,11 @@ static inline bool bucket_ready(const struct bucket *b, uint64_t now_ns)
  * nothing. @now_ns may repeat but not go back; going back is treated as standing still. */
 uint64_t bucket_wait_ns(struct bucket *b, uint64_t now_ns);
 
+/* How many units may be taken at @now_ns, by I/Os one after the other, before the next has to wait:
+ * each goes while what those before it took is no more than this. Negative: it is in debt. Less
+ * than the truth from some 9 x 10^9 on. */
+int64_t bucket_left(struct bucket *b, uint64_t now_ns);
+
 /* Bring credit up to @now_ns, for those who look at it while nothing flows. */
 void bucket_refill(struct bucket *b, uint64_t now_ns);
 

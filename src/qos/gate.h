@@ -99,6 +99,7 @@ struct gate_io {
     bool was_held;
     uint64_t bytes;
     uint64_t arrived_ns;
+    /* Not set by a pass (pass.h). */
     uint64_t released_ns;    /* when it was let go; held = released - arrived */
     struct gate_flow *flow;
     /* The rest has a meaning only for those that were held. */

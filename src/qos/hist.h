@@ -39,19 +39,19 @@ static inline uint32_t hist_index(uint64_t ns)
 uint64_t hist_bucket_low(uint32_t index);
 uint64_t hist_bucket_high(uint32_t index);
 
-/* @index is that of @ns. Inline, as what follows: three times an I/O. */
-static inline void hist_record_at(struct hist *h, uint32_t index, uint64_t ns)
+/* @n values, each @ns; @index is that of @ns. */
+static inline void hist_record_at(struct hist *h, uint32_t index, uint32_t n, uint64_t ns)
 {
-    h->bucket[index]++;
-    h->count++;
-    h->sum_ns += ns;
+    h->bucket[index] += n;
+    h->count += n;
+    h->sum_ns += n * ns;
     if (ns > h->max_ns)
         h->max_ns = ns;
 }
 
 static inline void hist_record(struct hist *h, uint64_t ns)
 {
-    hist_record_at(h, hist_index(ns), ns);
+    hist_record_at(h, hist_index(ns), 1, ns);
 }
 
 /* into += from. */

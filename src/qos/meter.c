@@ -14,9 +14,12 @@
  * fences forbid it. Each store is one aligned word, so a counter is never half written.
  *   - Killed before `change` is set: no counter was touched.
  *   - Killed while it is set: the counters of the operation and the sums are put back from `undo`.
- *     A histogram's count and bucket follow from invariant 1: if the buckets add up to one more
- *     than the completions, the bucket that `undo` names was raised and is lowered again.
+ *     A histogram's count and bucket follow from invariant 1: if the buckets add up to more than
+ *     the completions, by as many I/Os as `undo` says, then the bucket that it names was raised and
+ *     is lowered again.
  *   - Killed after it is taken back: the change is complete.
+ * A batch whose I/Os share operation and times is one change (meter_arrive_many,
+ * meter_complete_many), counted before any of it goes on.
  * All of the repair may be done twice, hence may be interrupted as well. Only max_ns, which never
  * falls, may keep the value of an I/O that was taken back; its answer did come.
  *
@@ -25,7 +28,7 @@
  *      all operations of that direction.
  *   2. completions + dropped <= arrivals.
  *
- * test_meter_kill.c stops a process after every single instruction. */
+ * test_kill.c stops a process after every single instruction. */
 #include "qos/meter.h"
 
 #include <stdatomic.h>
@@ -102,27 +105,33 @@ static bool meter_moves_bytes(enum io_op op)
     return io_op_direction(op) != IO_DIR_NONE;
 }
 
-void meter_arrive(struct meter *m, enum io_op op, uint64_t bytes)
+void meter_arrive_many(struct meter *m, enum io_op op, uint32_t n, uint64_t bytes)
 {
     weir_assert(op < IO_OP_COUNT);
     struct meter_op *c = &m->op[op];
     if (!meter_moves_bytes(op)) {
-        c->arrivals++;
+        c->arrivals += n;
         return;
     }
     m->undo.op = (uint32_t)op;
     m->undo.was.arrivals = c->arrivals;
     m->undo.was.bytes_arrived = c->bytes_arrived;
     meter_begin(m, METER_ARRIVING);
-    c->arrivals++;
+    c->arrivals += n;
     c->bytes_arrived += bytes;
     meter_end(m);
 }
 
-static void meter_count_completion(struct meter_op *c, enum io_op op, uint64_t bytes, bool error,
-                                   uint64_t held_ns)
+void meter_arrive(struct meter *m, enum io_op op, uint64_t bytes)
 {
-    c->completions++;
+    meter_arrive_many(m, op, 1, bytes);
+}
+
+/* @n answers; if it is one, @error and @held_ns are its own. */
+static inline void meter_count_completion(struct meter_op *c, enum io_op op, uint32_t n,
+                                          uint64_t bytes, bool error, uint64_t held_ns)
+{
+    c->completions += n;
     weir_assert(c->completions + c->dropped <= c->arrivals);
     if (error)
         c->errors++;
@@ -134,20 +143,17 @@ static void meter_count_completion(struct meter_op *c, enum io_op op, uint64_t b
     }
 }
 
-void meter_complete(struct meter *m, enum io_op op, uint64_t bytes, bool error, uint64_t held_ns,
-                    uint64_t target_ns, uint64_t total_ns)
+/* Note what was, so that the change can be taken back. */
+static inline void meter_note(struct meter *m, enum io_op op, uint32_t n, uint64_t held_ns,
+                              uint64_t target_ns, uint64_t total_ns)
 {
-    weir_assert(op < IO_OP_COUNT);
     enum io_direction dir = io_op_direction(op);
     m->undo.op = (uint32_t)op;
     m->undo.was = m->op[op];
-    if (dir == IO_DIR_NONE) {
-        meter_begin(m, METER_COMPLETING);
-        meter_count_completion(&m->op[op], op, bytes, error, held_ns);
-        meter_end(m);
+    if (dir == IO_DIR_NONE)
         return;
-    }
-    struct hist *h = m->hist[dir];
+    const struct hist *h = m->hist[dir];
+    m->undo.count = n;
     m->undo.bucket[METER_HELD] = hist_index(held_ns);
     m->undo.bucket[METER_TARGET] = hist_index(target_ns);
     /* As a rule it was not held, and both are the same. */
@@ -156,12 +162,37 @@ void meter_complete(struct meter *m, enum io_op op, uint64_t bytes, bool error, 
     m->undo.sum_ns[METER_HELD] = h[METER_HELD].sum_ns;
     m->undo.sum_ns[METER_TARGET] = h[METER_TARGET].sum_ns;
     m->undo.sum_ns[METER_TOTAL] = h[METER_TOTAL].sum_ns;
+}
+
+static inline void meter_answered(struct meter *m, enum io_op op, uint32_t n, uint64_t bytes,
+                                  bool error, uint64_t held_ns, uint64_t target_ns,
+                                  uint64_t total_ns)
+{
+    weir_assert(op < IO_OP_COUNT);
+    enum io_direction dir = io_op_direction(op);
+    meter_note(m, op, n, held_ns, target_ns, total_ns);
     meter_begin(m, METER_COMPLETING);
-    meter_count_completion(&m->op[op], op, bytes, error, held_ns);
-    hist_record_at(&h[METER_HELD], m->undo.bucket[METER_HELD], held_ns);
-    hist_record_at(&h[METER_TARGET], m->undo.bucket[METER_TARGET], target_ns);
-    hist_record_at(&h[METER_TOTAL], m->undo.bucket[METER_TOTAL], total_ns);
+    meter_count_completion(&m->op[op], op, n, bytes, error, held_ns);
+    if (dir != IO_DIR_NONE) {
+        struct hist *h = m->hist[dir];
+        hist_record_at(&h[METER_HELD], m->undo.bucket[METER_HELD], n, held_ns);
+        hist_record_at(&h[METER_TARGET], m->undo.bucket[METER_TARGET], n, target_ns);
+        hist_record_at(&h[METER_TOTAL], m->undo.bucket[METER_TOTAL], n, total_ns);
+    }
     meter_end(m);
+}
+
+void meter_complete(struct meter *m, enum io_op op, uint64_t bytes, bool error, uint64_t held_ns,
+                    uint64_t target_ns, uint64_t total_ns)
+{
+    meter_answered(m, op, 1, bytes, error, held_ns, target_ns, total_ns);
+}
+
+void meter_complete_many(struct meter *m, enum io_op op, uint32_t n, uint64_t bytes,
+                         uint64_t target_ns, uint64_t total_ns)
+{
+    weir_assert(n > 0);
+    meter_answered(m, op, n, bytes, false, 0, target_ns, total_ns);
 }
 
 void meter_drop(struct meter *m, enum io_op op)
@@ -196,8 +227,9 @@ static void meter_undo_hist(struct meter *m, enum io_direction dir, enum meter_h
     uint64_t count = meter_completions(m, dir), sum = 0;
     for (uint32_t i = 0; i < HIST_BUCKETS; i++)
         sum += h->bucket[i];
-    if (sum == count + 1 && at < HIST_BUCKETS && h->bucket[at] > 0)
-        h->bucket[at]--;
+    uint64_t n = m->undo.count;
+    if (sum == count + n && at < HIST_BUCKETS && h->bucket[at] >= n)
+        h->bucket[at] -= n;
     h->sum_ns = m->undo.sum_ns[kind];
     h->count = count;
 }

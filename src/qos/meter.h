@@ -60,6 +60,7 @@ enum meter_change { METER_STANDS, METER_ARRIVING, METER_COMPLETING };
 struct meter_undo {
     uint32_t change;         /* enum meter_change */
     uint32_t op;
+    uint32_t count;          /* I/Os counted at once */
     uint32_t bucket[METER_HIST_COUNT];
     struct meter_op was;
     uint64_t sum_ns[METER_HIST_COUNT];
@@ -79,6 +80,11 @@ void meter_arrive(struct meter *m, enum io_op op, uint64_t bytes);
  * the last reply, @total_ns from arrival. */
 void meter_complete(struct meter *m, enum io_op op, uint64_t bytes, bool error, uint64_t held_ns,
                     uint64_t target_ns, uint64_t total_ns);
+/* @n I/Os of one batch as one change, @bytes together. Those answered were not held and did not
+ * fail, and their times are the same. */
+void meter_arrive_many(struct meter *m, enum io_op op, uint32_t n, uint64_t bytes);
+void meter_complete_many(struct meter *m, enum io_op op, uint32_t n, uint64_t bytes,
+                         uint64_t target_ns, uint64_t total_ns);
 void meter_drop(struct meter *m, enum io_op op);
 uint64_t meter_inflight(const struct meter *m, enum io_op op);
 

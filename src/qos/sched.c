@@ -677,6 +677,29 @@ void sched_complete(struct sched *s, struct sched_io *io, uint64_t judged_ns, ui
         s->pace_ns = now_ns + took * (1000 - s->slots_milli) / s->slots_milli;
 }
 
+void sched_submit_run(struct sched *s, struct sched_flow *f, const struct sched_run *run)
+{
+    weir_assert(s->room == 0);
+    f->cost_arrived_ns += run->cost_ns;
+    f->inflight += run->n;
+    s->inflight += run->n;
+}
+
+void sched_complete_run(struct sched *s, struct sched_flow *f, const struct sched_run *run)
+{
+    weir_assert(s->room == 0);
+    weir_assert(s->inflight >= run->n);
+    weir_assert(f->inflight >= run->n);
+    weir_assert(f->share->terms.latency_us == 0);
+    s->inflight -= run->n;
+    f->inflight -= run->n;
+    f->cost_served_ns += run->cost_ns;
+    s->counts.cost_served_ns += run->cost_ns;
+    s->counts.served_ios += run->n;
+    s->counts.served_bytes += run->bytes;
+    s->counts.latency_ns += run->latency_ns;
+}
+
 void sched_suspend(struct sched *s, struct sched_io *io, uint64_t now_ns)
 {
     if (!io->slot)

@@ -91,8 +91,6 @@ struct sched_flow {
 
 /* Embedded in the owner's request. */
 struct sched_io {
-    struct list link;     /* in its queue */
-    struct list age_link; /* the scheduler's: all that wait, in order of submission */
     struct sched_flow *flow;
     enum io_op op;
     bool queued; /* waits */
@@ -100,6 +98,15 @@ struct sched_io {
     bool suspended; /* let go, its slot given back for now */
     uint64_t bytes, cost_ns;
     uint64_t submitted_ns, dispatched_ns;
+    struct list link;     /* in its queue */
+    struct list age_link; /* the scheduler's: all that wait, in order of submission */
+};
+
+/* I/Os of one flow that go in one batch, or are answered in one, while there is no window. */
+struct sched_run {
+    uint32_t n;
+    uint64_t cost_ns;
+    uint64_t bytes, latency_ns; /* of those answered */
 };
 
 /* Cumulative, of one target. */
@@ -146,6 +153,30 @@ uint64_t sched_next_ns(const struct sched *s);
 /* The target answered (or never will) what sched_submit or sched_poll let go. @judged_ns: how long
  * it took as its objective sees it; 0: it is not to be judged (dropped). */
 void sched_complete(struct sched *s, struct sched_io *io, uint64_t judged_ns, uint64_t now_ns);
+/* With no window in force a batch of READs and WRITEs is told together: sched_went of each, then
+ * sched_submit_run; sched_answered of each that holds a slot, then sched_complete_run. What that
+ * leaves is what sched_submit and sched_complete of each would; of a flow without an objective. */
+static inline void sched_went(struct sched_run *run, struct sched_flow *f, struct sched_io *io,
+                              uint64_t cost_ns, uint64_t now_ns)
+{
+    io->flow = f;
+    io->queued = io->suspended = false;
+    io->slot = true;
+    io->cost_ns = cost_ns;
+    io->submitted_ns = io->dispatched_ns = now_ns;
+    run->n++;
+    run->cost_ns += cost_ns;
+}
+static inline void sched_answered(struct sched_run *run, struct sched_io *io, uint64_t now_ns)
+{
+    io->slot = false;
+    run->n++;
+    run->cost_ns += io->cost_ns;
+    run->bytes += io->bytes;
+    run->latency_ns += now_ns > io->dispatched_ns ? now_ns - io->dispatched_ns : 0;
+}
+void sched_submit_run(struct sched *s, struct sched_flow *f, const struct sched_run *run);
+void sched_complete_run(struct sched *s, struct sched_flow *f, const struct sched_run *run);
 /* Let go, but its bytes are not all here: it gives its slot back until they are. A host that stalls
  * in the middle of a write thus takes nothing of the window. Both may be repeated. */
 void sched_suspend(struct sched *s, struct sched_io *io, uint64_t now_ns);

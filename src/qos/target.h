@@ -44,6 +44,9 @@ void target_share_remove(struct target *t, uint64_t now_ns);
 void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_ns);
 /* What was dispatched is answered, or (@judged_ns 0) never will be; see sched_complete. */
 void target_complete(struct target *t, struct sched_io *io, uint64_t judged_ns, uint64_t now_ns);
+/* Whether batches of @f may be told to the scheduler together (struct sched_run): nothing learns
+ * from single answers. */
+bool target_counts_only(const struct target *t, const struct sched_flow *f);
 /* Every TARGET_TICK_NS while on: learn, set the window. sched_poll may have something then. */
 void target_tick(struct target *t, uint64_t now_ns);
 /* Slots in force in thousandths; 0: off. */

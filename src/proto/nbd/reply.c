@@ -28,7 +28,7 @@
 #include "base/err.h"
 #include "proto/nbd/wire.h"
 
-#define SIMPLE_MAGIC     0x67446698u
+#define SIMPLE_MAGIC     NBD_SIMPLE_REPLY_MAGIC
 #define STRUCTURED_MAGIC 0x668e33efu
 #define EXTENDED_MAGIC   0x6e8a278cu
 
@@ -37,7 +37,7 @@ enum {
     AT_ERROR = 4,
     AT_FLAGS = 4,
     AT_TYPE = 6,
-    AT_COOKIE = 8,
+    AT_COOKIE = NBD_REPLY_AT_COOKIE,
     AT_LENGTH = 16,
     AT_EXT_OFFSET = 16,
     AT_EXT_LENGTH = 24,
@@ -145,7 +145,8 @@ static struct nbd_reply parse_chunk(const uint8_t *p, enum nbd_reply_form form)
     };
 }
 
-int nbd_reply_parse(const uint8_t *p, size_t n, enum nbd_reply_mode mode, struct nbd_reply *ret)
+int nbd_reply_parse_any(const uint8_t *p, size_t n, enum nbd_reply_mode mode,
+                        struct nbd_reply *ret)
 {
     enum nbd_reply_form form;
     struct nbd_reply r;
@@ -197,9 +198,4 @@ size_t nbd_reply_build(uint8_t *out, const struct nbd_reply *r)
     }
     wire_put64(out + AT_COOKIE, r->cookie);
     return form_size(r->form);
-}
-
-void nbd_reply_set_cookie(uint8_t *header, uint64_t cookie)
-{
-    wire_put64(header + AT_COOKIE, cookie);
 }

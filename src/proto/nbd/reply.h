@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "proto/nbd/wire.h"
+
 #define NBD_SIMPLE_REPLY_SIZE     16u
 #define NBD_STRUCTURED_REPLY_SIZE 20u
 #define NBD_EXTENDED_REPLY_SIZE   32u
@@ -23,6 +25,9 @@ enum nbd_reply_mode {
 };
 
 enum nbd_reply_form { NBD_FORM_SIMPLE, NBD_FORM_STRUCTURED, NBD_FORM_EXTENDED };
+
+#define NBD_SIMPLE_REPLY_MAGIC 0x67446698u
+#define NBD_REPLY_AT_COOKIE    8u /* in every form */
 
 #define NBD_REPLY_FLAG_DONE 0x0001u
 
@@ -49,7 +54,22 @@ struct nbd_reply {
 
 /* Parse the header at @p. Returns its size, 0 when @n is too short, or WEIR_E_PROTO: wrong magic, a
  * form that @mode forbids, or a length that the chunk type cannot have. */
-int nbd_reply_parse(const uint8_t *p, size_t n, enum nbd_reply_mode mode, struct nbd_reply *ret);
+int nbd_reply_parse_any(const uint8_t *p, size_t n, enum nbd_reply_mode mode,
+                        struct nbd_reply *ret);
+/* The same. Inline for what comes most: a simple reply without an error. */
+static inline int nbd_reply_parse(const uint8_t *p, size_t n, enum nbd_reply_mode mode,
+                                  struct nbd_reply *ret)
+{
+    if (n < NBD_SIMPLE_REPLY_SIZE || mode == NBD_MODE_EXTENDED ||
+        wire_get64(p) != (uint64_t)NBD_SIMPLE_REPLY_MAGIC << 32)
+        return nbd_reply_parse_any(p, n, mode, ret);
+    *ret = (struct nbd_reply){
+        .form = NBD_FORM_SIMPLE,
+        .cookie = wire_get64(p + NBD_REPLY_AT_COOKIE),
+        .done = true,
+    };
+    return NBD_SIMPLE_REPLY_SIZE;
+}
 
 /* The NBD error number at the start of an error chunk's payload (at least 4 bytes). */
 uint32_t nbd_reply_chunk_error(const uint8_t *payload);
@@ -57,6 +77,9 @@ uint32_t nbd_reply_chunk_error(const uint8_t *payload);
 size_t nbd_reply_build(uint8_t *out, const struct nbd_reply *r);
 
 /* Overwrite the cookie of a header in place. */
-void nbd_reply_set_cookie(uint8_t *header, uint64_t cookie);
+static inline void nbd_reply_set_cookie(uint8_t *header, uint64_t cookie)
+{
+    wire_put64(header + NBD_REPLY_AT_COOKIE, cookie);
+}
 
 #endif

@@ -29,7 +29,7 @@ struct stage {
     struct bucket bucket;
 };
 
-#define OPERATIONS 6u
+#define OPERATIONS 9u
 #define STEPS_MAX 200000u
 
 static const struct bucket_rate rate = {.rate = 1000, .burst_rate = 5000, .burst_ns = 1000000000};
@@ -46,8 +46,14 @@ static void meter_operation(struct meter *m, uint32_t i)
         meter_arrive(m, IO_FLUSH, 0);
     else if (i == 4)
         meter_complete(m, IO_WRITE, 65536, true, 5000, 90000, 95000);
-    else
+    else if (i == 5)
         meter_complete(m, IO_FLUSH, 0, false, 0, 1000, 1000);
+    else if (i == 6)
+        meter_arrive_many(m, IO_READ, 5, 5 * 4096);
+    else if (i == 7)
+        meter_complete_many(m, IO_READ, 3, 3 * 4096, 90000, 90000);
+    else
+        meter_complete_many(m, IO_READ, 2, 2 * 4096, 70000, 91000);
 }
 
 static void bucket_operation(struct bucket *b, uint32_t i)
@@ -55,7 +61,7 @@ static void bucket_operation(struct bucket *b, uint32_t i)
     if (i == 1 || i == 4)
         bucket_refill(b, 1000000 * (i + 1));
     else
-        bucket_take(b, 1u << (3 * i), 1000000 * (i + 1));
+        bucket_take(b, 1u << (3 * (i % 6)), 1000000 * (i + 1));
 }
 
 static void child(struct stage *s)

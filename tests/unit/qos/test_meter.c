@@ -92,9 +92,29 @@ static void held_target_and_total_go_to_their_own_histograms(void **state)
     assert_int_equal(m.op[IO_WRITE].held_ns, 1000000);
 }
 
+static void a_batch_counts_as_its_ios_would(void **state)
+{
+    (void)state;
+    static struct meter one, many;
+    memset(&one, 0, sizeof one);
+    memset(&many, 0, sizeof many);
+    for (unsigned op = 0; op < IO_OP_COUNT; op++) {
+        for (unsigned i = 0; i < 7; i++) {
+            meter_arrive(&one, (enum io_op)op, 1000 + i);
+            meter_complete(&one, (enum io_op)op, 1000 + i, false, 0, 123456, 234567);
+        }
+        meter_arrive_many(&many, (enum io_op)op, 7, 7021);
+        meter_complete_many(&many, (enum io_op)op, 7, 7021, 123456, 234567);
+    }
+    memset(&one.undo, 0, sizeof one.undo);
+    memset(&many.undo, 0, sizeof many.undo);
+    assert_memory_equal(&one, &many, sizeof one);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_batch_counts_as_its_ios_would),
         cmocka_unit_test(every_operation_has_a_name_and_a_direction),
         cmocka_unit_test(sums_equal_what_was_fed_in),
         cmocka_unit_test(held_target_and_total_go_to_their_own_histograms),

@@ -330,6 +330,56 @@ static void without_a_window_nothing_waits_and_no_tag_moves(void **state)
     free(l);
 }
 
+static void a_run_leaves_what_its_ios_would(void **state)
+{
+    (void)state;
+    struct lab *l = malloc(sizeof *l);
+    struct sched_counts counts[2];
+    uint64_t arrived[2], served[2];
+    for (int run = 0; run < 2; run++) {
+        struct job *j[100];
+        struct sched_run went = {0}, answered = {0};
+        lab_init(l, 8, 0);
+        struct sched_flow *f = &l->flow[0];
+        for (uint32_t i = 0; i < 100; i++) {
+            j[i] = job_new(l, 0, IO_READ, 4096 * (1 + i % 3));
+            if (run == 0)
+                assert_true(sched_submit(l->s, f, &j[i]->io, l->now));
+            else
+                sched_went(&went, f, &j[i]->io,
+                           cost_of(sched_cost(l->s), IO_READ, j[i]->io.bytes), l->now);
+        }
+        if (run == 1)
+            sched_submit_run(l->s, f, &went);
+        assert_int_equal(sched_inflight(l->s), 100);
+        l->now += 5 * MS;
+        for (uint32_t i = 0; i < 60; i++) {
+            if (run == 0)
+                sched_complete(l->s, &j[i]->io, 5 * MS, l->now);
+            else
+                sched_answered(&answered, &j[i]->io, l->now);
+            j[i]->used = false;
+        }
+        if (run == 1)
+            sched_complete_run(l->s, f, &answered);
+        assert_int_equal(sched_inflight(l->s), 40);
+        assert_int_equal(f->inflight, 40);
+        counts[run] = *sched_account(l->s, l->now);
+        arrived[run] = f->cost_arrived_ns;
+        served[run] = f->cost_served_ns;
+        /* With a window all are as if they had been submitted one by one. */
+        sched_set_window(l->s, 50000, l->now);
+        for (uint32_t i = 60; i < 100; i++) {
+            sched_complete(l->s, &j[i]->io, 5 * MS, l->now);
+            j[i]->used = false;
+        }
+        lab_fini(l);
+    }
+    assert_memory_equal(&counts[0], &counts[1], sizeof counts[0]);
+    assert_true(arrived[0] == arrived[1] && served[0] == served[1] && served[0] > 0);
+    free(l);
+}
+
 static void one_that_waits_too_long_goes_whatever_the_window_says(void **state)
 {
     (void)state;
@@ -562,6 +612,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whatever_happens_order_is_kept_and_nothing_is_lost),
         cmocka_unit_test(without_a_window_nothing_waits_and_no_tag_moves),
+        cmocka_unit_test(a_run_leaves_what_its_ios_would),
         cmocka_unit_test(one_that_waits_too_long_goes_whatever_the_window_says),
         cmocka_unit_test(device_time_is_divided_by_weight_whatever_the_sizes),
         cmocka_unit_test(a_reservation_is_kept_beside_bullies),
