@@ -8,7 +8,7 @@ its rate filter, QEMU's storage daemon with a throttle. All stand ready all the 
 is run through every one in turn, so that a slow moment of the machine meets all alike.
 
     bench/gateway.py [--rounds N] [--seconds S] [--rows REGEX] [--proxies REGEX] [--no-limits] [--no-instructions]
-                     [--gateway NAME=BINARY] [--engine ENGINE] [--json FILE] [--write FILE]
+                     [--limit-rounds N] [--gateway NAME=BINARY] [--engine ENGINE] [--json FILE] [--write FILE]
 
 Binaries come from $WEIR_BUILD; --gateway puts another build of weir-gateway beside it in the same rounds. A proxy's CPU is its process
 clock over a run (warm-up included) by all answers of that run. Instructions are counted by valgrind, of the gateway's user code only.
@@ -208,9 +208,11 @@ def verdicts(results, rows, names):
     if US not in names:
         return out
     if TUNED in names:
-        out += ["| Load | IOPS to haproxy tuned (quartiles) | CPU per I/O to haproxy tuned (quartiles) |", "|---|---|---|"]
-        out += [f"| {row.name} | " + " | ".join("{:.2f} ({:.2f} to {:.2f})".format(*ratio(results, row, TUNED, key))
-                                                for key in ("iops", "proxy_cpu_us")) + " |" for row in rows]
+        out += [f"| Load | IOPS to {TUNED} (quartiles) | CPU per I/O to {TUNED} (quartiles) | must | goal |", "|---|---|---|---|---|"]
+    for row in rows if TUNED in names else []:
+        iops, cpu = ratio(results, row, TUNED, "iops"), ratio(results, row, TUNED, "proxy_cpu_us")
+        marks = [judged(iops[0], cpu[0], *wanted) if row.size == 4 * KIB else "-" for wanted in (MUST, GOAL)]
+        out.append(f"| {row.name} | " + " | ".join(["{:.2f} ({:.2f} to {:.2f})".format(*r) for r in (iops, cpu)] + marks) + " |")
     deep = [row for row in rows if row.depth == 16 and best_aware(results, row, names)]
     if deep:
         out += ["", "| Load | IOPS to the best NBD-aware rival |", "|---|---|"]
@@ -218,6 +220,15 @@ def verdicts(results, rows, names):
         best = best_aware(results, row, names)
         out.append(f"| {row.name} | {paired(results, row, US, best, 'iops'):.1f} ({best}) |")
     return out
+
+
+# IOPS at least and CPU per I/O at most, as ratios to haproxy tuned's; as they are printed, with two decimals.
+MUST, GOAL = (1.0, 1.0), (1.05, 0.85)
+
+
+def judged(iops, cpu, least, most):
+    missed = [what for what, bad in (("IOPS", round(iops, 2) < least), ("CPU", round(cpu, 2) > most)) if bad]
+    return "met" if not missed else f"**missed**: {', '.join(missed)}"
 
 
 def said(misses, words="met"):
@@ -231,12 +242,12 @@ def summary(results, rows, names, limiters):
     if small and {US, TUNED} <= set(names):
         iops = {row.name: ratio(results, row, TUNED, "iops")[0] for row in small}
         cpu = {row.name: ratio(results, row, TUNED, "proxy_cpu_us")[0] for row in small}
-        behind = [f"{n} {v:.2f}" for n, v in iops.items() if v < 0.995]
-        above = [f"{n} {v:.2f}" for n, v in cpu.items() if v > 1.005]
+        behind = [f"{n} {v:.2f}" for n, v in iops.items() if round(v, 2) < MUST[0]]
+        above = [f"{n} {v:.2f}" for n, v in cpu.items() if round(v, 2) > MUST[1]]
         out += [f"| 4 KiB: IOPS no less than haproxy tuned's (must) | {len(iops) - len(behind)} of {len(iops)} loads; {said(behind)} |",
                 f"| 4 KiB: CPU per I/O no more than haproxy tuned's (must) | {len(cpu) - len(above)} of {len(cpu)} loads; {said(above)} |",
-                f"| 4 KiB: IOPS 1.05 or more (goal) | {sum(v >= 1.05 for v in iops.values())} of {len(iops)} loads |",
-                f"| 4 KiB: CPU per I/O 0.85 or less (goal) | {sum(v <= 0.85 for v in cpu.values())} of {len(cpu)} loads |"]
+                f"| 4 KiB: IOPS 1.05 or more (goal) | {sum(round(v, 2) >= GOAL[0] for v in iops.values())} of {len(iops)} loads |",
+                f"| 4 KiB: CPU per I/O 0.85 or less (goal) | {sum(round(v, 2) <= GOAL[1] for v in cpu.values())} of {len(cpu)} loads |"]
     deep = {row.name: paired(results, row, US, best_aware(results, row, names), "iops")
             for row in rows if row.depth == 16 and US in names and best_aware(results, row, names)}
     if deep:
@@ -244,7 +255,7 @@ def summary(results, rows, names, limiters):
                    f"{max(deep.values()):.1f}; {said([f'{n} {v:.1f}' for n, v in deep.items() if v < 5])} |")
     if {US, "haproxy"} <= set(names) and singles(rows):
         added = {row.name: added_us(results, row, US) / added_us(results, row, "haproxy") for row in singles(rows)}
-        found = ", ".join(f"{v:.2f} ({n})" for n, v in added.items())
+        found = ", ".join(f"{v:.2f} ({n}: {'met' if round(v, 2) <= 0.75 else '**missed**'})" for n, v in added.items())
         out.append(f"| Latency added at depth 1, 0.75 or less of haproxy's (goal) | {found} |")
     if limiters:
         mine = {key: [statistics.median(v) for (n, _, k), v in limiters.items() if n == US and k == key] for key in
@@ -312,18 +323,20 @@ def machine():
 
 def arguments():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--rounds", type=int, default=7)
-    p.add_argument("--seconds", type=float, default=0.4, help="of each run")
+    p.add_argument("--rounds", type=int, default=13)
+    p.add_argument("--seconds", type=float, default=0.2, help="of each run; many short rounds tell more than few long ones")
     p.add_argument("--rows", default="", metavar="REGEX", help="of loads' names, as in the table")
     p.add_argument("--proxies", default="", metavar="REGEX")
     p.add_argument("--gateway", action="append", default=[], metavar="NAME=BINARY", help="another build of weir-gateway beside this one")
     p.add_argument("--engine", action="append", default=[], choices=["epoll", "io_uring"], help="weir-gateway with this engine too")
     p.add_argument("--no-limits", action="store_true", help="leave the limiters' table out")
+    p.add_argument("--limit-rounds", type=int, default=5, help="of the limiters, at most --rounds")
     p.add_argument("--limit-seconds", type=float, default=2, help="of each limiter's run")
     p.add_argument("--no-instructions", action="store_true", help="leave the instruction counts out")
     p.add_argument("--json", metavar="FILE", help="every single result")
     p.add_argument("--write", metavar="FILE", help="the report, as Markdown, between its two marks if it has them")
     a = p.parse_args()
+    a.limit_rounds = min(a.limit_rounds, a.rounds)
     a.chosen = [row for row in ROWS if re.search(a.rows, row.name)]
     if not a.chosen:
         p.error(f"--rows {a.rows}: no such load")
@@ -341,7 +354,7 @@ def main():
     names += more
     rows, began, load_average = a.chosen, time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), os.getloadavg()[0]
     results = measure(rows, names, a.rounds, a.seconds)
-    limiters = {} if a.no_limits else limits.measure_all(a.rounds, a.limit_seconds)
+    limiters = {} if a.no_limits else limits.measure_all(a.limit_rounds, a.limit_seconds)
     command = shlex.join(["bench/gateway.py", *sys.argv[1:]])
     out = ["## Measured", "", f"{began}, `{command}`: {a.rounds} interleaved rounds of {a.seconds} s a run; load average "
            f"{load_average:.1f} before.", "", *machine(), "", "### In short", "", *summary(results, rows, names, limiters), "",
@@ -351,9 +364,10 @@ def main():
     if not a.no_instructions:
         counted = [row for row in INSTRUCTIONS if re.search(a.rows, row.name)]
         out += ["", "### Instructions", "", "By callgrind, the reactor and the C library included, two limits in force; the kernel's "
-                "are not counted.", "", *instructions_table(counted, a.seconds * 2)]
+                "are not counted.", "", *instructions_table(counted, max(a.seconds, 0.5))]
     if limiters:
-        out += ["", "### Limits", "", f"{a.rounds} interleaved rounds of {a.limit_seconds} s a run; medians.", "", *limits.table(limiters)]
+        out += ["", "### Limits", "", f"{a.limit_rounds} interleaved rounds of {a.limit_seconds} s a run; medians.", "",
+                *limits.table(limiters)]
     text = "\n".join(out) + "\n"
     print(text, flush=True)
     if a.json:
