@@ -153,7 +153,7 @@ def fairness_world():
     """Weights 1, 2 and 4; the first behind both gateways, the second behind one, the third behind the other; sizes and kinds mixed."""
     loads = [bully("a", 1, 64, "4KiB"), {**bully("a", 2, 64, "4KiB"), "host": "bulka2"}, bully("b", 1, 64, "64KiB", writes="100%"),
              bully("c", 2, 128, "4KiB", large="30%", largeSize="64KiB", writes="50%")]
-    return scenario(loads, [agreement(f"w{v}", f"bulk{v}", weight=w) for v, w in (("a", 100), ("b", 200), ("c", 400))], 8, duration=60)
+    return scenario(loads, [agreement(f"w{v}", f"bulk{v}", weight=w) for v, w in (("a", 200), ("b", 400), ("c", 800))], 8, duration=60)
 
 
 def fairness(result):

@@ -48,12 +48,14 @@
 #define FLAT          0.96
 #define LINEAR        0.05
 #define STEP_UP       1.2   /* of what was in flight at HIGH */
+#define STEP_UP_FAR   1.6   /* while k may be far off */
 #define STEP_DOWN     0.9   /* of what was in flight at LOW */
 #define IOS_LEAST     400.0 /* answers that a phase wants */
 #define IOS_LEAST_FAR 150.0
 #define LOW_NS_MIN    100e6
 #define PHASE_NS_MAX  4e9 /* and how long it waits for them at most */
 #define HIGH_NS_MIN   300e6
+#define CALM_LEAST    4.0 /* lengths of LOW that HIGH lasts at the least, once k is known roughly */
 #define CALM_MAX      32u /* lengths of LOW that HIGH lasts when nothing moves */
 #define MOVED         0.12
 #define K_MIN         0.8
@@ -153,7 +155,8 @@ static void search_end(struct window *w)
             k = n_low * STEP_DOWN;
             far = n_low >= 2.5;
         } else if (linear > 1 - LINEAR) {
-            k = n_high * STEP_UP;
+            k = (n_high > w->k ? n_high : w->k) * (w->far ? STEP_UP_FAR : STEP_UP);
+            far = w->far;
         } else {
             k = n_low * x_high / x_low;
         }
@@ -182,6 +185,7 @@ static bool high_over(const struct window *w)
 {
     double calm = w->calm < 5 ? (double)(1u << w->calm) : (double)CALM_MAX;
     double least = HIGH_NS_MIN > w->low_ns ? HIGH_NS_MIN : w->low_ns;
+    calm = calm < CALM_LEAST && !w->far ? CALM_LEAST : calm;
     least *= calm < CALM_MAX ? calm : CALM_MAX;
     return sum_enough(w, &w->high, least);
 }

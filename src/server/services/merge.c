@@ -225,6 +225,8 @@ static void merge_target(struct services *s, struct gateway *g, const struct rep
     t->e.parallelism_milli = r->parallelism_milli;
     t->e.wait_p99_us = r->wait_p99_us;
     t->cost = r->cost;
+    t->now = (struct target_counts){.busy_ns = r->busy_ns, .full_ns = r->full_ns,
+                                    .ios = r->served_ios, .bytes = r->served_bytes};
     t->e.connections = r->connections;
     t->e.connects = r->connects;
     t->e.connect_failures = r->connect_failures;

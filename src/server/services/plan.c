@@ -18,8 +18,8 @@
  * policy for the target says, and an event says so.
  *
  * For each target a plan says the bound of the device's wait: what the tightest promise there
- * leaves after the device's own time. Where only to observe is allowed no share and no plan is
- * sent: a gateway without shares schedules nothing.
+ * leaves after the mean service; and its part of the storage's slots (slots.c). Where only to
+ * observe is allowed no share and no plan is sent: a gateway without shares schedules nothing.
  *
  * Most claims are at one gateway and one target: what they ask for is summed up when their gateway
  * reports, and the plan itself walks only storages and the claims that are at several places.
@@ -36,8 +36,6 @@
 
 #define HEADROOM 1.1
 #define AIM 0.85
-/* p99 over mean of an exponential: the device's own time at p99 when only its mean is known. */
-#define TAIL 4.6
 #define WAIT_LEAST 0.25 /* of the objective */
 #define QUIET_NS UINT64_C(60000000000)
 #define WORTH_RESERVE 0.1 /* a reservation that changed by less is not sent anew */
@@ -77,7 +75,8 @@ static uint64_t wait_bound(const struct part *p)
         tightest = fmin(tightest, (double)a->objective[i].latency_us);
     if (!isfinite(tightest))
         return 0;
-    double bound = AIM * tightest - TAIL * plan_io_cost(p) / 1e3;
+    /* The wait is latency less the mean service, so that the service's own spread is part of it. */
+    double bound = AIM * tightest - plan_io_cost(p) / 1e3;
     return (uint64_t)fmax(bound, WAIT_LEAST * tightest);
 }
 
@@ -125,6 +124,7 @@ static void claim_ask(struct services *s, struct claim *c)
         bool only = t->sum.demand >= demand;
         p->reserve = p->reserve_fits = only ? reserve : reserve * t->sum.demand / demand;
         tighten(&t->wait_us, wait_bound(p));
+        t->speaks = true;
         if (t->counted == counted)
             continue;
         t->counted = counted; /* once a storage, by its first part there */
@@ -145,13 +145,16 @@ static void part_ask_alone(struct part *p)
     p->reserve = p->reserve_fits = others > 0 ? reserve * here / (here + others) : reserve;
     p->target->reserved_alone += p->reserve * plan_io_cost(p);
     tighten(&p->target->wait_alone_us, wait_bound(p));
+    p->target->speaks_alone = true;
 }
 
 /* --- reservations against capacity ----------------------------------------------------- */
 
 double plan_capacity(const struct storage *t)
 {
-    uint64_t most = 0;
+    uint64_t most = t->slots_on ? t->window.parallelism_milli : 0;
+    if (most > 0)
+        return (double)most * 1e6;
     list_for_each(it, &t->targets) {
         const struct target *one = container_of(it, struct target, in_storage);
         if (one->e.parallelism_milli > most)
@@ -260,13 +263,28 @@ static void storage_settle(struct services *s, struct storage *t)
 
 /* --- what is sent ---------------------------------------------------------------------- */
 
-/* What others served for the claim at the storage of @p: t->sum is of this claim. */
-static void elsewhere(const struct part *p, struct sched_terms *t)
+static uint64_t grown(uint64_t now, uint64_t before)
+{
+    return now > before ? now - before : 0;
+}
+
+/* What others served for the claim at the storage of @p: t->sum is of this claim. Of I/Os and
+ * bytes, which count against its reservation, only what was served while it asked for more than is
+ * reserved: within that all of it comes first, wherever it is, and demand that moves finds its
+ * reservation there and not used up by what was served elsewhere a second ago. */
+static void elsewhere(struct part *p, struct sched_terms *t)
 {
     const struct storage *at = p->target->storage;
+    uint64_t ios = at->sum.ios - p->ios, bytes = at->sum.bytes - p->bytes;
+    if (at->sum.demand > p->reserve) {
+        p->told_ios += grown(ios, p->others_ios);
+        p->told_bytes += grown(bytes, p->others_bytes);
+    }
+    p->others_ios = ios;
+    p->others_bytes = bytes;
     t->elsewhere_cost_ns = at->sum.cost_ns - p->cost_ns;
-    t->elsewhere_ios = at->sum.ios - p->ios;
-    t->elsewhere_bytes = at->sum.bytes - p->bytes;
+    t->elsewhere_ios = p->told_ios;
+    t->elsewhere_bytes = p->told_bytes;
 }
 
 /* What the agreement says, without regard to others. */
@@ -294,8 +312,7 @@ static void steady(struct sched_terms *t, const struct sched_terms *was)
         t->reserve_iops = was->reserve_iops;
 }
 
-/* Whether nothing that is planned may hold there. */
-static bool hands_off(const struct services *s, const struct target *t)
+bool plan_hands_off(const struct services *s, const struct target *t)
 {
     if (!s->e.enforcing)
         return true;
@@ -315,7 +332,7 @@ static bool hands_off(const struct services *s, const struct target *t)
 static void part_plan(struct services *s, struct part *p, bool several)
 {
     struct sched_terms share = {.weight = 0}, planned = {.weight = 0};
-    if (part_speaks(p) && !hands_off(s, p->target)) {
+    if (part_speaks(p) && !plan_hands_off(s, p->target)) {
         share = terms_of(p);
         steady(&share, &p->share);
         bool scaled = p->reserve_fits < p->reserve;
@@ -337,7 +354,9 @@ static void part_plan(struct services *s, struct part *p, bool several)
 
 static void target_plan(struct services *s, struct target *t)
 {
-    struct window_plan plan = {.wait_us = hands_off(s, t) ? 0 : t->storage->wait_us};
+    bool off = plan_hands_off(s, t);
+    struct window_plan plan = {.wait_us = off ? 0 : t->storage->wait_us,
+                               .slots_milli = off ? 0 : t->slots_milli};
     if (memcmp(&plan, &t->plan, sizeof(plan)) == 0)
         return;
     t->plan = plan;
@@ -350,6 +369,7 @@ void plan_gateway(struct services *s, struct gateway *g)
         struct target *t = container_of(it, struct target, link);
         t->reserved_alone = 0;
         t->wait_alone_us = 0;
+        t->speaks_alone = false;
     }
     list_for_each(it, &g->parts) {
         struct part *p = container_of(it, struct part, in_gateway);
@@ -365,11 +385,13 @@ static void storage_begin(struct storage *t)
 {
     t->reserved = 0;
     t->wait_us = 0;
+    t->speaks = false;
     t->firsts = NULL;
     list_for_each(it, &t->targets) {
         const struct target *one = container_of(it, struct target, in_storage);
         t->reserved += one->reserved_alone;
         tighten(&t->wait_us, one->wait_alone_us);
+        t->speaks = t->speaks || one->speaks_alone;
     }
 }
 

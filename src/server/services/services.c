@@ -242,6 +242,7 @@ void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us)
         s->plan_ns = s->now_ns + s->config.period_ns;
         claim_split_all(s);
         plan_run(s);
+        slots_run(s);
         dispatch_changed(s, SIZE_MAX);
         quota_period(s);
     }
@@ -434,8 +435,11 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
     claim_gather(s, g);
     if (g->surged)
         claim_resplit(s, g);
-    g->surged = false;
     plan_gateway(s, g);
+    slots_gather(g);
+    if (g->surged)
+        slots_resplit(s, g);
+    g->surged = false;
     analyzer_run(s, g);
     throttle_run(s, g);
     dispatch_gateway(s, g);

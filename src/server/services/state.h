@@ -100,6 +100,15 @@ struct storage {
         size_t streams;
     } ask;
     struct part *firsts;                /* one of each claim here; plan.c */
+    bool speaks;                        /* somebody has a share here */
+    struct {                            /* slots.c */
+        bool slots_on;                  /* its window is found and divided here */
+        struct window window;
+        uint64_t divided;               /* the window as last divided */
+        double inflight;                /* of all gateways, in the mean */
+        size_t live;                    /* gateways */
+        struct part *waiting;           /* one of each claim at several places that waits here */
+    };
     uint64_t counted;                   /* last walk that counted it */
     bool over;                          /* reservations exceed the capacity */
     double fits;                        /* part of the reservations that fits */
@@ -119,6 +128,11 @@ struct storage {
     struct blame blame;
 };
 
+/* Of a target's scheduler, cumulative. */
+struct target_counts {
+    uint64_t mono_ns, busy_ns, full_ns, ios, bytes;
+};
+
 struct target {
     struct entity_target e;
     struct gateway *gateway;
@@ -126,6 +140,16 @@ struct target {
     struct cost_model cost;             /* as its gateway reckons; all 0: not known */
     double reserved_alone;              /* device time a second, of claims that are only here */
     uint64_t wait_alone_us;             /* the bound that they ask for; 0: none */
+    bool speaks_alone;                  /* one of them makes a promise */
+    struct {                            /* slots.c: of the last window of its gateway */
+        struct target_counts now, seen, learnt; /* reported; at its end; at the last step */
+        double seconds, use, full;      /* length; mean in flight; part with work waiting */
+        double served, calm;            /* device time a second: of all; of what does not wait */
+        double calm_weight;             /* of what does not wait */
+        double waits_weight, waits_reserve; /* of what waits and is owed only here */
+        double owed;                    /* slots, as last divided */
+        uint64_t slots_milli;           /* its part; 0: it finds its own */
+    };
     struct window_plan plan;            /* as last decided */
     struct list link;                   /* in its gateway */
     struct list in_storage;
@@ -199,6 +223,11 @@ struct part {
     double reserve;                     /* I/Os a second at its storage, wanted */
     double reserve_fits;                /* the same as far as it fits */
     struct part *next_first;            /* in storage.firsts */
+    uint32_t waiting;                   /* streams with I/Os that wait for their turn */
+    uint32_t waiting_parts;             /* of the claim at its storage; slots.c */
+    struct part *next_waiting;          /* in storage.waiting */
+    uint64_t others_ios, others_bytes;  /* served elsewhere, as last seen */
+    uint64_t told_ios, told_bytes;      /* and as far as it counts against the reservation */
     struct sched_terms share;           /* in force; weight 0: none */
     struct sched_terms planned;         /* on top, while the server lives; weight 0: none */
 };
@@ -230,6 +259,7 @@ struct stream {
     uint64_t max_hold_said_ns;
     bool max_hold_said;
     struct gather gather;
+    uint64_t cost_before_ns;            /* e.cost_served_ns at the end of the last window */
     uint32_t low[METER_HIST_COUNT], high[METER_HIST_COUNT]; /* buckets in use in e.window */
     struct unit unit;
     struct brake brake;
@@ -513,12 +543,23 @@ void plan_run(struct services *s);
 /* @g has reported: the shares of claims that are only there. */
 void plan_gateway(struct services *s, struct gateway *g);
 
+/* Whether nothing that is planned may hold there. */
+bool plan_hands_off(const struct services *s, const struct target *t);
 /* The rate that must come first for @a at this demand, over all storages; I/Os a second. */
 double plan_reserve(const struct agreement *a, double demand);
 /* Device time of one I/O of @p, ns. */
 double plan_io_cost(const struct part *p);
 /* What it can do, ns of device time a second; 0: not known. */
 double plan_capacity(const struct storage *t);
+
+/* --- slots.c: the window of a storage with several gateways
+ * --------------------------------------------------------------------------------------- */
+/* @g has reported: what its targets and streams did. */
+void slots_gather(struct gateway *g);
+/* Once a period, after plan_run: learn, and divide anew. */
+void slots_run(struct services *s);
+/* An early warning of @g was answered: divide anew. */
+void slots_resplit(struct services *s, struct gateway *g);
 
 /* --- analyzer.c
  * -------------------------------------------------------------------------------------- */

@@ -68,6 +68,7 @@
 #define SLACK_PART 0.75
 #define HELPLESS_PERIODS 3u
 #define LAST_RESORT_PERIODS 3u
+#define LAST_RESORT_SHARED 10u /* where the window is found for several gateways (slots.c) */
 #define MEMO_PERIODS 10u
 #define RECORD_STEP 0.10
 #define KNEE_KEPT_NS UINT64_C(600000000000)
@@ -466,7 +467,8 @@ static void say_short(struct services *s, struct storage *t, const struct scene 
  * themselves, a few periods late. */
 static bool scheduler_tries(const struct storage *t, const struct scene *sc)
 {
-    if (t->throttles > 0 || failing_periods(sc->victim) > LAST_RESORT_PERIODS)
+    uint32_t patience = t->slots_on ? LAST_RESORT_SHARED : LAST_RESORT_PERIODS;
+    if (t->throttles > 0 || failing_periods(sc->victim) > patience)
         return false;
     list_for_each(it, &t->targets) {
         if (container_of(it, struct target, in_storage)->e.window_milli == 0)

@@ -158,8 +158,8 @@ static void over_two_gateways_it_is_whole_with_what_the_other_served(void **stat
     stage_begin(false);
     struct agreement a = reserving("gold", "db", 500, 0);
     put(&a);
-    int here = open_stream(0, "10.0.0.1", "db", 100);
-    int there = open_stream(1, "10.0.0.2", "db", 300);
+    int here = open_stream(0, "10.0.0.1", "db", 300);
+    int there = open_stream(1, "10.0.0.2", "db", 500);
     world_run(&stage->w, 8);
     const struct caught *c = seen(0, "plan/gold@array1"), *d = seen(1, "plan/gold@array1");
     assert_non_null(c);
@@ -168,11 +168,27 @@ static void over_two_gateways_it_is_whole_with_what_the_other_served(void **stat
     assert_int_equal(c->share.reserve_iops, 500);
     assert_int_equal(d->share.reserve_iops, 500);
     uint64_t by_there = world_ios(&stage->w, there), by_here = world_ios(&stage->w, here);
-    assert_true(c->share.elsewhere_ios > 300 * 4 && c->share.elsewhere_ios <= by_there);
-    assert_true(d->share.elsewhere_ios > 100 * 4 && d->share.elsewhere_ios <= by_here);
+    assert_true(c->share.elsewhere_ios > 500 * 4 && c->share.elsewhere_ios <= by_there);
+    assert_true(d->share.elsewhere_ios > 300 * 4 && d->share.elsewhere_ios <= by_here);
     uint64_t before = c->share.elsewhere_ios;
     world_run(&stage->w, 2);
-    assert_true(seen(0, "plan/gold@array1")->share.elsewhere_ios > before + 300);
+    assert_true(seen(0, "plan/gold@array1")->share.elsewhere_ios > before + 500);
+    stage_end();
+}
+
+static void within_the_reservation_what_the_other_served_takes_nothing_from_it(void **state)
+{
+    (void)state;
+    stage_begin(false);
+    struct agreement a = reserving("gold", "db", 500, 0);
+    put(&a);
+    open_stream(0, "10.0.0.1", "db", 100);
+    open_stream(1, "10.0.0.2", "db", 300);
+    world_run(&stage->w, 8);
+    const struct caught *c = seen(0, "plan/gold@array1");
+    assert_non_null(c);
+    assert_int_equal(c->share.reserve_iops, 500);
+    assert_int_equal(c->share.elsewhere_ios, 0);
     stage_end();
 }
 
@@ -230,6 +246,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_share_says_what_the_agreement_owes),
         cmocka_unit_test(over_two_gateways_it_is_whole_with_what_the_other_served),
+        cmocka_unit_test(within_the_reservation_what_the_other_served_takes_nothing_from_it),
         cmocka_unit_test(reservations_beyond_the_storage_are_scaled_by_priority_and_said),
         cmocka_unit_test(observing_sends_no_share),
     };

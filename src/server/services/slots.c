@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A storage's window, found and divided for all its gateways.
+ *
+ * Problem: gateways that search for one storage's useful parallelism each on its own disturb each
+ * other: what one lets go the other takes, so that both believe the storage to be wider than it
+ * is. And a share by weight over gateways needs their slots in proportion to what is owed behind
+ * each: a scheduler can only divide what its own gateway has.
+ *
+ * Model: where two or more live gateways are before a storage at which somebody has a share, the
+ * planner runs the tracker of qos/window.c once for all, fed with their sums, and divides what it
+ * says:
+ *
+ *   a gateway where little waits   has what it uses and room for bursts; of the window it takes
+ *                                  what it uses in the mean
+ *   the others                     divide what is left in proportion to what is owed behind them
+ *
+ * What is owed is device time: what streams are served that wait for nothing, and of the rest what
+ * allocate.c gives to claims with something waiting (reservations first, then max-min by weight). A
+ * claim that waits at several gateways is owed at each of them alike. Slots are whole I/Os, so
+ * that gateways, which round, do not together take more; below one they are parts (qos/sched.c
+ * keeps time then).
+ *
+ * The tracker steps once a period. A change reaches gateways while the next answers are under way:
+ * the sample after it is void (window.c skips it), the one after that is whole. Full is what the
+ * fullest gateway is: it alone is bounded by what the others leave.
+ *
+ * Where there is only one gateway it finds its own window, ten times as fast; and so do all when
+ * the plan's lease is over.
+ *
+ * Invariants: (1) slots of gateways with something waiting and the mean use of the others add up
+ * to the window, within a slot each; (2) an early warning divides anew and learns nothing. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "server/services/allocate.h"
+#include "server/services/state.h"
+
+#define FULL_LEAST   0.1  /* of the time, for work to count as waiting */
+#define LEFT_LEAST   0.3  /* of the window, for those that wait */
+#define STEADY       0.05 /* smaller changes are not sent */
+#define CROWDED      1.1  /* of the window, in flight in all */
+/* What the tracker counts by: a line that does not move, as what gateways find does. */
+#define SAMPLE_IO_NS   92000u
+#define SAMPLE_PAGE_NS 8192u
+
+/* ---- what a gateway says --------------------------------------------------------------------- */
+
+static bool storage_shared(const struct storage *t)
+{
+    return t != NULL && t->targets.next != t->targets.prev;
+}
+
+static struct part *promise_part(const struct stream *st)
+{
+    for (size_t i = 0; i < st->cover_count; i++)
+        if (st->cover[i].agreed == st->agreed)
+            return st->cover[i].part;
+    return NULL;
+}
+
+static void stream_gather(struct stream *st, double seconds)
+{
+    struct target *t = st->target;
+    double rate = 0;
+    if (seconds > 0 && st->e.cost_served_ns >= st->cost_before_ns)
+        rate = (double)(st->e.cost_served_ns - st->cost_before_ns) / seconds;
+    st->cost_before_ns = st->e.cost_served_ns;
+    t->served += rate;
+    struct part *p = st->agreed != NULL ? promise_part(st) : NULL;
+    bool speaks = p != NULL && precedence_speaks(&st->agreed->e.agreement);
+    double weight = speaks ? st->agreed->e.agreement.weight : AGREEMENT_WEIGHT;
+    if (st->e.queued_now == 0) {
+        t->calm += rate;
+        t->calm_weight += rate > 0 ? weight : 0;
+        return;
+    }
+    if (!speaks) {
+        t->waits_weight += weight;
+        return;
+    }
+    if (p->waiting++ > 0 || p->claim->part_count > 1)
+        return; /* once a claim; of those in several places slots_run takes account */
+    t->waits_weight += weight;
+    t->waits_reserve += p->reserve_fits * plan_io_cost(p);
+}
+
+void slots_gather(struct gateway *g)
+{
+    bool any = false;
+    list_for_each(it, &g->targets) {
+        struct target *t = container_of(it, struct target, link);
+        double seconds = (double)(g->whole_mono_ns - t->seen.mono_ns) / 1e9;
+        any = any || storage_shared(t->storage);
+        t->served = t->calm = t->calm_weight = t->waits_weight = t->waits_reserve = 0;
+        t->use = t->full = 0;
+        if (t->seen.mono_ns > 0 && seconds > 0 && t->now.busy_ns >= t->seen.busy_ns) {
+            t->use = (double)(t->now.busy_ns - t->seen.busy_ns) / 1e9 / seconds;
+            t->full = (double)(t->now.full_ns - t->seen.full_ns) / 1e9 / seconds;
+        }
+        t->seconds = t->seen.mono_ns > 0 ? seconds : 0;
+        t->seen = t->now;
+        t->seen.mono_ns = g->whole_mono_ns;
+    }
+    if (!any)
+        return;
+    list_for_each(it, &g->parts)
+        container_of(it, struct part, in_gateway)->waiting = 0;
+    list_for_each(it, &g->streams) {
+        struct stream *st = container_of(it, struct stream, in_gateway);
+        if (st->target != NULL)
+            stream_gather(st, st->target->seconds);
+    }
+}
+
+/* ---- the window ------------------------------------------------------------------------------ */
+
+static bool target_live(const struct target *t)
+{
+    return t->gateway->e.live;
+}
+
+/* What all of them saw since the tracker's last step. */
+static bool sample_take(struct storage *t, struct window_sample *ret)
+{
+    uint64_t interval = 0, n = 0;
+    double full = 0;
+    bool whole = true;
+    *ret = (struct window_sample){.stalled = true};
+    list_for_each(it, &t->targets) {
+        struct target *one = container_of(it, struct target, in_storage);
+        const struct target_counts *a = &one->learnt, *b = &one->seen;
+        if (!target_live(one))
+            continue;
+        if (a->mono_ns == 0 || b->mono_ns <= a->mono_ns || b->busy_ns < a->busy_ns ||
+            b->ios < a->ios) {
+            whole = false; /* it came, began anew, or has not answered */
+        } else {
+            double ns = (double)(b->mono_ns - a->mono_ns);
+            interval += b->mono_ns - a->mono_ns;
+            ret->busy_ns += b->busy_ns - a->busy_ns;
+            ret->cost_ns += SAMPLE_IO_NS * (b->ios - a->ios) +
+                            SAMPLE_PAGE_NS * ((b->bytes - a->bytes) / COST_PAGE);
+            ret->ios += b->ios - a->ios;
+            full = fmax(full, (double)(b->full_ns - a->full_ns) / ns);
+            if (b->ios - a->ios > 100 && one->e.wait_p99_us * 1000 > ret->wait_p99_ns)
+                ret->wait_p99_ns = one->e.wait_p99_us * 1000;
+            n++;
+        }
+        one->learnt = *b;
+    }
+    if (!whole || n == 0)
+        return false;
+    ret->interval_ns = interval / n;
+    ret->full_ns = (uint64_t)(full * (double)ret->interval_ns);
+    ret->stalled = ret->ios == 0;
+    return ret->interval_ns > 0;
+}
+
+static void storage_learn(struct storage *t)
+{
+    struct window_sample sample;
+    window_bound(&t->window, t->wait_us * 1000);
+    if (!sample_take(t, &sample))
+        return;
+    window_learn(&t->window, &sample);
+}
+
+/* ---- the division ---------------------------------------------------------------------------- */
+
+/* Slots that so much device time a second takes there. */
+static double slots_of(const struct target *t, double cost)
+{
+    return t->served > 0 ? t->use * cost / t->served : 0;
+}
+
+/* Whether its slots are what bounds it: work waits, or so much is in flight in all that the storage
+ * is crowded, and it has more than an even part of the window there. */
+static bool target_waits(const struct storage *t, const struct target *one)
+{
+    double window = (double)t->window.slots_milli / 1000;
+    return one->full > FULL_LEAST ||
+           (t->inflight > CROWDED * window && one->use > window / (double)t->live);
+}
+
+/* What waits, there alone: who crowds waits as well. */
+static struct allocate_claim claim_alone(const struct target *one)
+{
+    double weight = one->waits_weight;
+    if (one->full <= FULL_LEAST)
+        weight += one->calm_weight;
+    return (struct allocate_claim){.demand = INFINITY, .limit = INFINITY, .weight = weight,
+                                   .reservation = slots_of(one, one->waits_reserve)};
+}
+
+static struct allocate_claim claim_spanning(const struct part *p)
+{
+    double reserve = slots_of(p->target, p->reserve_fits * plan_io_cost(p));
+    return (struct allocate_claim){.demand = INFINITY, .limit = INFINITY, .reservation = reserve,
+                                   .weight = p->claim->agreed->e.agreement.weight};
+}
+
+/* What is owed behind each target where something waits, of @left slots: target.owed. Returns the
+ * sum. */
+static double owed_find(struct storage *t, double left)
+{
+    size_t n = 0, i = 0;
+    double sum = 0;
+    for (const struct part *p = t->waiting; p != NULL; p = p->next_waiting)
+        n++;
+    struct allocate_claim *c = calloc(n + t->live + 1, sizeof(*c));
+    if (c == NULL)
+        return 0;
+    list_for_each(it, &t->targets) {
+        struct target *one = container_of(it, struct target, in_storage);
+        one->owed = 0;
+        if (!target_live(one) || !target_waits(t, one))
+            continue;
+        one->owed = one->full > FULL_LEAST ? slots_of(one, one->calm) : 0;
+        left -= one->owed;
+        struct allocate_claim alone = claim_alone(one);
+        if (alone.weight > 0)
+            c[i++] = alone;
+    }
+    for (const struct part *p = t->waiting; p != NULL; p = p->next_waiting)
+        c[i++] = claim_spanning(p);
+    allocate(c, i, fmax(left, 0.1), COLLISIONS_SHARE);
+    i = 0;
+    list_for_each(it, &t->targets) {
+        struct target *one = container_of(it, struct target, in_storage);
+        if (target_live(one) && target_waits(t, one) && claim_alone(one).weight > 0)
+            one->owed += c[i++].given;
+    }
+    for (const struct part *p = t->waiting; p != NULL; p = p->next_waiting, i++) {
+        list_for_each(at, &p->claim->parts) {
+            struct part *q = container_of(at, struct part, in_claim);
+            if (q->waiting > 0 && q->target != NULL && q->target->storage == t)
+                q->target->owed += c[i].given / (double)p->waiting_parts;
+        }
+    }
+    free(c);
+    list_for_each(it, &t->targets) {
+        const struct target *one = container_of(it, struct target, in_storage);
+        sum += target_live(one) && target_waits(t, one) ? one->owed : 0;
+    }
+    return sum;
+}
+
+/* @reserved: not rounded down, since the time on the way takes a part of a slot as well. */
+static uint64_t whole_slots(double want, bool reserved, double *carry)
+{
+    if (want < 1 && !reserved)
+        return (uint64_t)fmax(want * 1000, 1);
+    double r = reserved ? ceil(want) : floor(want + *carry + 0.5);
+    r = r < 1 ? 1 : r;
+    *carry += want - r;
+    return (uint64_t)(r * 1000);
+}
+
+static void target_set(struct services *s, struct storage *t, struct target *one, uint64_t milli)
+{
+    double was = (double)one->slots_milli, now = (double)milli;
+    bool alike = was > 0 && fabs(now - was) <= STEADY * was && t->divided == t->window.slots_milli;
+    one->slots_milli = alike ? one->slots_milli : milli;
+    if (one->plan.slots_milli == one->slots_milli)
+        return;
+    one->plan.slots_milli = one->slots_milli;
+    claim_mark(s, one->gateway);
+}
+
+static void storage_look(struct storage *t)
+{
+    t->inflight = 0;
+    t->live = 0;
+    list_for_each(it, &t->targets) {
+        const struct target *one = container_of(it, struct target, in_storage);
+        t->inflight += target_live(one) ? one->use : 0;
+        t->live += target_live(one);
+    }
+}
+
+static void storage_divide(struct services *s, struct storage *t)
+{
+    double window = (double)t->window.slots_milli / 1000, left = window, carry = 0;
+    storage_look(t);
+    list_for_each(it, &t->targets) {
+        const struct target *one = container_of(it, struct target, in_storage);
+        if (target_live(one) && !target_waits(t, one))
+            left -= one->use;
+    }
+    left = fmax(left, LEFT_LEAST * window);
+    double owed = owed_find(t, left), spare = window / (1 + sqrt((double)t->live));
+    list_for_each(it, &t->targets) {
+        struct target *one = container_of(it, struct target, in_storage);
+        if (!target_live(one))
+            continue;
+        double free_to = fmax(spare, one->use + 3 * sqrt(one->use) + 2);
+        if (target_waits(t, one) && owed > 0)
+            target_set(s, t, one,
+                       whole_slots(left * one->owed / owed, one->waits_reserve > 0, &carry));
+        else
+            target_set(s, t, one, (uint64_t)(1000 * ceil(free_to)));
+    }
+    t->divided = t->window.slots_milli;
+}
+
+/* ---- when ------------------------------------------------------------------------------------ */
+
+static bool storage_on(const struct services *s, const struct storage *t)
+{
+    size_t live = 0;
+    if (!storage_shared(t) || !t->speaks || !s->e.enforcing)
+        return false;
+    list_for_each(it, &t->targets) {
+        const struct target *one = container_of(it, struct target, in_storage);
+        if (plan_hands_off(s, one))
+            return false;
+        live += target_live(one);
+    }
+    return live > 1;
+}
+
+static void storage_off(struct services *s, struct storage *t)
+{
+    t->slots_on = false;
+    list_for_each(it, &t->targets) {
+        struct target *one = container_of(it, struct target, in_storage);
+        one->slots_milli = 0;
+        if (one->plan.slots_milli == 0)
+            continue;
+        one->plan.slots_milli = 0;
+        claim_mark(s, one->gateway);
+    }
+}
+
+static void storage_begin(struct storage *t)
+{
+    uint64_t most = 0;
+    list_for_each(it, &t->targets) {
+        struct target *one = container_of(it, struct target, in_storage);
+        one->learnt.mono_ns = 0;
+        most = one->e.parallelism_milli > most ? one->e.parallelism_milli : most;
+    }
+    window_init(&t->window, most);
+    t->window.settle = true;
+    t->slots_on = true;
+}
+
+/* Claims at several places that wait somewhere: one part of each, at each storage. */
+static void waiting_gather(struct services *s)
+{
+    list_for_each(it, &s->storages)
+        container_of(it, struct storage, link)->waiting = NULL;
+    list_for_each(it, &s->spanning) {
+        struct claim *c = container_of(it, struct claim, in_spanning);
+        if (c->agreed == NULL)
+            continue;
+        list_for_each(at, &c->parts) {
+            struct part *p = container_of(at, struct part, in_claim);
+            if (p->waiting == 0 || p->target == NULL || p->target->storage == NULL)
+                continue;
+            struct storage *t = p->target->storage;
+            if (t->waiting != NULL && t->waiting->claim == c) {
+                t->waiting->waiting_parts++;
+                continue;
+            }
+            p->waiting_parts = 1;
+            p->next_waiting = t->waiting;
+            t->waiting = p;
+        }
+    }
+}
+
+void slots_run(struct services *s)
+{
+    waiting_gather(s);
+    list_for_each(it, &s->storages) {
+        struct storage *t = container_of(it, struct storage, link);
+        if (!storage_on(s, t)) {
+            storage_off(s, t);
+            continue;
+        }
+        if (!t->slots_on)
+            storage_begin(t);
+        storage_learn(t);
+        storage_divide(s, t);
+    }
+}
+
+void slots_resplit(struct services *s, struct gateway *g)
+{
+    waiting_gather(s);
+    list_for_each(it, &g->targets) {
+        struct storage *t = container_of(it, struct target, link)->storage;
+        if (t != NULL && t->slots_on && storage_on(s, t))
+            storage_divide(s, t);
+    }
+}
