@@ -17,6 +17,7 @@
 #include "gw_serve.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,6 +30,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "server/monitor/monitor.h"
 #include "server/monitor/report.h"
 
 /* ---- gateways */
@@ -218,7 +220,9 @@ static void report_print(struct serve *s)
         comma = ", ";
     }
     pthread_mutex_unlock(&s->lock);
-    printf("]}}\n");
+    struct mallinfo2 heap = mallinfo2();
+    printf("]}, \"heap_bytes\": %zu, \"report_bytes\": %zu}\n", heap.uordblks + heap.hblkhd,
+           s->monitor != NULL ? monitor_report_bytes(s->monitor) : 0);
 }
 
 static void *commands(void *serve)

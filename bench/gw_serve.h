@@ -30,6 +30,7 @@ struct serve {
     uint32_t *due_order; /* indices by phase, for the forms that poll from one thread */
     struct hist round_trip;
     uint64_t answers, bytes;
+    const struct monitor *monitor; /* NULL: another form */
 };
 
 /* 0 or -ENOMEM. */

@@ -38,13 +38,11 @@ struct fold {
 static void poll_now(struct fold *f, uint32_t slot, uint64_t now)
 {
     const struct threads *t = &f->server->threads;
-    struct poll_request *p = calloc(1, sizeof(*p));
-    weir_assert(p != NULL);
-    serve_poll(f->server->serve, f->at[slot], now, &p->seq, &p->acked);
-    struct msg m = {
-        .kind = MSG_SEND_POLL, .arg = {f->session[slot]}, .body = p, .body_free = free};
-    if (mailbox_post(f->box, t->outbound[f->pair[slot]], &m) < 0)
-        free(p); /* the closed loop of this gateway stops; the figures would show it */
+    struct poll_request p;
+    serve_poll(f->server->serve, f->at[slot], now, &p.seq, &p.acked);
+    struct msg m = {.kind = MSG_SEND_POLL, .arg = {f->session[slot], p.seq, p.acked}};
+    /* When it fails the closed loop of this gateway stops; the figures would show it. */
+    (void)mailbox_post(f->box, t->outbound[f->pair[slot]], &m);
 }
 
 static void poll_later(struct fold *f, uint32_t slot, uint64_t now)
@@ -186,6 +184,7 @@ int serve_pair(struct serve *s)
         fprintf(stderr, "gwserve: %s\n", words);
         return 1;
     }
+    s->monitor = p.monitor;
     for (size_t i = 0; i < s->o.pairs; i++) {
         of[i] = (struct monitor_thread){.monitor = p.monitor, .pair = i};
         start("inbound", i, monitor_inbound_main, &of[i]);

@@ -25,6 +25,7 @@
 #define BUCKET_STEP 3u
 #define IO_NS 45000u
 #define HISTS 3u
+#define STORAGES 16u
 
 static const uint32_t weights[GW_BUCKETS] = {20, 30, 25, 15, 8, 2};
 
@@ -190,7 +191,9 @@ int gw_stats_answer(struct gw_stats *g, struct gw_scratch *s, uint64_t seq, uint
     a.streams = s->stream_ptr;
     a.boot_id = (ProtobufCBinaryData){.len = sizeof(g->boot), .data = g->boot};
     target.name = (char *)(uintptr_t)"storage";
-    target.uri = (char *)(uintptr_t)"nbd://127.0.0.1:1";
+    char uri[64]; /* several storages, or all gateways were one subgroup at one process */
+    snprintf(uri, sizeof(uri), "nbd://127.0.0.1:%u", 1 + g->number % STORAGES);
+    target.uri = uri;
     target.connections = target.connects = g->streams;
     a.targets = targets;
     a.n_targets = 1;

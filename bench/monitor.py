@@ -9,7 +9,7 @@
              and a thousand gateways come back at once; against the seconds just before
 
     bench/monitor.py [--quick] [--parts exchange,server,trouble] [--sizes 10,100,1000,10000] [--rounds N] [--seconds S]
-                     [--json FILE] [--images DIR] [--write docs/performance.md]
+                     [--minutes M] [--json FILE] [--images DIR] [--write docs/performance.md]
 
 Round trips are the server's: from handing out a poll to the answer folded in. Binaries come from $WEIR_BUILD.
 """
@@ -162,10 +162,12 @@ def exchange_once(form, n, streams, active, period_ms, seconds):
         took, cpu, after = time.monotonic() - began, process_cpu(server.pid) - cpu, cpu_of(server.pid)
         load_cpu = sum(process_cpu(p.pid) for p in load.parts) - load_cpu
         answers = max(seen["answers"], 1)
+        gained = (rss(server.pid) - idle) / n
         reports = load.reports()
         return {"form": form, "gateways": n, "streams": streams, "period_ms": period_ms, "connect_s": connect,
                 "exchanges_per_s": seen["answers"] / took, "cpu_us": cpu * 1e6 / answers, "cpu_part": cpu / took,
-                "load_cpu_us": load_cpu * 1e6 / answers, "threads": len(after), "memory_per_gateway": (rss(server.pid) - idle) / n,
+                "load_cpu_us": load_cpu * 1e6 / answers, "threads": len(after), "memory_per_gateway": gained,
+                "memory_without_reports": gained - seen["report_bytes"] / n,
                 "answer_bytes": sum(r["bytes_out"] for r in reports) / max(sum(r["answers"] for r in reports), 1),
                 "pair_cpu": sum(v - before.get(k, 0) for k, v in after.items() if k[0].startswith(("inbound", "outbound"))) / took,
                 "round_trip": times(seen["round_trip"])}
@@ -175,18 +177,29 @@ def exchange_once(form, n, streams, active, period_ms, seconds):
         server.close()
 
 
-def exchange_part(o):
+def exchange_tried(form, n, streams, period, seconds):
+    """Twice at most; a row that says so when it cannot be measured."""
+    why = ""
+    for _ in range(2):
+        try:
+            return exchange_once(form, n, streams, streams, period, seconds)
+        except (AssertionError, OSError) as e:
+            why = str(e)[:200]
+            say(f"  not measured: {why}")
+    return {"form": form, "gateways": n, "streams": streams, "period_ms": period, "failed": why}
+
+
+def exchange_part(o, number, until):
+    """One round; what would begin after @until is left out."""
     out, built = [], [f for f, (kind, _, _) in FORMS.items() if kind in ("pair", "threads") or form_built(kind)]
-    for i in range(o.rounds):
-        for n in o.sizes:
-            for form in built:
-                for streams, period in ((1, 0), (16, 1000)):
-                    say(f"round {i + 1}/{o.rounds}: {form}, {n} gateways, {'paced' if period else 'saturated'}")
-                    try:
-                        out.append(exchange_once(form, n, streams, streams, period, o.seconds))
-                    except (AssertionError, OSError) as e:
-                        say(f"  not measured: {e}")
-                        out.append({"form": form, "gateways": n, "streams": streams, "period_ms": period, "failed": str(e)[:200]})
+    for n in o.sizes:
+        for form in built:
+            for streams, period in ((1, 0), (16, 1000)):
+                if time.monotonic() > until:
+                    say(f"round {number}: {form}, {n} gateways left out: the time is up")
+                    continue
+                say(f"round {number}: {form}, {n} gateways, {'paced' if period else 'saturated'}")
+                out.append(exchange_tried(form, n, streams, period, o.seconds))
     return out
 
 
@@ -359,7 +372,8 @@ def median_rows(rows):
             out.append(rs[0])
             continue
         row = dict(good[0])
-        for k in ("exchanges_per_s", "cpu_us", "cpu_part", "pair_cpu", "memory_per_gateway", "connect_s", "load_cpu_us", "answer_bytes"):
+        for k in ("exchanges_per_s", "cpu_us", "cpu_part", "pair_cpu", "memory_per_gateway", "memory_without_reports", "connect_s",
+                  "load_cpu_us", "answer_bytes"):
             row[k] = statistics.median(r[k] for r in good)
         row["round_trip"] = {q: statistics.median(r["round_trip"][q] or 0 for r in good) for q in ("p50", "p99", "p999")}
         out.append(row)
@@ -420,6 +434,57 @@ def trouble_tables(rows):
     return out
 
 
+def goal(what, limit, value, good, words=""):
+    """One row: @value None: not measured."""
+    verdict = "not measured" if value is None else "met" if good(value) else "**missed**"
+    return f"| {what} | {limit} | {words or ('-' if value is None else cell(value))} | {verdict} |"
+
+
+def exchange_goals(rows):
+    by = {(r["form"], r["gateways"], r["period_ms"]): r for r in median_rows(rows) if "failed" not in r}
+    most = max((r["gateways"] for r in rows), default=0)
+    paced = by.get(("weir monitor", most, 1000))
+    out = [goal(f"inbound + outbound of one pair, {most:,} gateways at one poll a second", "≤ 50 % of a core",
+                paced and 100 * paced["pair_cpu"], lambda v: v <= 50),
+           goal(f"memory of a plaintext gateway outside its statistics, at {most:,}", "≤ 2 kB",
+                paced and paced["memory_without_reports"] / 1000, lambda v: v <= 2)]
+    for n in sorted({r["gateways"] for r in rows if r["gateways"] >= 100}):
+        ours, theirs = by.get(("weir monitor", n, 0)), by.get(("libzmq ROUTER", n, 0))
+        ratio = ours["exchanges_per_s"] / theirs["exchanges_per_s"] if ours and theirs else None
+        out.append(goal(f"exchanges a second against libzmq, {n:,} gateways", "≥ 1.4 times", ratio, lambda v: v >= 1.4))
+    return out
+
+
+def server_goals(rows):
+    one = {r["gateways"]: r["surge"]["p99"] for r in rows if r["pairs"] == 1}
+    if not one:
+        return []
+    return [goal(f"surge to control p99, idle ({min(one):,} gateways)", "≤ 2 ms", one[min(one)], lambda v: v <= 2),
+            goal(f"surge to control p99, full load ({max(one):,} gateways)", "≤ 20 ms", one[max(one)], lambda v: v <= 20)]
+
+
+def trouble_goals(rows):
+    out = []
+    for r in rows:
+        if "during" in r:
+            b, d = r["before"]["round_trip"]["p99"], r["during"]["round_trip"]["p99"]
+            out.append(goal(f"{r['case']}: p99 of the others moves by", "< 10 %", 100 * (d / b - 1) if b and d else None,
+                            lambda v: v < 10))
+        else:
+            refused = sum(q["refused"] for q in r["queues"])
+            out.append(goal(f"{r['case']}: settled", "≤ 5 s, no queue full", r["settled_s"],
+                            lambda v, refused=refused: v <= 5 and refused == 0,
+                            f"{r['settled_s']:.2f} s, {refused} messages found no room"))
+    return out
+
+
+def goal_table(result):
+    out = ["| Goal | | measured | |", "|---" * 4 + "|"]
+    for part, goals in (("exchange", exchange_goals), ("server", server_goals), ("trouble", trouble_goals)):
+        out += goals(result[part]) if result.get(part) else []
+    return out
+
+
 def pictures(result, folder):
     rows = median_rows(result.get("exchange", []))
     for period, key, title, name in ((0, "exchanges_per_s", "Exchanges a second, saturated", "monitor-exchanges.svg"),
@@ -453,6 +518,7 @@ def options():
     p.add_argument("--sizes", default="")
     p.add_argument("--rounds", type=int, default=0)
     p.add_argument("--seconds", type=float, default=0)
+    p.add_argument("--minutes", type=float, default=11, help="no further exchange is begun after that; 11")
     p.add_argument("--trouble-gateways", type=int, default=0)
     p.add_argument("--json")
     p.add_argument("--images")
@@ -471,13 +537,20 @@ def main():
     result = {"machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.release()}", "load_before": os.getloadavg()[0]}
     lines = [f"Measured {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, {result['machine']}, load average before "
              f"{result['load_before']:.1f}, {o.rounds} round(s) of {o.seconds:g} s.", ""]
-    for part, run, tables in (("exchange", lambda: exchange_part(o), exchange_tables), ("server", lambda: server_part(o), server_tables),
-                              ("trouble", lambda: trouble_part(o, o.trouble_gateways), trouble_tables)):
+    until = time.monotonic() + 60 * o.minutes
+    tables = {"exchange": exchange_tables, "server": server_tables, "trouble": trouble_tables}
+    # What there is one of comes first; further rounds of the exchange take the time that is left.
+    for part, run in (("trouble", lambda: trouble_part(o, o.trouble_gateways)), ("server", lambda: server_part(o)),
+                      ("exchange", lambda: exchange_part(o, 1, until))):
         if part in parts:
             result[part] = run()
-            table = tables(result[part])
-            print("\n".join(table) + "\n", flush=True)
-            lines += table + [""]
+    for i in range(2, o.rounds + 1 if "exchange" in parts else 0):
+        result["exchange"] += exchange_part(o, i, until)
+    lines += goal_table(result) + [""]
+    for part in tables:
+        if part in parts:
+            lines += tables[part](result[part]) + [""]
+    print("\n".join(lines), flush=True)
     if o.write:
         write_tables(o.write, lines[:-1])
     if o.json:

@@ -26,6 +26,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/assert.h"
 
@@ -116,6 +117,18 @@ static struct slab_block *block_make(struct slab *s, unsigned char *at, uint32_t
     b->slab = s;
     b->class = class;
     return b;
+}
+
+size_t slab_resident(const struct slab *s)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (s->size + page - 1) / page, n = 0;
+    unsigned char *in = calloc(pages, 1);
+    if (in != NULL && mincore(s->region, s->size, in) == 0) {
+        for (size_t i = 0; i < pages; i++)
+            n += in[i] & 1u;
+    }
+    free(in);
+    return n * page;
 }
 
 static struct slab_block *cut_new(struct slab *s, uint32_t class)

@@ -26,4 +26,7 @@ void slab_give(void *block);
 /* Bytes of blocks that are out, as the owner knows. Owner only. */
 size_t slab_used(struct slab *s);
 
+/* Bytes of the region that are in memory. Any thread; not cheap. */
+size_t slab_resident(const struct slab *s);
+
 #endif

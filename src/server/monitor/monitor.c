@@ -216,9 +216,25 @@ const char *monitor_address(const struct monitor *m)
 
 struct slab *monitor_slab(struct monitor *m, size_t pair, size_t process)
 {
-    if (m->slab[pair][process] == NULL)
-        m->slab[pair][process] = slab_new(MONITOR_SLAB_BYTES);
-    return m->slab[pair][process];
+    struct slab *slab = atomic_load_explicit(&m->slab[pair][process], memory_order_relaxed);
+    if (slab != NULL)
+        return slab;
+    slab = slab_new(MONITOR_SLAB_BYTES);
+    atomic_store_explicit(&m->slab[pair][process], slab, memory_order_release);
+    return slab;
+}
+
+size_t monitor_report_bytes(const struct monitor *m)
+{
+    size_t sum = 0;
+    for (size_t pair = 0; pair < THREADS_MAX_PAIRS; pair++) {
+        for (size_t i = 0; i < THREADS_MAX_SERVICES; i++) {
+            const struct slab *slab =
+                atomic_load_explicit(&m->slab[pair][i], memory_order_acquire);
+            sum += slab != NULL ? slab_resident(slab) : 0;
+        }
+    }
+    return sum;
 }
 
 void monitor_stats(const struct monitor *m, struct monitor_stats *ret)

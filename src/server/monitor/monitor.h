@@ -99,5 +99,7 @@ struct monitor_stats {
 };
 /* Any thread; figures are of about now. */
 void monitor_stats(const struct monitor *m, struct monitor_stats *ret);
+/* Memory that is kept for reports on their way to SLA processes, in bytes. Any thread. */
+size_t monitor_report_bytes(const struct monitor *m);
 
 #endif

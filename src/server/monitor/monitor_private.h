@@ -65,7 +65,7 @@ struct monitor {
     /* By slot: what inbound had to do with it, in any unit; for the balance. */
     _Atomic uint64_t *work;
     /* By pair and process; made by inbound[pair] at first use, freed when all threads are gone. */
-    struct slab *slab[THREADS_MAX_PAIRS][THREADS_MAX_SERVICES];
+    _Atomic(struct slab *) slab[THREADS_MAX_PAIRS][THREADS_MAX_SERVICES];
     size_t max_sessions;
     struct owned_session *
         *session; /* by slot; the acceptor's until it ends, then monitor_close's */
