@@ -35,8 +35,9 @@ def config(target, *limits, gateway="", listener="address = 127.0.0.1:0"):
 
 
 def sanitized(process):
-    with open(f"/proc/{process.pid}/maps") as f:
-        return "libasan" in f.read()
+    """Whether it is built with ASan, as a library (gcc) or inside (clang)."""
+    with open(f"/proc/{process.pid}/exe", "rb") as f:
+        return b"__asan_init" in f.read()
 
 
 def waiting(sock):
