@@ -45,6 +45,21 @@
 /* ---- sessions
  * ------------------------------------------------------------------------------------------ */
 
+static bool hello_keep(struct session_hello *hello, const struct handshake *h)
+{
+    const char *from[] = {h->name, h->software, h->address, h->auth.key_id};
+    const char **to[] = {&hello->name, &hello->software, &hello->address, &hello->key_id};
+    size_t size[4], sum = 0;
+    for (size_t i = 0; i < 4; i++)
+        sum += size[i] = strlen(from[i]) + 1;
+    char *at = malloc(sum);
+    for (size_t i = 0; at != NULL && i < 4; i++) {
+        *to[i] = memcpy(at, from[i], size[i]);
+        at += size[i];
+    }
+    return at != NULL;
+}
+
 struct owned_session *acceptor_session_new(struct acceptor *a, const struct handshake *h)
 {
     if (a->free_slots == 0)
@@ -57,20 +72,17 @@ struct owned_session *acceptor_session_new(struct acceptor *a, const struct hand
     uint32_t slot = a->free_slot[--a->free_slots];
     s->id = ++a->serial << SESSION_SLOT_BITS | slot;
     s->wire = h->wire;
-    s->hello.session = s->id;
     memcpy(s->hello.id, h->auth.gateway_id, sizeof(s->hello.id));
     memcpy(s->hello.boot, h->auth.boot_id, sizeof(s->hello.boot));
-    snprintf(s->hello.name, sizeof(s->hello.name), "%s", h->name);
-    snprintf(s->hello.software, sizeof(s->hello.software), "%s", h->software);
-    snprintf(s->hello.address, sizeof(s->hello.address), "%s", h->address);
-    snprintf(s->hello.key_id, sizeof(s->hello.key_id), "%s", h->auth.key_id);
     s->early = h->in_size > 0 ? malloc(h->in_size) : NULL;
     if (s->early != NULL)
         memcpy(s->early, h->in, h->in_size);
     s->early_size = h->in_size;
     weir_assert(m->session[slot] == NULL);
-    if ((s->early == NULL && h->in_size > 0) || !router_session_new(&a->router, o)) {
+    bool named = hello_keep(&s->hello, h);
+    if (!named || (s->early == NULL && h->in_size > 0) || !router_session_new(&a->router, o)) {
         a->free_slot[a->free_slots++] = slot;
+        free((char *)(uintptr_t)s->hello.name);
         free(s->early);
         free(o);
         return NULL;
@@ -86,6 +98,7 @@ void acceptor_session_forget(struct acceptor *a, struct owned_session *o)
     a->m->session[slot] = NULL;
     a->free_slot[a->free_slots++] = slot;
     router_session_over(&a->router, o);
+    free((char *)(uintptr_t)o->session.hello.name);
     free(o->session.early);
     free(o);
 }

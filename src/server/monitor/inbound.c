@@ -47,6 +47,7 @@
 #include "base/text.h"
 #include "control/frame.h"
 #include "server/mailbox/gauge.h"
+#include "server/mailbox/slab.h"
 #include "server/monitor/mail.h"
 #include "server/monitor/monitor_private.h"
 #include "server/monitor/report.h"
@@ -111,18 +112,33 @@ static struct mailbox *services_of(const struct half *h)
 /* ---- what is owed
  * -------------------------------------------------------------------------------------- */
 
+static void hello_fill(struct gateway_hello *to, const struct session *s)
+{
+    const struct session_hello *h = &s->hello;
+    *to = (struct gateway_hello){.session = s->id, .pair = h->pair, .subgroup = h->subgroup};
+    memcpy(to->id, h->id, sizeof(to->id));
+    memcpy(to->boot, h->boot, sizeof(to->boot));
+    snprintf(to->name, sizeof(to->name), "%s", h->name);
+    snprintf(to->software, sizeof(to->software), "%s", h->software);
+    snprintf(to->address, sizeof(to->address), "%s", h->address);
+    snprintf(to->key_id, sizeof(to->key_id), "%s", h->key_id);
+}
+
+/* A block of the slab, as reports are: thousands that come at once leave no heap behind. */
 static bool pay_up(struct half *h)
 {
-    struct gateway_hello *hello = malloc(sizeof(*hello));
+    struct inbound *in = h->in;
+    struct slab *slab = monitor_slab(in->m, in->pair, h->process);
+    struct gateway_hello *hello = slab != NULL ? slab_take(slab, sizeof(*hello)) : NULL;
     if (hello == NULL)
         return false;
-    *hello = h->session->hello;
-    if (mail_post(h->in->me, services_of(h), MSG_GATEWAY_UP, h->id, 0, hello, free)) {
+    hello_fill(hello, h->session);
+    if (mail_post(in->me, services_of(h), MSG_GATEWAY_UP, h->id, 0, hello, slab_give)) {
         h->up_owed = false;
         h->down_owed = true; /* from now on, when it ends */
         return true;
     }
-    free(hello);
+    slab_give(hello);
     return false;
 }
 

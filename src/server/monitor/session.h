@@ -21,11 +21,20 @@
 
 enum session_half { SESSION_INBOUND, SESSION_OUTBOUND };
 
+/* What the gateway said of itself, as struct gateway_hello, in no more memory than it takes: there
+ * may be ten thousand. */
+struct session_hello {
+    uint8_t id[GATEWAY_ID_SIZE], boot[GATEWAY_ID_SIZE];
+    const char *name, *software, *address, *key_id; /* in one block, behind name */
+    uint16_t pair;
+    uint32_t subgroup;
+};
+
 struct session {
     uint64_t id;
     struct wire wire;
     uint16_t pair, process; /* at the start; the table moves it later */
-    struct gateway_hello hello;
+    struct session_hello hello;
     size_t early_size; /* bytes that came behind the handshake, for inbound */
     uint8_t *early;    /* NULL: none */
 };
