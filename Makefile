@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DEMO_SECONDS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: all demo test test-guest install clean fuzz soak soak-monitor deps bench-gateway bench-limits bench-monitor bench-plan bench-control
+.PHONY: all demo test test-guest install clean fuzz soak soak-monitor deps bench-gateway bench-limits bench-monitor bench-plan bench-sched bench-control
 all: deps
 	@tools/build $(BUILD)
 
@@ -56,12 +56,18 @@ bench-plan:
 	@$(BUILD)/bench/bench-plan
 	@$(BUILD)/bench/bench-plan 1000 100 50 5 64
 
+# What a decision of a gateway's scheduler costs: nanoseconds an I/O.
+bench-sched:
+	@tools/build $(BUILD)
+	@ninja -C $(BUILD) --quiet bench/bench-sched
+	@$(BUILD)/bench/bench-sched
+
 # Promises beside other ways to keep them, simulated and on the real path: tables, docs/control.md. Under 10 minutes of an idle machine;
 # BENCH='--quick' takes two; BENCH='--write docs/control.md --images docs/images' keeps the results.
 bench-control:
 	@tools/deps bench
 	@tools/build $(BUILD)
-	@ninja -C $(BUILD) --quiet bench/bench-plan
+	@ninja -C $(BUILD) --quiet bench/bench-plan bench/bench-sched
 	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 bench/control.py $(BENCH)
 
 # How exactly limits are kept, beside rivals: a table. BENCH_ROUNDS=5 by default.

@@ -6,7 +6,7 @@
              without server, without early warnings, and whole
   real       bench/control_real.py: a device-like store behind two gateways, real clients; no control, static limits, qemu's and
              nbdkit's limiters, and Weir
-  cost       what the plan takes over 1,000 gateways of 100 streams (bench/plan)
+  cost       what a decision takes in a gateway (bench/sched), and the plan over 1,000 gateways of 100 streams (bench/plan)
 
     bench/control.py [--quick] [--parts simulated,real,cost] [--seeds N] [--only NAME]... [--json FILE] [--images DIR] [--write FILE]
 
@@ -201,6 +201,13 @@ class Simulated:
         self.goals.at_least("32 gateways ÷ two: throughput", busy[0] / busy[1], 0.97, "{:.3f}")
 
 
+def decision_cost(goals):
+    """bench/sched."""
+    out = subprocess.run([os.path.join(weirtest.BUILD, "bench/bench-sched"), "500000"], capture_output=True, text=True, check=True).stdout
+    for name, ns in re.findall(r"^(.*?) +([\d.]+) ns an I/O$", out, re.M):
+        goals.at_most(f"scheduler, {name}: processor time of an I/O", float(ns), 1000, " ns")
+
+
 def plan_cost(goals):
     """bench/plan at 1,000 gateways of 100 streams; within capacity, and overcommitted."""
     for words, args in (("within capacity", []), ("overcommitted", ["1000", "100", "50", "5", "64"])):
@@ -259,6 +266,7 @@ def main():
     goals = simulated.goals
     real = control_real.measure(o.quick, goals) if "real" in parts else []
     if "cost" in parts:
+        decision_cost(goals)
         plan_cost(goals)
     lines += ["", "### Goals", "", *goals.table(), *simulated.lines, *real]
     lines += ["", f"All of it took {time.monotonic() - begin:.0f} s."]

@@ -92,12 +92,6 @@ class EndToEnd(unittest.TestCase):
         weirtest.wait_until(lambda: (s := stream(self.server, "batch")) and s["latency"]["held"]["p99Us"] > 0,
                             "I/O of the bully to be held")
         self.wait_met()
-        # Shares come first; where they were not enough in time, what was cut says whom and why.
-        for a in throttles(self.server):
-            self.assertTrue(a["victim"].endswith("/db") and a["bully"].endswith("/batch"), a)
-            self.assertEqual(a["agreement"], "gold")
-            self.assertGreater(a["victimLatencyUs"], a["objectiveUs"])
-            self.assertRegex(a["reason"], r"batch.*IOPS.*db.*gold")
         self.bully.stop(signal.SIGINT)
         weirtest.wait_until(lambda: not applied(self.server), "no throttle to stay when the bully is gone", 90)
         self.wait_met()
