@@ -175,6 +175,14 @@ static double slots_of(const struct target *t, double cost)
     return t->served > 0 ? t->use * cost / t->served : 0;
 }
 
+/* The same for what does not wait, or must not: with room for what arrives unevenly, since with
+ * just its mean it would wait without end. */
+static double room_of(const struct target *t, double cost)
+{
+    double slots = slots_of(t, cost);
+    return slots + 2 * sqrt(slots);
+}
+
 /* Whether its slots are what bounds it: work waits, or so much is in flight in all that the storage
  * is crowded, and it has more than an even part of the window there. */
 static bool target_waits(const struct storage *t, const struct target *one)
@@ -191,12 +199,12 @@ static struct allocate_claim claim_alone(const struct target *one)
     if (one->full <= FULL_LEAST)
         weight += one->calm_weight;
     return (struct allocate_claim){.demand = INFINITY, .limit = INFINITY, .weight = weight,
-                                   .reservation = slots_of(one, one->waits_reserve)};
+                                   .reservation = room_of(one, one->waits_reserve)};
 }
 
 static struct allocate_claim claim_spanning(const struct part *p)
 {
-    double reserve = slots_of(p->target, p->reserve_fits * plan_io_cost(p));
+    double reserve = room_of(p->target, p->reserve_fits * plan_io_cost(p));
     return (struct allocate_claim){.demand = INFINITY, .limit = INFINITY, .reservation = reserve,
                                    .weight = p->claim->agreed->e.agreement.weight};
 }
@@ -217,7 +225,7 @@ static double owed_find(struct storage *t, double left)
         one->owed = 0;
         if (!target_live(one) || !target_waits(t, one))
             continue;
-        one->owed = one->full > FULL_LEAST ? slots_of(one, one->calm) : 0;
+        one->owed = one->full > FULL_LEAST ? room_of(one, one->calm) : 0;
         left -= one->owed;
         struct allocate_claim alone = claim_alone(one);
         if (alone.weight > 0)
