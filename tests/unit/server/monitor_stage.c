@@ -28,7 +28,7 @@ static void free_json(void *json)
 
 void stage_open(struct stage *s, uint32_t heartbeat_ms)
 {
-    stage_open_patient(s, heartbeat_ms, 600 * NS_PER_MS);
+    stage_open_patient(s, heartbeat_ms, 3 * NS_PER_S);
 }
 
 void stage_open_patient(struct stage *s, uint32_t heartbeat_ms, uint64_t slow_ns)
