@@ -242,6 +242,8 @@ enum cli_exit cli_gateway(struct cli *c)
         return cli_fail(CLI_USAGE, "--within goes with weir gateway drain NAME");
     if (c->arg_count == 2 && strcmp(verb, "admit") == 0)
         return gateway_post(c, c->args[1], "admit", NULL, "admitted");
+    if (c->arg_count == 2 && strcmp(verb, "rotate") == 0)
+        return gateway_post(c, c->args[1], "rotate", NULL, "has a new key");
     if (c->arg_count == 2 && strcmp(verb, "drain") == 0)
         return gateway_drain(c, c->args[1]);
     if (c->arg_count == 2 && strcmp(verb, "undrain") == 0)
@@ -252,7 +254,8 @@ enum cli_exit cli_gateway(struct cli *c)
     }
     if (c->arg_count != 1 || strcmp(c->args[0], "enrol") != 0)
         return cli_fail(CLI_USAGE, "expected weir gateway enrol [--expires 10m], or weir "
-                                   "gateway admit, drain [--within 5m], undrain or retire NAME");
+                                   "gateway admit, drain [--within 5m], undrain, rotate or "
+                                   "retire NAME");
     json_t *body = json_object();
     if (c->o.expires)
         json_object_set_new(body, "expiresIn", json_string(c->o.expires));

@@ -51,13 +51,14 @@ static const struct command commands[VERB_COUNT] = {
     [VERB_ENFORCEMENT] = {"enforcement", "[on | off | status]",
                           "The one switch that lifts every planned throttle", NULL, "on off status",
                           0, 1, cli_enforcement},
-    [VERB_GATEWAY] = {"gateway", "enrol | admit NAME | drain NAME | undrain NAME | retire NAME",
+    [VERB_GATEWAY] = {"gateway", "enrol | admit NAME | drain NAME | undrain NAME | rotate NAME | "
+                      "retire NAME",
                       "Let a gateway in, out of service and back, or retire one",
                       "enrol prints a token with which one gateway may enrol; admit lets one that\n"
                       "is pending be controlled (admission = manual). drain has one take no more\n"
                       "hosts, until undrain; with --within connections that are idle are closed\n"
-                      "when that time is over.\n",
-                      "enrol admit drain undrain retire", 1, 2, cli_gateway},
+                      "when that time is over. rotate gives one a new key.\n",
+                      "enrol admit drain undrain rotate retire", 1, 2, cli_gateway},
     [VERB_DEBUG] = {"debug", "threads | polls", "The server's threads and mailboxes; polls",
                     NULL, "threads polls", 1, 1, cli_debug},
     [VERB_COMPLETION] = {"completion", "bash", "Print a completion script",

@@ -94,6 +94,56 @@ void auth_derive(const struct auth_context *c, const uint8_t token_key[AUTH_KEY_
     crypto_auth(ret_key, w.bytes, w.n, token_key);
 }
 
+void auth_exchange_make(const uint8_t secret[AUTH_EXCHANGE_SIZE],
+                        uint8_t ret_exchange[AUTH_EXCHANGE_SIZE])
+{
+    int r = crypto_scalarmult_base(ret_exchange, secret);
+    weir_assert(r == 0);
+}
+
+static void put_key_id(struct writer *w, const char *key_id)
+{
+    size_t n = strnlen(key_id, AUTH_KEY_ID_SIZE);
+    weir_assert(n < AUTH_KEY_ID_SIZE);
+    put_byte(w, (uint8_t)n);
+    put(w, key_id, n);
+}
+
+int auth_rekey(const struct auth_rekey *r, enum auth_side side,
+               const uint8_t secret[AUTH_EXCHANGE_SIZE], const uint8_t old_key[AUTH_KEY_SIZE],
+               uint8_t ret_key[AUTH_KEY_SIZE])
+{
+    static const char purpose[] = "weir gateway rekey";
+    uint8_t shared[crypto_scalarmult_BYTES];
+    /* Refuses points of small order, whose product anybody knows. */
+    if (crypto_scalarmult(shared, secret, side == AUTH_SERVER ? r->gateway : r->server) != 0)
+        return WEIR_E_AUTH;
+    struct writer w = {.n = 0};
+    put(&w, purpose, sizeof(purpose) - 1);
+    put(&w, r->gateway_id, sizeof(r->gateway_id));
+    put(&w, r->server, sizeof(r->server));
+    put(&w, r->gateway, sizeof(r->gateway));
+    put_key_id(&w, r->key_id);
+    put(&w, shared, sizeof(shared));
+    crypto_auth(ret_key, w.bytes, w.n, old_key);
+    sodium_memzero(shared, sizeof(shared));
+    sodium_memzero(&w, sizeof(w));
+    return 0;
+}
+
+void auth_confirm(const uint8_t key[AUTH_KEY_SIZE], const uint8_t gateway_id[AUTH_ID_SIZE],
+                  uint64_t session, const char *key_id, uint8_t ret_proof[AUTH_PROOF_SIZE])
+{
+    static const char purpose[] = "weir key confirm";
+    struct writer w = {.n = 0};
+    put(&w, purpose, sizeof(purpose) - 1);
+    put(&w, gateway_id, AUTH_ID_SIZE);
+    for (int shift = 56; shift >= 0; shift -= 8)
+        put_byte(&w, (uint8_t)(session >> shift));
+    put_key_id(&w, key_id);
+    crypto_auth(ret_proof, w.bytes, w.n, key);
+}
+
 static void token_key(const uint8_t secret[TOKEN_SECRET_SIZE], uint8_t ret_key[AUTH_KEY_SIZE])
 {
     int r = crypto_generichash(ret_key, AUTH_KEY_SIZE, secret, TOKEN_SECRET_SIZE, NULL, 0);

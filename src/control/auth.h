@@ -21,6 +21,7 @@
 #define AUTH_KEY_ID_SIZE 80u
 #define AUTH_CHANNEL_SIZE 32u
 #define AUTH_FINGERPRINT_SIZE 32u
+#define AUTH_EXCHANGE_SIZE 32u
 
 enum auth_side { AUTH_GATEWAY, AUTH_SERVER };
 
@@ -40,6 +41,25 @@ bool auth_check(const struct auth_context *c, const uint8_t key[AUTH_KEY_SIZE], 
                 const uint8_t *proof, size_t proof_size);
 void auth_derive(const struct auth_context *c, const uint8_t token_key[AUTH_KEY_SIZE],
                  uint8_t ret_key[AUTH_KEY_SIZE]);
+
+/* A new key in the place of one that is known (docs/protocol.md, "Rotation"). Each side makes a
+ * secret and what it tells of it (X25519, RFC 7748); the key comes of both, of the old key and of
+ * who and what it is for, so that neither the old key nor what was overheard suffices. @secret:
+ * 32 random bytes; what is told of it goes to @ret_exchange. */
+void auth_exchange_make(const uint8_t secret[AUTH_EXCHANGE_SIZE],
+                        uint8_t ret_exchange[AUTH_EXCHANGE_SIZE]);
+struct auth_rekey {
+    uint8_t gateway_id[AUTH_ID_SIZE];
+    char key_id[AUTH_KEY_ID_SIZE]; /* the new one's */
+    uint8_t server[AUTH_EXCHANGE_SIZE], gateway[AUTH_EXCHANGE_SIZE]; /* what each told */
+};
+/* @secret is that of @side. 0, or WEIR_E_AUTH: what the other side told is worth nothing. */
+int auth_rekey(const struct auth_rekey *r, enum auth_side side,
+               const uint8_t secret[AUTH_EXCHANGE_SIZE], const uint8_t old_key[AUTH_KEY_SIZE],
+               uint8_t ret_key[AUTH_KEY_SIZE]);
+/* That the gateway has @key, as KeyConfirm says it in @session. */
+void auth_confirm(const uint8_t key[AUTH_KEY_SIZE], const uint8_t gateway_id[AUTH_ID_SIZE],
+                  uint64_t session, const char *key_id, uint8_t ret_proof[AUTH_PROOF_SIZE]);
 
 /* Enrolment tokens: "weir1.<id, 16 hex>.<secret, 43 base64url>", and behind another dot, in 43
  * more, SHA-256 of the public key of the server that made it, which a gateway on another machine

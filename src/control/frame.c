@@ -194,6 +194,24 @@ static bool valid_target(const Weir__Control__TargetStats *t)
            valid_model(t->read_base_ns, t->read_page_ns, t->write_base_ns, t->write_page_ns);
 }
 
+static bool valid_key_id(const char *id)
+{
+    return valid_string(id) && id[0] != '\0' && strlen(id) < AUTH_KEY_ID_SIZE &&
+           strpbrk(id, " \t\r\n") == NULL;
+}
+
+static bool valid_rekey(const Weir__Control__Rekey *r)
+{
+    return valid_key_id(r->base_key_id) && valid_key_id(r->key_id) &&
+           valid_bytes(&r->exchange, AUTH_EXCHANGE_SIZE);
+}
+
+static bool valid_key_confirm(const Weir__Control__KeyConfirm *c)
+{
+    return valid_key_id(c->key_id) && valid_bytes(&c->proof, AUTH_PROOF_SIZE) &&
+           (c->exchange.len == 0 || valid_bytes(&c->exchange, AUTH_EXCHANGE_SIZE));
+}
+
 static bool valid_life(const Weir__Control__GatewayLife *l)
 {
     return valid_string(l->last_death) && valid_string(l->last_upgrade) && l->hangs <= l->deaths;
@@ -306,6 +324,10 @@ static bool frame_valid(const Weir__Control__Frame *f)
         return valid_string(f->error->code) && valid_string(f->error->words);
     case WEIR__CONTROL__FRAME__BODY_BYE:
         return valid_string(f->bye->why);
+    case WEIR__CONTROL__FRAME__BODY_REKEY:
+        return valid_rekey(f->rekey);
+    case WEIR__CONTROL__FRAME__BODY_KEY_CONFIRM:
+        return valid_key_confirm(f->key_confirm);
     case _WEIR__CONTROL__FRAME__BODY__CASE_IS_INT_SIZE:
         return false;
     }
@@ -393,6 +415,10 @@ const char *frame_body_name(Weir__Control__Frame__BodyCase body)
         return "error";
     case WEIR__CONTROL__FRAME__BODY_BYE:
         return "bye";
+    case WEIR__CONTROL__FRAME__BODY_REKEY:
+        return "rekey";
+    case WEIR__CONTROL__FRAME__BODY_KEY_CONFIRM:
+        return "key-confirm";
     case _WEIR__CONTROL__FRAME__BODY__CASE_IS_INT_SIZE:
         return "none";
     }

@@ -31,7 +31,7 @@
  *     session.
  *
  * Split: link_identity.c (files), link_tls.c (who the server is), link_stats.c (polls),
- * link_controls.c (controls, lease), link_surge.c, link_drain.c. */
+ * link_controls.c (controls, lease), link_surge.c, link_drain.c, link_rekey.c. */
 #include "gateway/link.h"
 
 #include <config.h> /* the build's; "config.h" would be the gateway's */
@@ -221,6 +221,7 @@ static void link_say_hello(struct link *l)
     h.name = (char *)(uintptr_t)l->config->name;
     h.software = (char *)(uintptr_t)"weir-gateway " WEIR_VERSION;
     h.key_id = l->auth.key_id;
+    h.rekey = true;
     f.body_case = WEIR__CONTROL__FRAME__BODY_HELLO;
     f.hello = &h;
     link_set_state(l, LINK_PROVING);
@@ -248,7 +249,9 @@ static void link_connected(struct link *l)
         link_drop(l, weir_strerror(r));
         return;
     }
-    r = link_key_load(l->config, &l->key, &why);
+    l->key_next = !l->avoid_next && link_key_next_load(l->config->state_dir, &l->key) == 0;
+    if (!l->key_next)
+        r = link_key_load(l->config, &l->key, &why);
     if (r < 0) {
         link_drop(l, why);
         return;
@@ -323,6 +326,17 @@ static bool link_enrolled(struct link *l, const Weir__Control__Welcome *w)
     return true;
 }
 
+/* The session stands: which key is in force is known. */
+static void link_key_settled(struct link *l)
+{
+    int r = l->key_next ? link_credential_promote(l->config->state_dir) : 0;
+    if (r < 0) /* it is tried first again, and promoted then */
+        log_warning("link: the new key cannot be renamed: %s", weir_strerror(r));
+    else if (l->key_next)
+        log_info("link: key %s is in force", l->key.id);
+    l->avoid_next = !l->key_next;
+}
+
 static void link_welcomed(struct link *l, const Weir__Control__Welcome *w)
 {
     if (!l->proved) {
@@ -331,6 +345,8 @@ static void link_welcomed(struct link *l, const Weir__Control__Welcome *w)
     }
     if (!link_enrolled(l, w))
         return;
+    link_key_settled(l);
+    bool confirm = l->key.kind == LINK_KEY_TOKEN && w->key_confirm;
     l->session = w->session;
     l->heartbeat_ns = w->heartbeat_ms * NS_PER_MS;
     l->established_ns = reactor_now(l->reactor);
@@ -343,12 +359,17 @@ static void link_welcomed(struct link *l, const Weir__Control__Welcome *w)
     link_controls_session(l->controls);
     link_surge_start(l->surge);
     reactor_timer_set(l->reactor, &l->timer, l->established_ns + l->heartbeat_ns);
+    if (confirm && link_up(l))
+        link_rekey_say(l, w->new_key_id, l->derived, NULL);
+    sodium_memzero(l->derived, sizeof(l->derived));
 }
 
 static void link_told_error(struct link *l, const char *what, const char *code, const char *words)
 {
     char why[2 * FRAME_STRING_MAX];
     snprintf(why, sizeof(why), "%s%s%s%s", what, code, code[0] != '\0' ? ": " : "", words);
+    if (l->state == LINK_PROVING && strcmp(code, weir_err_name(WEIR_E_AUTH)) == 0)
+        l->avoid_next = l->key_next; /* of two keys the other is tried now */
     link_drop(l, why);
 }
 
@@ -372,6 +393,8 @@ static void link_frame_established(struct link *l, const Weir__Control__Frame *f
         link_stats_poll(l->stats, f->poll);
     } else if (f->body_case == WEIR__CONTROL__FRAME__BODY_SET_CONTROLS) {
         link_controls_set(l->controls, f->set_controls, raw, n);
+    } else if (f->body_case == WEIR__CONTROL__FRAME__BODY_REKEY) {
+        link_rekey_word(l->rekey, f->rekey);
     } else if (f->body_case != WEIR__CONTROL__FRAME__BODY_HEARTBEAT) {
         link_refuse(l, WEIR_E_PROTO, "a message that a server does not send");
     }
@@ -591,7 +614,8 @@ int link_new(struct reactor *r, const struct gateway_config *config, struct stre
         e = link_identity_load(config->state_dir, l->gateway_id, ret_why);
     if (e == 0 && link_wanted(config)) {
         l->drain = link_drain_new(l);
-        e = l->drain == NULL ? -ENOMEM : 0;
+        l->rekey = link_rekey_new(l);
+        e = l->drain == NULL || l->rekey == NULL ? -ENOMEM : 0;
     }
     if (e == 0 && config->server_listen.len > 0) {
         *ret_why = "the address that the server dials (listen in [server]) cannot be listened on";
@@ -645,6 +669,7 @@ void link_free(struct link *l)
     link_surge_free(l->surge);
     link_controls_free(l->controls);
     link_stats_free(l->stats);
+    link_rekey_free(l->rekey);
     link_drain_free(l->drain);
     link_disk_free(l->disk);
     if (l->arena.block != NULL)

@@ -26,6 +26,7 @@ struct link_disk {
     pthread_cond_t changed;
     void *waiting;
     size_t waiting_size;
+    bool writing;
     bool stop;
     bool retry; /* what waits has failed before */
     int error;
@@ -48,11 +49,13 @@ static void disk_write(struct link_disk *d)
     size_t n = d->waiting_size;
     int before = d->error;
     d->waiting = NULL;
+    d->writing = true;
     pthread_mutex_unlock(&d->lock);
     int r = text_write_file_atomic(d->path, bytes, n, 0600);
     disk_log(d, before, r);
     pthread_mutex_lock(&d->lock);
     d->error = r;
+    d->writing = false;
     if (r < 0 && d->waiting == NULL && !d->stop) {
         d->waiting = bytes;
         d->waiting_size = n;
@@ -149,6 +152,14 @@ void link_disk_put(struct link_disk *d, void *bytes, size_t n)
     pthread_cond_signal(&d->changed);
     pthread_mutex_unlock(&d->lock);
     free(old);
+}
+
+bool link_disk_idle(struct link_disk *d)
+{
+    pthread_mutex_lock(&d->lock);
+    bool idle = d->waiting == NULL && !d->writing;
+    pthread_mutex_unlock(&d->lock);
+    return idle;
 }
 
 int link_disk_error(struct link_disk *d)

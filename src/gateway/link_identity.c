@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Files, all of mode 0600 and written whole or not at all:
  *   identity    32 hex digits: the gateway's id for ever
- *   credential  "KEY_ID HEXKEY": what enrolment gave
+ *   credential  "KEY_ID HEXKEY": what enrolment gave, or a rotation
+ *   credential.next  the same, of a rotation that may have been carried out (link_rekey.c)
  * and the server's gateway.key (64 hex digits), read where the server left it. A file that is there
  * but cannot be understood is an error that is said, never silently replaced: an identity made anew
  * would be another gateway, whose history and controls start at nothing. */
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/assert.h"
 #include "base/err.h"
@@ -92,26 +94,49 @@ static int parse_credential(char *text, struct link_key *ret)
 }
 
 /* -ENOENT when there is none. */
-static int load_credential(const char *state_dir, struct link_key *ret, const char **ret_why)
+static int load_key_file(const char *state_dir, const char *name, struct link_key *ret)
 {
     char path[PATH_SIZE];
     char *text = NULL;
     size_t n = 0;
-    state_path(state_dir, "credential", path);
+    state_path(state_dir, name, path);
     int r = text_read_file(path, FILE_MAX, &text, &n);
     if (r == -ENOENT || r == -ENOTDIR)
         return -ENOENT;
     if (r == 0)
         r = parse_credential(text, ret);
-    if (r < 0)
-        *ret_why =
-            "the file \"credential\" in the state folder cannot be read; remove it and enrol anew";
-    else
+    if (r == 0)
         ret->kind = LINK_KEY_CREDENTIAL;
     if (text != NULL)
         sodium_memzero(text, n); /* parsing put a NUL before the key */
     free(text);
     return r;
+}
+
+static int load_credential(const char *state_dir, struct link_key *ret, const char **ret_why)
+{
+    int r = load_key_file(state_dir, "credential", ret);
+    if (r < 0 && r != -ENOENT)
+        *ret_why =
+            "the file \"credential\" in the state folder cannot be read; remove it and enrol anew";
+    return r;
+}
+
+int link_key_next_load(const char *state_dir, struct link_key *ret)
+{
+    struct link_key other;
+    int r = load_key_file(state_dir, "credential", &other);
+    sodium_memzero(&other, sizeof(other));
+    /* Without a credential people want it enrolled anew. A damaged one is not in our way. */
+    return r == -ENOENT ? r : load_key_file(state_dir, LINK_NEXT_FILE, ret);
+}
+
+int link_credential_promote(const char *state_dir)
+{
+    char from[PATH_SIZE], to[PATH_SIZE];
+    state_path(state_dir, LINK_NEXT_FILE, from);
+    state_path(state_dir, "credential", to);
+    return rename(from, to) < 0 ? -errno : 0;
 }
 
 static int load_token(const char *token, struct link_key *ret, const char **ret_why)
@@ -156,15 +181,32 @@ int link_key_load(const struct gateway_config *config, struct link_key *ret, con
                       ret_why);
 }
 
+char *link_credential_line(const char *key_id, const uint8_t key[AUTH_KEY_SIZE], size_t *ret_n)
+{
+    char hex[2 * AUTH_KEY_SIZE + 1], *line = NULL;
+    sodium_bin2hex(hex, sizeof(hex), key, AUTH_KEY_SIZE);
+    int n = asprintf(&line, "%s %s\n", key_id, hex);
+    sodium_memzero(hex, sizeof(hex));
+    if (n < 0)
+        return NULL;
+    *ret_n = (size_t)n;
+    return line;
+}
+
 int link_credential_store(const char *state_dir, const char *key_id,
                           const uint8_t key[AUTH_KEY_SIZE])
 {
-    char path[PATH_SIZE], hex[2 * AUTH_KEY_SIZE + 1], line[AUTH_KEY_ID_SIZE + sizeof(hex) + 2];
+    char path[PATH_SIZE];
+    size_t n = 0;
+    char *line = link_credential_line(key_id, key, &n);
+    if (line == NULL)
+        return -ENOMEM;
     state_path(state_dir, "credential", path);
-    sodium_bin2hex(hex, sizeof(hex), key, AUTH_KEY_SIZE);
-    snprintf(line, sizeof(line), "%s %s\n", key_id, hex);
-    int r = text_write_file_atomic(path, line, strlen(line), 0600);
-    sodium_memzero(hex, sizeof(hex));
-    sodium_memzero(line, sizeof(line));
+    int r = text_write_file_atomic(path, line, n, 0600);
+    sodium_memzero(line, n);
+    free(line);
+    state_path(state_dir, LINK_NEXT_FILE, path);
+    if (r == 0) /* of an earlier enrolment */
+        (void)unlink(path);
     return r;
 }

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "control/auth.h"
 #include "control/frame.h"
 #include "gateway/link.h"
 
@@ -70,6 +71,16 @@ void link_drain_free(struct link_drain *d);
 void link_drain_word(struct link_drain *d, const Weir__Control__Drain *word);
 /* The file's content, with its NUL. 0 or WEIR_E_PARSE. */
 int link_drain_parse(const char *text, uint64_t *ret_since);
+
+/* ---- rotation (link_rekey.c) */
+struct link_rekey;
+/* NULL: no memory. */
+struct link_rekey *link_rekey_new(struct link *l);
+void link_rekey_free(struct link_rekey *k);
+void link_rekey_word(struct link_rekey *k, const Weir__Control__Rekey *r);
+/* KeyConfirm; @exchange NULL: after an enrolment. */
+void link_rekey_say(struct link *l, const char *key_id, const uint8_t key[AUTH_KEY_SIZE],
+                    const uint8_t *exchange);
 
 /* ---- the other way round (link_listen.c). 0 or -errno. */
 struct link_listen;

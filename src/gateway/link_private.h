@@ -47,6 +47,7 @@ struct link_controls;
 struct link_surge;
 struct link_listen;
 struct link_drain;
+struct link_rekey;
 
 struct link {
     struct reactor *reactor;
@@ -75,6 +76,8 @@ struct link {
     uint64_t heard_ns, said_ns;
 
     struct link_key key; /* of this session */
+    bool key_next;       /* it is the next one, of which nobody knows yet whether it is in force */
+    bool avoid_next;     /* it was refused: the other is tried first */
     struct auth_context auth;
     bool proved; /* our proof is out, the welcome is awaited */
     uint8_t derived[AUTH_KEY_SIZE];
@@ -84,6 +87,7 @@ struct link {
     struct link_stats *stats;
     struct link_controls *controls;
     struct link_surge *surge;
+    struct link_rekey *rekey; /* NULL: no server */
     struct link_drain *drain; /* NULL: no server */
     struct link_listen *listen; /* NULL: the server does not dial */
 

@@ -28,6 +28,12 @@
     /* services -> outbound: arg[0] session, arg[1] seq, arg[2] acked; body: struct              \
      * poll_drain, or none. */                                                                   \
     X(SEND_POLL, "send-poll")                                                                    \
+    /* acceptor -> outbound: arg[0] session; struct rekey_word (monitor/rotation.h). */          \
+    X(SEND_REKEY, "send-rekey")                                                                  \
+    /* inbound -> acceptor: arg[0] session; struct key_confirm (monitor/rotation.h). */          \
+    X(KEY_CONFIRM, "key-confirm")                                                                \
+    /* app -> acceptor: arg[0..1] gateway id -> reply when it has a new key, or not. */          \
+    X(GATEWAY_ROTATE, "gateway-rotate")                                                          \
     /* services -> outbound: arg[0] session; struct control_update (services/controls.h). */     \
     X(SEND_CONTROLS, "send-controls")                                                            \
     /* outbound -> services: arg[0] session, arg[1] 1: it does not read, what waited was let     \

@@ -55,6 +55,7 @@ struct server_config {
     uint64_t probe_period_ns;      /* of the resource manager; default 10 s */
     uint32_t max_gateways;         /* default 10,000 */
     bool sandbox;                  /* base/sandbox.h; default yes */
+    uint64_t credential_age_ns;    /* then a gateway's key is changed; default 90 d */
     bool manual_admission;         /* a gateway unknown so far is admitted by people */
     bool observe;                  /* start in observe mode: analyse, enforce nothing */
     uint32_t log_level;

@@ -192,6 +192,37 @@ def token_key(token):
     return ident, hashlib.blake2b(raw, digest_size=32).digest()
 
 
+def x25519(secret, point=b"\x09" + bytes(31)):
+    """RFC 7748, section 5, in its own words and not in constant time."""
+    p, k = 2 ** 255 - 19, int.from_bytes(secret, "little")
+    k = k & ~7 & ~(1 << 255) | 1 << 254
+    u = int.from_bytes(point, "little") & (1 << 255) - 1
+    x2, z2, x3, z3, swap = 1, 0, u, 1, 0
+    for t in reversed(range(255)):
+        bit = k >> t & 1
+        if swap ^ bit:
+            x2, x3, z2, z3 = x3, x2, z3, z2
+        swap = bit
+        a, b, c, d = x2 + z2, x2 - z2, x3 + z3, x3 - z3
+        aa, bb, da, cb = a * a % p, b * b % p, d * a % p, c * b % p
+        x3, z3 = (da + cb) ** 2 % p, u * (da - cb) ** 2 % p
+        e = aa - bb
+        x2, z2 = aa * bb % p, e * (aa + 121665 * e) % p
+    if swap:
+        x2, z2 = x3, z3
+    return (x2 * pow(z2, p - 2, p) % p).to_bytes(32, "little")
+
+
+def rekey(old_key, gateway_id, server, gateway, key_id, shared):
+    data = b"weir gateway rekey" + gateway_id + server + gateway + bytes([len(key_id)]) + key_id.encode() + shared
+    return hmac.new(old_key, data, hashlib.sha512).digest()[:32]
+
+
+def confirm(key, gateway_id, session, key_id):
+    data = b"weir key confirm" + gateway_id + struct.pack(">Q", session) + bytes([len(key_id)]) + key_id.encode()
+    return hmac.new(key, data, hashlib.sha512).digest()[:32]
+
+
 class Gateway:
     """A gateway made by hand: says Hello, proves its key, and then does what the test wants."""
 
@@ -213,8 +244,8 @@ class Gateway:
         return proof(self.key, b"G", challenge["version"], self.gateway_id, self.boot_id, self.nonce,
                      challenge["nonce"], self.key_id)
 
-    def connect(self):
-        self.hello()
+    def connect(self, **other):
+        self.hello(**other)
         self.challenge = self.wire.expect("challenge")
         expected = proof(self.key, b"S", self.challenge["version"], self.gateway_id, self.boot_id, self.nonce,
                          self.challenge["nonce"], self.key_id)

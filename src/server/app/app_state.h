@@ -28,6 +28,7 @@
 #define APP_VIEW_NS  (3 * NS_PER_S)
 #define APP_QUERY_NS (10 * NS_PER_S)
 #define APP_WRITE_NS (15 * NS_PER_S)
+#define APP_ROTATE_NS (35 * NS_PER_S) /* beyond the acceptor's own bound */
 
 /* A TCP connection, from accept to close. */
 struct app_connection {

@@ -7,6 +7,7 @@
  * Admitting one goes the same way: the store has it first, so that it holds over a restart whatever
  * comes between; then the SLA process that knows the gateway begins to control it. So does draining
  * one, which every SLA process is told: the gateway may come to any of them. */
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -353,4 +354,67 @@ void gateways_undrain(struct request *r)
         return;
     ((struct document_change *)r->work)->drain = true;
     drain(r);
+}
+
+static void rotated(struct request *r)
+{
+    int s = r->exchange.answer[0].status;
+    if (s == 0)
+        http_answer_empty(r, MHD_HTTP_NO_CONTENT);
+    else if (s == WEIR_E_NOT_FOUND)
+        http_problem(r, MHD_HTTP_CONFLICT,
+                     "gateway %s is not connected now, or its credential was revoked", r->name[0]);
+    else if (s == WEIR_E_INVALID)
+        http_problem(r, MHD_HTTP_CONFLICT,
+                     "gateway %s has no credential of its own: it proves the server's local key",
+                     r->name[0]);
+    else if (s == WEIR_E_VERSION)
+        http_problem(r, MHD_HTTP_CONFLICT,
+                     "the software of gateway %s cannot change its key: upgrade it, or enrol it "
+                     "anew",
+                     r->name[0]);
+    else if (s == WEIR_E_CONFLICT)
+        http_problem(r, MHD_HTTP_CONFLICT, "the key of gateway %s is being changed", r->name[0]);
+    else
+        http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE,
+                     "the key of gateway %s was not changed: %s; it is good as before", r->name[0],
+                     weir_strerror(s));
+}
+
+static bool id_read(const char *hex, uint64_t ret[2])
+{
+    size_t n = 0;
+    return strlen(hex) == 2 * GATEWAY_ID_SIZE &&
+           sodium_hex2bin((unsigned char *)ret, GATEWAY_ID_SIZE, hex, 2 * GATEWAY_ID_SIZE, NULL, &n,
+                          NULL) == 0 &&
+           n == GATEWAY_ID_SIZE;
+}
+
+static void rotate_known(struct request *r)
+{
+    const struct app *app = r->app;
+    struct msg m = {.kind = MSG_GATEWAY_ROTATE};
+    json_t *known = views_gather(&r->exchange, app, 0, NULL);
+    const struct found f = find(known, NULL, r->name[0]);
+    bool good = f.id && id_read(f.id, m.arg);
+    json_decref(known);
+    if (!good) {
+        http_problem(r, MHD_HTTP_NOT_FOUND, "there is no gateway %s", r->name[0]);
+        return;
+    }
+    if (f.named > 1) {
+        http_problem(r, MHD_HTTP_CONFLICT,
+                     "%zu gateways call themselves %s: name the one you mean by its id", f.named,
+                     r->name[0]);
+        return;
+    }
+    exchange_clear(&r->exchange);
+    exchange_ask(&r->exchange, app->threads->acceptor, m, APP_ROTATE_NS, app->now_ns);
+    http_wait(r, rotated);
+}
+
+void gateways_rotate(struct request *r)
+{
+    http_ask_view(r, VIEW_GATEWAYS, "", false);
+    http_wait(r, rotate_known);
 }

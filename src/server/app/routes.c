@@ -40,6 +40,7 @@ const struct route routes[] = {
     {"GET", API "gateways/{name}", ROLE_VIEWER, "", BODY_NONE, JSON, views_gateway},
     {"DELETE", API "gateways/{name}", ROLE_OPERATOR, "", BODY_NONE, JSON, gateways_retire},
     {"POST", API "gateways/{name}/admit", ROLE_ADMIN, "", BODY_NONE, JSON, gateways_admit},
+    {"POST", API "gateways/{name}/rotate", ROLE_ADMIN, "", BODY_NONE, JSON, gateways_rotate},
     {"POST", API "gateways/{name}/drain", ROLE_OPERATOR, "", BODY_OPTIONAL, JSON, gateways_drain},
     {"POST", API "gateways/{name}/undrain", ROLE_OPERATOR, "", BODY_NONE, JSON, gateways_undrain},
     {"GET", API "targets", ROLE_VIEWER, PAGE, BODY_NONE, JSON, views_targets},

@@ -74,6 +74,8 @@ struct owned_session *acceptor_session_new(struct acceptor *a, const struct hand
     s->wire = h->wire;
     memcpy(s->hello.id, h->auth.gateway_id, sizeof(s->hello.id));
     memcpy(s->hello.boot, h->auth.boot_id, sizeof(s->hello.boot));
+    o->rekey = h->rekey;
+    snprintf(o->key_id, sizeof(o->key_id), "%s", h->auth.key_id);
     s->early = h->in_size > 0 ? malloc(h->in_size) : NULL;
     if (s->early != NULL)
         memcpy(s->early, h->in, h->in_size);
@@ -169,6 +171,7 @@ static void session_shut(struct acceptor *a, uint64_t id, enum session_half half
     if (o->shut != (1u << SESSION_INBOUND | 1u << SESSION_OUTBOUND))
         return;
     wire_close(&o->session.wire);
+    rotation_session_over(a->rotations, id);
     dialler_over(a->dialler, o->dial, true);
     acceptor_session_forget(a, o);
     monitor_count_down(a->m, sessions_now);
@@ -180,9 +183,9 @@ void acceptor_sessions_check(struct acceptor *a)
     for (size_t slot = 0; slot < a->m->max_sessions; slot++) {
         const struct owned_session *o = a->m->session[slot];
         enum key_class class;
-        if (o == NULL || o->told == 0 || strncmp(o->session.hello.key_id, "gateway:", 8) != 0)
+        if (o == NULL || o->told == 0 || strncmp(o->key_id, "gateway:", 8) != 0)
             continue;
-        if (keys_find(&a->keys.table, o->session.hello.key_id, wall, &class) != NULL)
+        if (keys_find(&a->keys.table, o->key_id, wall, &class) != NULL)
             continue;
         char *why = strdup("its credential was revoked");
         struct mailbox *to = router_outbound(&a->router, o);
@@ -326,6 +329,8 @@ static void reply_of_store(struct acceptor *a, const struct msg *m)
         return;
     }
     weir_assert(m->kind == MSG_STORE_WRITE);
+    if (rotation_reply(a->rotations, m))
+        return;
     size_t i = (size_t)(m->tag & UINT32_MAX);
     weir_assert(i < HANDSHAKES_MAX);
     struct handshake *h = &a->handshake[i];
@@ -342,6 +347,10 @@ static void message(void *ctx, struct msg *m)
         session_shut(a, m->arg[0], (enum session_half)m->arg[1]);
     } else if (m->kind == MSG_KEYS_CHANGED) {
         key_loader_load(a);
+    } else if (m->kind == MSG_GATEWAY_ROTATE) {
+        rotation_ask(a->rotations, m);
+    } else if (m->kind == MSG_KEY_CONFIRM) {
+        rotation_confirmed(a->rotations, m->arg[0], m->body);
     } else if (!router_message(&a->router, m)) {
         weir_assert(m->kind == MSG_STOP);
         a->stop = true;
@@ -357,6 +366,7 @@ static void each_second(struct reactor_timer *t, uint64_t now)
         reply_of_store(a, &m);
         msg_release(&m);
     }
+    rotation_second(a->rotations);
     reactor_timer_set(a->reactor, t, now + NS_PER_S);
 }
 
@@ -405,6 +415,8 @@ static void acceptor_open(struct acceptor *a)
     reactor_timer_set(a->reactor, &a->second, reactor_now(a->reactor) + NS_PER_S);
     reactor_defer(a->reactor, &a->accept_work);
     key_loader_init(a);
+    a->rotations = rotation_table_new(a);
+    weir_assert(a->rotations != NULL);
     a->dialler = dialler_new(a);
     weir_assert(a->dialler != NULL);
 }
@@ -414,6 +426,7 @@ static void acceptor_close(struct acceptor *a)
     list_for_each_safe(l, &a->busy) handshake_abandon(container_of(l, struct handshake, link));
     key_loader_fini(a);
     dialler_free(a->dialler);
+    rotation_table_free(a->rotations);
     router_close(&a->router);
     mail_close(&a->mail);
     reactor_free(a->reactor);

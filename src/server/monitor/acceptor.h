@@ -14,6 +14,7 @@
 #include "server/monitor/keys.h"
 #include "server/monitor/mail.h"
 #include "server/monitor/monitor_private.h"
+#include "server/monitor/rotation.h"
 #include "server/monitor/router.h"
 
 /* Handshakes at once; further connections wait in the kernel's queue. */
@@ -58,6 +59,7 @@ struct handshake {
     struct auth_context auth;
     uint8_t key[AUTH_KEY_SIZE];
     bool enrolling;
+    bool rekey; /* Hello said so */
     uint8_t new_key[AUTH_KEY_SIZE];
     char new_key_id[AUTH_KEY_ID_SIZE];
     uint64_t ticket; /* HANDSHAKE_ENROL */
@@ -90,6 +92,7 @@ struct acceptor {
     struct reactor_work accept_work;
     struct key_loader keys;
     struct dialler *dialler;
+    struct rotation_table *rotations;
     struct router router;
     struct frame_arena arena;
     struct text out;     /* scratch for one frame */

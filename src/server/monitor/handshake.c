@@ -15,7 +15,9 @@
  *  3. The gateway's proof is judged before anything it says is believed or passed on; a credential
  *     serves the one gateway id that it was made for.
  *  4. A token is taken by the store, in one transaction with the credential that it becomes, before
- *     Welcome is sent: of two that race, one is refused.
+ *     Welcome is sent: of two gateways that race, one is refused. Until that one is known to have
+ *     the credential (rotation.c) it may come with the token again, since Welcome may have been
+ *     lost; what an earlier try made is then void.
  *  5. Off loopback nothing but a TLS record begins a handshake. Over TLS both proofs cover the
  *     session (auth.h), the gateway shows a certificate, and a credential that was made over TLS
  *     works with the key of that certificate only.
@@ -175,6 +177,9 @@ static void look_up(struct handshake *h, bool last)
         memcmp(e->gateway_id, h->auth.gateway_id, AUTH_ID_SIZE) != 0) {
         refuse(h, WEIR_E_AUTH,
                "this credential belongs to another gateway; enrol this one with a token");
+    } else if (e != NULL && class == KEY_TOKEN && e->used &&
+               memcmp(e->gateway_id, h->auth.gateway_id, AUTH_ID_SIZE) != 0) {
+        refuse(h, WEIR_E_AUTH, "the enrolment token was used by another gateway; make a new one");
     } else if (e != NULL && h->wire.tls != NULL && e->has_tls_key &&
                memcmp(e->tls_key, h->peer_key, sizeof(e->tls_key)) != 0) {
         refuse(h, WEIR_E_AUTH,
@@ -213,6 +218,7 @@ static void got_hello(struct handshake *h, const Weir__Control__Hello *hello)
     memcpy(h->auth.gateway_id, hello->gateway_id.data, AUTH_ID_SIZE);
     memcpy(h->auth.boot_id, hello->boot_id.data, AUTH_ID_SIZE);
     memcpy(h->auth.nonce_gateway, hello->nonce.data, AUTH_NONCE_SIZE);
+    h->rekey = hello->rekey;
     h->auth.has_channel = h->wire.tls != NULL;
     memcpy(h->auth.channel, h->channel, sizeof(h->channel));
     snprintf(h->auth.key_id, sizeof(h->auth.key_id), "%s", hello->key_id);
@@ -232,6 +238,7 @@ static void stand(struct handshake *h)
     w.session = s->session.id;
     w.heartbeat_ms = a->m->heartbeat_ms;
     w.new_key_id = h->new_key_id;
+    w.key_confirm = true;
     f.body_case = WEIR__CONTROL__FRAME__BODY_WELCOME;
     f.welcome = &w;
     if (!send_frame(h, &f)) {
@@ -239,6 +246,9 @@ static void stand(struct handshake *h)
         handshake_abandon(h);
         return;
     }
+    /* It came with the credential, so it has it: the token of its enrolment is done with. */
+    if (!h->enrolling && keys_open_token(&a->keys.table, h->auth.gateway_id))
+        rotation_enrolled(a->rotations, h->auth.gateway_id, h->auth.key_id);
     reactor_remove(a->reactor, &h->source);
     h->wire = (struct wire){.fd = -1}; /* the session's now */
     s->dial = h->dial;

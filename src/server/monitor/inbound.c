@@ -51,12 +51,14 @@
 #include "server/monitor/mail.h"
 #include "server/monitor/monitor_private.h"
 #include "server/monitor/report.h"
+#include "server/monitor/rotation.h"
 #include "server/move.h"
 #include "server/msg.h"
 
 #define READ_SIZE         (256u * 1024u)
 #define PARTIAL_MAX       (FRAME_MAX + FRAME_HEADER_SIZE + READ_SIZE)
 #define FRAMES_PER_SECOND 4000u
+#define CONFIRMS          1024u /* of keys in one session: one in a rotation */
 #define SURGE_LEAST_NS    (5 * NS_PER_MS)
 /* What a read costs, in what WORK_BYTES bytes cost. */
 #define WORK_READ  64u
@@ -77,6 +79,7 @@ struct half {
     struct text partial;
     uint64_t heard_ns, surge_ns, window_ns;
     uint32_t window_frames;
+    uint32_t confirms; /* of keys, ever */
     bool up_owed, down_owed, ack_owed, outbound_owed, acceptor_owed;
     int32_t ack_status;
     uint64_t ack_epoch;
@@ -354,6 +357,22 @@ static void end_by_peer(struct half *h, const char *what, const char *words)
     end(h, why);
 }
 
+/* Changes nothing when it is lost: the key that is in force stays. */
+static void got_key_confirm(struct half *h, const Weir__Control__KeyConfirm *c)
+{
+    struct inbound *in = h->in;
+    struct key_confirm *k = calloc(1, sizeof(*k));
+    if (k == NULL)
+        return;
+    snprintf(k->key_id, sizeof(k->key_id), "%s", c->key_id);
+    k->has_exchange = c->exchange.len > 0;
+    if (k->has_exchange)
+        memcpy(k->exchange, c->exchange.data, sizeof(k->exchange));
+    memcpy(k->proof, c->proof.data, sizeof(k->proof));
+    if (!mail_post(in->me, in->m->threads->acceptor, MSG_KEY_CONFIRM, h->id, 0, k, free))
+        free(k);
+}
+
 static void got_frame(struct half *h, const Weir__Control__Frame *f)
 {
     if (f->body_case == WEIR__CONTROL__FRAME__BODY_STATISTICS)
@@ -364,6 +383,8 @@ static void got_frame(struct half *h, const Weir__Control__Frame *f)
         got_surge(h, f->surge);
     else if (f->body_case == WEIR__CONTROL__FRAME__BODY_BYE)
         end_by_peer(h, "the gateway said bye", f->bye->why);
+    else if (f->body_case == WEIR__CONTROL__FRAME__BODY_KEY_CONFIRM && h->confirms++ < CONFIRMS)
+        got_key_confirm(h, f->key_confirm);
     else if (f->body_case == WEIR__CONTROL__FRAME__BODY_ERROR)
         end_by_peer(h, "the gateway refused", f->error->words);
     else if (f->body_case != WEIR__CONTROL__FRAME__BODY_HEARTBEAT)

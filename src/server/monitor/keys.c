@@ -55,6 +55,7 @@ static int credential_from_row(struct key_entry *e, const json_t *row)
     e->has_tls_key = tls_key != NULL && *tls_key != '\0';
     if (e->has_tls_key && hex_exact(tls_key, e->tls_key, sizeof(e->tls_key)) < 0)
         return WEIR_E_PARSE;
+    e->made_us = json_integer_value(json_object_get(row, "created_us"));
     return hex_exact(row_text(row, "key"), e->key, sizeof(e->key));
 }
 
@@ -65,6 +66,10 @@ static int token_from_row(struct key_entry *e, const json_t *row)
         return WEIR_E_PARSE;
     snprintf(e->id, sizeof(e->id), "token:%s", id);
     e->expires_us = json_integer_value(json_object_get(row, "expires_us"));
+    const char *used_by = row_text(row, "used_by");
+    e->used = used_by != NULL;
+    if (e->used && hex_exact(used_by, e->gateway_id, sizeof(e->gateway_id)) < 0)
+        return WEIR_E_PARSE;
     return hex_exact(row_text(row, "key"), e->key, sizeof(e->key));
 }
 
@@ -128,4 +133,27 @@ const struct key_entry *keys_find(const struct key_table *t, const char *id, int
         return NULL;
     *ret_class = class;
     return e;
+}
+
+bool keys_open_token(const struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE])
+{
+    for (size_t i = 0; i < t->count[KEY_TOKEN]; i++) {
+        const struct key_entry *e = &t->entry[KEY_TOKEN][i];
+        if (e->used && memcmp(e->gateway_id, gateway_id, AUTH_ID_SIZE) == 0)
+            return true;
+    }
+    return false;
+}
+
+void keys_keep_one(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], const char *key_id)
+{
+    struct key_entry *all = t->entry[KEY_CREDENTIAL];
+    size_t kept = 0;
+    for (size_t i = 0; i < t->count[KEY_CREDENTIAL]; i++)
+        if (memcmp(all[i].gateway_id, gateway_id, AUTH_ID_SIZE) != 0 ||
+            strcmp(all[i].id, key_id) == 0)
+            all[kept++] = all[i];
+    if (kept < t->count[KEY_CREDENTIAL])
+        sodium_memzero(&all[kept], (t->count[KEY_CREDENTIAL] - kept) * sizeof(*all));
+    t->count[KEY_CREDENTIAL] = kept;
 }

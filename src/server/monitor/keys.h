@@ -22,6 +22,8 @@ struct key_entry {
     bool has_tls_key;                 /* credentials: was made over TLS, by who has the key with */
     uint8_t tls_key[AUTH_FINGERPRINT_SIZE]; /* this fingerprint */
     int64_t expires_us;               /* tokens; 0: never */
+    int64_t made_us;                  /* credentials; 0: not known */
+    bool used;                        /* tokens: by gateway_id, which may not have heard of it */
 };
 
 struct key_table {
@@ -38,6 +40,12 @@ int keys_replace(struct key_table *t, enum key_class class, const json_t *rows, 
 
 /* Add one credential, at once, before the store tells it again. 0 or -ENOMEM. */
 int keys_add_credential(struct key_table *t, const struct key_entry *e);
+
+/* Of the credentials of @gateway_id only @key_id is left, at once, before the store says so. */
+void keys_keep_one(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], const char *key_id);
+
+/* Whether a token is open that @gateway_id used. */
+bool keys_open_token(const struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE]);
 
 /* By the id of Hello; NULL when unknown or expired. Valid until the table changes. */
 const struct key_entry *keys_find(const struct key_table *t, const char *id, int64_t now_wall_us,

@@ -56,6 +56,7 @@ struct gateway_targets {
     X(dials, "Connections opened to gateways that listen")                                         \
     X(dial_failures, "Gateways that listen and could not be reached")                              \
     X(enrolled, "Gateways that enrolled by token")                                                 \
+    X(rotated, "Keys of gateways that were changed for new ones")                                  \
     X(sessions, "Sessions that ever stood")                                                        \
     X(frames_in, "Frames from gateways")                                                           \
     X(bytes_in, "Bytes from gateways")                                                             \

@@ -44,6 +44,8 @@ struct owned_session {
     uint8_t shut; /* and those that said MSG_SESSION_SHUT */
     size_t dial;  /* of dialler.c; 0: the gateway dialled */
     bool counted;
+    bool rekey;                    /* the gateway understands Rekey */
+    char key_id[AUTH_KEY_ID_SIZE]; /* in force: hello's, or what it was changed to */
     struct owned_session *next_untold;
     struct route_gateway *route; /* NULL: not in the table */
 };

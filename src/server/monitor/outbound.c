@@ -41,6 +41,7 @@
 #include "server/monitor/control_queue.h"
 #include "server/monitor/mail.h"
 #include "server/monitor/monitor_private.h"
+#include "server/monitor/rotation.h"
 #include "server/move.h"
 #include "server/msg.h"
 
@@ -57,6 +58,7 @@ struct half {
     struct outbound *out;
     bool used;
     bool poll, beat, bye;
+    struct rekey_word *rekey; /* NULL: none waits */
     bool acceptor_owed, inbound_owed, stalled, stall_owed, reads_owed;
     uint16_t process;
     enum half_state state;
@@ -185,6 +187,8 @@ static void note_queued(struct half *h)
 static void forget_waiting(struct half *h)
 {
     h->poll = h->beat = h->bye = false;
+    free(h->rekey);
+    h->rekey = NULL;
     control_queue_clear(&h->controls);
     text_fini(&h->unsent);
     text_init(&h->unsent, PACK_MAX);
@@ -265,6 +269,20 @@ static void pack_poll(struct half *h)
     h->poll = false;
 }
 
+static void pack_rekey(struct half *h)
+{
+    Weir__Control__Rekey r = WEIR__CONTROL__REKEY__INIT;
+    Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
+    r.base_key_id = h->rekey->base_key_id;
+    r.key_id = h->rekey->key_id;
+    r.exchange = (ProtobufCBinaryData){.len = AUTH_EXCHANGE_SIZE, .data = h->rekey->exchange};
+    f.body_case = WEIR__CONTROL__FRAME__BODY_REKEY;
+    f.rekey = &r;
+    pack_frame(h, &f);
+    free(h->rekey);
+    h->rekey = NULL;
+}
+
 static void pack_beat(struct half *h)
 {
     Weir__Control__Heartbeat b = WEIR__CONTROL__HEARTBEAT__INIT;
@@ -298,6 +316,8 @@ static int pack_all(struct half *h)
             return frames;
         monitor_count_add(out->m, frames_out, frames);
     }
+    if (h->rekey != NULL)
+        pack_rekey(h);
     if (h->poll)
         pack_poll(h);
     if (h->beat && out->pack.len == 0)
@@ -471,6 +491,7 @@ static void half_free(void *half)
     struct half *h = half;
     control_queue_clear(&h->controls);
     text_fini(&h->unsent);
+    free(h->rekey);
     free(h->why);
 }
 
@@ -568,6 +589,11 @@ static void message(void *ctx, struct msg *m)
         send_poll(h, m->arg[1], m->arg[2], m->body);
     } else if (m->kind == MSG_SEND_CONTROLS) {
         send_controls(h, m->body);
+    } else if (m->kind == MSG_SEND_REKEY) {
+        free(h->rekey);
+        h->rekey = m->body;
+        m->body = NULL;
+        mark(h);
     } else {
         weir_assert(m->kind == MSG_SESSION_END);
         monitor_count(out->m, ended_by_server);

@@ -89,8 +89,11 @@ static json_t *token_row(sqlite3_stmt *stmt)
 
 static json_t *enrolment_row(sqlite3_stmt *stmt)
 {
-    return json_pack("{s:o, s:o, s:o}", "id", text(stmt, 0), "key", text(stmt, 1), "expires_us",
-                     number(stmt, 2));
+    json_t *j = json_pack("{s:o, s:o, s:o}", "id", text(stmt, 0), "key", text(stmt, 1),
+                          "expires_us", number(stmt, 2));
+    if (sqlite3_column_type(stmt, 3) != SQLITE_NULL)
+        json_object_set_new(j, "used_by", text(stmt, 3));
+    return j;
 }
 
 static json_t *credential_row(sqlite3_stmt *stmt)
@@ -181,8 +184,8 @@ static int query_named(struct sqlite_db *d, const struct store_query *q, const c
 static int query_enrolments(struct sqlite_db *d, const struct store_query *q, json_t **ret)
 {
     static const char sql[] =
-        "SELECT id, key, expires_us FROM enrolments WHERE used_us IS NULL AND expires_us > ?1"
-        " ORDER BY id LIMIT ?2";
+        "SELECT id, key, expires_us, substr(used_by, 1, 32) FROM enrolments WHERE key != ''"
+        " AND expires_us > ?1 ORDER BY id LIMIT ?2";
     sqlite3_stmt *stmt = sqlite_db_statement(d, sql);
     if (stmt == NULL)
         return WEIR_E_UNAVAILABLE;

@@ -7,8 +7,9 @@
  *     writes do.
  *  2. A document's version only grows, over deletion and making anew as well (the history
  *     remembers), so that an ETag never means two contents.
- *  3. An enrolment is used by one UPDATE that wants it unused; credential and use are one
- *     savepoint.
+ *  3. An enrolment is used by one UPDATE that wants it unused, or used by the same gateway, which
+ *     nobody has seen with its credential yet; credential and use are one savepoint. So is a
+ *     credential that follows another.
  *  4. No secret goes into the audit: of tokens, enrolments and credentials only names. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +41,10 @@ static const char *verb_name(enum store_verb verb)
         return "enrolment-put";
     case STORE_ENROLMENT_USE:
         return "enrolment-use";
+    case STORE_CREDENTIAL_CONFIRM:
+        return "credential-confirm";
+    case STORE_CREDENTIAL_ROTATE:
+        return "credential-rotate";
     case STORE_CREDENTIAL_DELETE:
         return "credential-delete";
     case STORE_GATEWAY_PUT:
@@ -71,6 +76,8 @@ static const char *subject_kind(const struct store_write *w)
     case STORE_ENROLMENT_PUT:
     case STORE_ENROLMENT_USE:
         return "enrolment";
+    case STORE_CREDENTIAL_CONFIRM:
+    case STORE_CREDENTIAL_ROTATE:
     case STORE_CREDENTIAL_DELETE:
         return "credential";
     case STORE_GATEWAY_PUT:
@@ -308,36 +315,104 @@ static int enrolment_put(struct sqlite_db *d, const struct store_write *w)
     return rc == 0 ? audit(d, w, 0, NULL) : rc;
 }
 
-static int enrolment_use(struct sqlite_db *d, const struct store_write *w)
+static int run_two(struct sqlite_db *d, const char *sql, const char *first, const char *second)
 {
-    /* The key is forgotten with its use. */
-    static const char use[] = "UPDATE enrolments SET used_us = ?1, used_by = ?2, key = ''"
-                              " WHERE id = ?3 AND used_us IS NULL AND expires_us > ?1";
+    sqlite3_stmt *stmt = sqlite_db_statement(d, sql);
+    if (stmt == NULL)
+        return WEIR_E_UNAVAILABLE;
+    sqlite_db_bind_text(stmt, 1, first);
+    if (second != NULL)
+        sqlite_db_bind_text(stmt, 2, second);
+    return sqlite_db_run(d, stmt);
+}
+
+static int credential_insert(struct sqlite_db *d, const struct store_write *w, const char *key_id)
+{
     static const char insert[] =
         "INSERT INTO credentials(key_id, key, gateway_id, gateway_name, created_us, tls_key)"
         " VALUES(?, ?, ?, ?, ?, ?)";
-    if (member(w, "gateway_id") == NULL || member(w, "key_id") == NULL || member(w, "key") == NULL)
-        return WEIR_E_INVALID;
     const char *name = member(w, "gateway_name"), *tls_key = member(w, "tls_key");
-    sqlite3_stmt *stmt = sqlite_db_statement(d, use);
+    sqlite3_stmt *stmt = sqlite_db_statement(d, insert);
     if (stmt == NULL)
         return WEIR_E_UNAVAILABLE;
-    sqlite3_bind_int64(stmt, 1, w->wall_us);
-    sqlite_db_bind_text(stmt, 2, member(w, "gateway_id"));
-    sqlite_db_bind_text(stmt, 3, w->name);
-    int rc = run_changed(d, stmt);
-    if (rc != 0)
-        return rc;
-    stmt = sqlite_db_statement(d, insert);
-    if (stmt == NULL)
-        return WEIR_E_UNAVAILABLE;
-    sqlite_db_bind_text(stmt, 1, member(w, "key_id"));
+    sqlite_db_bind_text(stmt, 1, key_id);
     sqlite_db_bind_text(stmt, 2, member(w, "key"));
     sqlite_db_bind_text(stmt, 3, member(w, "gateway_id"));
     sqlite_db_bind_text(stmt, 4, name != NULL ? name : "");
     sqlite3_bind_int64(stmt, 5, w->wall_us);
     sqlite_db_bind_text(stmt, 6, tls_key != NULL ? tls_key : "");
-    rc = sqlite_db_run(d, stmt);
+    return sqlite_db_run(d, stmt);
+}
+
+/* The gateway has the credential @key_id: nothing else of it is left, and its tokens are closed. */
+static int credential_only(struct sqlite_db *d, const struct store_write *w, const char *key_id)
+{
+    static const char there[] =
+        "UPDATE credentials SET key_id = key_id WHERE key_id = ?1 AND gateway_id = ?2";
+    static const char others[] = "DELETE FROM credentials WHERE gateway_id = ?1 AND key_id != ?2";
+    static const char tokens[] =
+        "UPDATE enrolments SET key = '' WHERE key != '' AND substr(used_by, 1, 32) = ?1";
+    const char *gateway = member(w, "gateway_id");
+    sqlite3_stmt *stmt = sqlite_db_statement(d, there);
+    if (stmt == NULL)
+        return WEIR_E_UNAVAILABLE;
+    sqlite_db_bind_text(stmt, 1, key_id);
+    sqlite_db_bind_text(stmt, 2, gateway);
+    int rc = run_changed(d, stmt);
+    if (rc == 0)
+        rc = run_two(d, others, gateway, key_id);
+    return rc == 0 ? run_two(d, tokens, gateway, NULL) : rc;
+}
+
+static int credential_confirm(struct sqlite_db *d, const struct store_write *w)
+{
+    if (member(w, "gateway_id") == NULL)
+        return WEIR_E_INVALID;
+    int rc = credential_only(d, w, w->name);
+    return rc == 0 ? audit(d, w, 0, NULL) : rc;
+}
+
+static int credential_rotate(struct sqlite_db *d, const struct store_write *w)
+{
+    const char *old = member(w, "old_key_id"), *name = member(w, "gateway_name");
+    if (old == NULL || member(w, "gateway_id") == NULL || member(w, "key") == NULL)
+        return WEIR_E_INVALID;
+    int rc = credential_only(d, w, old); /* only who is there can be followed */
+    if (rc == 0)
+        rc = credential_insert(d, w, w->name);
+    if (rc == 0)
+        rc = credential_only(d, w, w->name);
+    char detail[3 * NAME_SIZE];
+    snprintf(detail, sizeof(detail), "gateway %.120s (%.64s), in the place of %.80s",
+             name != NULL ? name : "", member(w, "gateway_id"), old);
+    return rc == 0 ? audit(d, w, 0, detail) : rc;
+}
+
+static int enrolment_use(struct sqlite_db *d, const struct store_write *w)
+{
+    /* The key stays until it is known that the gateway has the credential. */
+    static const char use[] = "UPDATE enrolments SET used_us = ?1, used_by = ?2 WHERE id = ?3"
+                              " AND key != '' AND expires_us > ?1"
+                              " AND (used_us IS NULL OR used_by = ?2)";
+    static const char earlier[] =
+        "DELETE FROM credentials WHERE gateway_id = ?1"
+        " AND created_us >= (SELECT created_us FROM enrolments WHERE id = ?2)";
+    if (member(w, "gateway_id") == NULL || member(w, "key_id") == NULL || member(w, "key") == NULL)
+        return WEIR_E_INVALID;
+    const char *name = member(w, "gateway_name"), *tls_key = member(w, "tls_key");
+    char who[256];
+    snprintf(who, sizeof(who), "%.64s %.128s", member(w, "gateway_id"), tls_key ? tls_key : "");
+    sqlite3_stmt *stmt = sqlite_db_statement(d, use);
+    if (stmt == NULL)
+        return WEIR_E_UNAVAILABLE;
+    sqlite3_bind_int64(stmt, 1, w->wall_us);
+    sqlite_db_bind_text(stmt, 2, who);
+    sqlite_db_bind_text(stmt, 3, w->name);
+    int rc = run_changed(d, stmt);
+    if (rc == 0)
+        rc = run_two(d, earlier, member(w, "gateway_id"), w->name);
+    if (rc == 0)
+        rc = credential_insert(d, w, member(w, "key_id"));
     char detail[3 * NAME_SIZE];
     snprintf(detail, sizeof(detail), "gateway %.120s (%.64s), credential %.80s",
              name != NULL ? name : "", member(w, "gateway_id"), member(w, "key_id"));
@@ -407,6 +482,10 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
         return enrolment_put(d, w);
     case STORE_ENROLMENT_USE:
         return enrolment_use(d, w);
+    case STORE_CREDENTIAL_CONFIRM:
+        return credential_confirm(d, w);
+    case STORE_CREDENTIAL_ROTATE:
+        return credential_rotate(d, w);
     case STORE_CREDENTIAL_DELETE:
         return row_delete(d, w, credential_delete);
     case STORE_GATEWAY_PUT:

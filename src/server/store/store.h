@@ -43,9 +43,18 @@ enum store_verb {
     STORE_TOKEN_DELETE, /* name: id */
     /* name: id; json: {"key" (hex), "expires_us"} */
     STORE_ENROLMENT_PUT,
-    /* name: id; json: {"gateway_id","key_id","key","gateway_name"}: takes the token and makes the
-     * credential in one transaction; WEIR_E_NOT_FOUND when used, expired or unknown */
+    /* name: id; json: {"gateway_id","key_id","key","gateway_name","tls_key"}: takes the token and
+     * makes the credential in one transaction. The same gateway (and TLS key) may do so again,
+     * which voids what it made before, until STORE_CREDENTIAL_CONFIRM; WEIR_E_NOT_FOUND when
+     * another used it, expired or unknown */
     STORE_ENROLMENT_USE,
+    /* name: key_id; json: {"gateway_id","gateway_name"}: the gateway has this credential. Its
+     * others go, and its tokens are closed. WEIR_E_NOT_FOUND: it is not there. */
+    STORE_CREDENTIAL_CONFIRM,
+    /* name: new key_id; json: {"gateway_id","gateway_name","key","tls_key","old_key_id"}: the new
+     * one in the place of all others of the gateway; WEIR_E_NOT_FOUND when the old is not
+     * there. */
+    STORE_CREDENTIAL_ROTATE,
     STORE_CREDENTIAL_DELETE, /* name: key_id */
     /* name: id hex; json: the gateway's record (state, names, first and last seen) */
     STORE_GATEWAY_PUT,
@@ -82,7 +91,8 @@ enum store_table {
     /* kind ("" all), name ("" all): [{"kind","name","version","updated_us","document":{...}}] */
     STORE_DOCUMENTS,
     STORE_TOKENS,      /* [{"id","name","role","hash","created_us","expires_us"}] */
-    STORE_ENROLMENTS,  /* unused and not expired: [{"id","key","expires_us"}] */
+    /* open and not expired: [{"id","key","expires_us","used_by" (a gateway's id)}] */
+    STORE_ENROLMENTS,
     STORE_CREDENTIALS, /* [{"key_id","key","gateway_id","gateway_name","created_us"}] */
     STORE_GATEWAYS,    /* [{"id","updated_us","gateway": as put}] */
     STORE_SETTINGS,    /* name ("" all): [{"name","updated_us","value": as put}] */

@@ -184,6 +184,43 @@ static void what_is_no_token_is_refused(void **state)
     assert_int_equal(auth_token_parse(bad, id, key), WEIR_E_PARSE);
 }
 
+/* Made with tests/lib/controlwire.py, which has its own X25519 and hmac. */
+static void both_sides_make_the_same_new_key_and_nobody_else(void **state)
+{
+    (void)state;
+    uint8_t one[32], two[32], old[32], mine[32], theirs[32], proof[32], other[32];
+    struct auth_rekey r = {.key_id = "gateway:new"};
+    memset(one, 1, sizeof(one));
+    memset(two, 2, sizeof(two));
+    memset(old, 3, sizeof(old));
+    memset(r.gateway_id, 4, sizeof(r.gateway_id));
+    auth_exchange_make(one, r.server);
+    auth_exchange_make(two, r.gateway);
+    assert_int_equal(auth_rekey(&r, AUTH_SERVER, one, old, mine), 0);
+    assert_int_equal(auth_rekey(&r, AUTH_GATEWAY, two, old, theirs), 0);
+    assert_memory_equal(mine, theirs, 32);
+    char hex[65];
+    for (size_t i = 0; i < 32; i++)
+        snprintf(hex + 2 * i, 3, "%02x", mine[i]);
+    assert_string_equal(hex, "1e663077be1f84d262fd563c4a420582d124c331bf1006e8b231347dab101ea5");
+    auth_confirm(mine, r.gateway_id, 7, r.key_id, proof);
+    for (size_t i = 0; i < 32; i++)
+        snprintf(hex + 2 * i, 3, "%02x", proof[i]);
+    assert_string_equal(hex, "95cb96f45877d5953ddfc51af610167b798695a09647be40cd68bd6f010f6511");
+    auth_confirm(mine, r.gateway_id, 8, r.key_id, other);
+    assert_memory_not_equal(proof, other, 32);
+    old[0] ^= 1; /* who overheard everything but has not the old key */
+    assert_int_equal(auth_rekey(&r, AUTH_SERVER, one, old, other), 0);
+    assert_memory_not_equal(mine, other, 32);
+    old[0] ^= 1;
+    uint8_t stranger[32]; /* who has the old key but neither secret */
+    memset(stranger, 5, sizeof(stranger));
+    assert_int_equal(auth_rekey(&r, AUTH_SERVER, stranger, old, other), 0);
+    assert_memory_not_equal(mine, other, 32);
+    memset(r.gateway, 0, sizeof(r.gateway));
+    assert_int_equal(auth_rekey(&r, AUTH_SERVER, one, old, other), WEIR_E_AUTH);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -194,6 +231,7 @@ int main(void)
         cmocka_unit_test(a_token_with_a_fingerprint_gives_both_and_only_whole),
         cmocka_unit_test(a_proof_fits_its_own_tls_session_only),
         cmocka_unit_test(what_is_no_token_is_refused),
+        cmocka_unit_test(both_sides_make_the_same_new_key_and_nobody_else),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -120,7 +120,10 @@ static struct store_write *named(enum store_verb verb, const char *name, json_t 
     return w;
 }
 
-static void an_enrolment_token_works_once_and_not_beyond_its_time(void **state)
+#define GW_A "0123456789abcdef0123456789abcdef"
+#define GW_B "fedcba9876543210fedcba9876543210"
+
+static void an_enrolment_token_works_for_one_gateway_and_not_beyond_its_time(void **state)
 {
     struct fixture *f = *state;
     int64_t now = clock_wall_us();
@@ -133,24 +136,69 @@ static void an_enrolment_token_works_once_and_not_beyond_its_time(void **state)
     assert_int_equal(json_array_size(open), 1);
     assert_string_equal(word(json_array_get(open, 0), "key"), "aa");
     json_decref(open);
-    json_t *use = json_pack("{s:s, s:s, s:s, s:s}", "gateway_id", "0123", "key_id", "k1", "key",
+    json_t *use = json_pack("{s:s, s:s, s:s, s:s}", "gateway_id", GW_A, "key_id", "k1", "key",
                             "cc", "gateway_name", "gw1");
     assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t2", json_deep_copy(use)), NULL),
                      WEIR_E_NOT_FOUND);
     assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", json_deep_copy(use)), NULL),
                      0);
     json_object_set_new(use, "key_id", json_string("k2"));
+    json_t *other = json_deep_copy(use);
+    json_object_set_new(other, "gateway_id", json_string(GW_B));
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", other), NULL),
+                     WEIR_E_NOT_FOUND);
+    json_t *elsewhere = json_deep_copy(use); /* so it says; with another TLS key */
+    json_object_set_new(elsewhere, "tls_key", json_string("ee"));
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", elsewhere), NULL),
+                     WEIR_E_NOT_FOUND);
     assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", json_deep_copy(use)), NULL),
-                     WEIR_E_NOT_FOUND);
-    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "none", use), NULL),
-                     WEIR_E_NOT_FOUND);
+                     0); /* it did not hear of k1 */
+    assert_int_equal(
+        fixture_write(f, named(STORE_ENROLMENT_USE, "none", json_deep_copy(use)), NULL),
+        WEIR_E_NOT_FOUND);
     json_t *keys = fixture_table(f, STORE_CREDENTIALS, "");
     assert_int_equal(json_array_size(keys), 1);
     assert_string_equal(word(json_array_get(keys, 0), "gateway_name"), "gw1");
+    assert_string_equal(word(json_array_get(keys, 0), "key_id"), "k2");
     json_decref(keys);
-    assert_int_equal(fixture_write(f, named(STORE_CREDENTIAL_DELETE, "k1", NULL), NULL), 0);
-    assert_int_equal(fixture_write(f, named(STORE_CREDENTIAL_DELETE, "k1", NULL), NULL),
+    assert_int_equal(
+        fixture_write(f, named(STORE_CREDENTIAL_CONFIRM, "k1", json_deep_copy(use)), NULL),
+        WEIR_E_NOT_FOUND);
+    assert_int_equal(
+        fixture_write(f, named(STORE_CREDENTIAL_CONFIRM, "k2", json_deep_copy(use)), NULL), 0);
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", use), NULL),
+                     WEIR_E_NOT_FOUND); /* it has k2 */
+    assert_int_equal(fixture_write(f, named(STORE_CREDENTIAL_DELETE, "k2", NULL), NULL), 0);
+    assert_int_equal(fixture_write(f, named(STORE_CREDENTIAL_DELETE, "k2", NULL), NULL),
                      WEIR_E_NOT_FOUND);
+}
+
+static void a_credential_is_followed_by_another_if_it_is_still_there(void **state)
+{
+    struct fixture *f = *state;
+    json_int_t later = clock_wall_us() + 3600000000;
+    json_t *token = json_pack("{s:s, s:I}", "key", "aa", "expires_us", later);
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_PUT, "t1", token), NULL), 0);
+    json_t *use = json_pack("{s:s, s:s, s:s}", "gateway_id", GW_A, "key_id", "k1", "key", "cc");
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", use), NULL), 0);
+    json_t *swap = json_pack("{s:s, s:s, s:s, s:s}", "gateway_id", GW_A, "gateway_name", "gw1",
+                             "key", "dd", "old_key_id", "k0");
+    assert_int_equal(
+        fixture_write(f, named(STORE_CREDENTIAL_ROTATE, "k2", json_deep_copy(swap)), NULL),
+        WEIR_E_NOT_FOUND);
+    json_object_set_new(swap, "old_key_id", json_string("k1"));
+    assert_int_equal(
+        fixture_write(f, named(STORE_CREDENTIAL_ROTATE, "k2", json_deep_copy(swap)), NULL), 0);
+    assert_int_equal(fixture_write(f, named(STORE_CREDENTIAL_ROTATE, "k3", swap), NULL),
+                     WEIR_E_NOT_FOUND);
+    json_t *keys = fixture_table(f, STORE_CREDENTIALS, "");
+    assert_int_equal(json_array_size(keys), 1);
+    assert_string_equal(word(json_array_get(keys, 0), "key_id"), "k2");
+    assert_string_equal(word(json_array_get(keys, 0), "key"), "dd");
+    json_decref(keys);
+    json_t *open = fixture_table(f, STORE_ENROLMENTS, "");
+    assert_int_equal(json_array_size(open), 0);
+    json_decref(open);
 }
 
 static void a_used_enrolment_whose_credential_cannot_be_made_stays_unused(void **state)
@@ -163,13 +211,16 @@ static void a_used_enrolment_whose_credential_cannot_be_made_stays_unused(void *
         json_t *token = json_pack("{s:s, s:I}", "key", "aa", "expires_us", later);
         assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_PUT, id, token), NULL), 0);
     }
-    json_t *use = json_pack("{s:s, s:s, s:s}", "gateway_id", "0123", "key_id", "same", "key", "cc");
+    json_t *use = json_pack("{s:s, s:s, s:s}", "gateway_id", GW_A, "key_id", "same", "key", "cc");
     assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t0", json_deep_copy(use)), NULL),
                      0);
+    json_object_set_new(use, "gateway_id", json_string(GW_B));
     assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", use), NULL), WEIR_E_EXISTS);
     json_t *open = fixture_table(f, STORE_ENROLMENTS, "");
-    assert_int_equal(json_array_size(open), 1);
-    assert_string_equal(word(json_array_get(open, 0), "id"), "t1");
+    assert_int_equal(json_array_size(open), 2);
+    assert_string_equal(word(json_array_get(open, 0), "used_by"), GW_A);
+    assert_string_equal(word(json_array_get(open, 1), "id"), "t1");
+    assert_null(json_object_get(json_array_get(open, 1), "used_by"));
     json_decref(open);
 }
 
@@ -530,7 +581,8 @@ int main(void)
         T(a_document_is_changed_only_by_who_knows_its_version),
         T(a_version_is_never_given_twice_even_over_deletion),
         T(every_write_leaves_an_audit_row_and_a_refused_one_none),
-        T(an_enrolment_token_works_once_and_not_beyond_its_time),
+        T(an_enrolment_token_works_for_one_gateway_and_not_beyond_its_time),
+        T(a_credential_is_followed_by_another_if_it_is_still_there),
         T(a_used_enrolment_whose_credential_cannot_be_made_stays_unused),
         T(tokens_settings_and_gateways_come_back_as_put),
         T(everything_is_there_again_after_a_restart),

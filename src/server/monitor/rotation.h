@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* New keys for gateways that have one: the acceptor's. See rotation.c for the steps. */
+#ifndef WEIR_SERVER_MONITOR_ROTATION_H
+#define WEIR_SERVER_MONITOR_ROTATION_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "control/auth.h"
+#include "server/mailbox/mailbox.h"
+
+struct acceptor;
+
+/* Body of MSG_SEND_REKEY. */
+struct rekey_word {
+    char base_key_id[AUTH_KEY_ID_SIZE], key_id[AUTH_KEY_ID_SIZE];
+    uint8_t exchange[AUTH_EXCHANGE_SIZE];
+};
+
+/* Body of MSG_KEY_CONFIRM, arg[0] the session. */
+struct key_confirm {
+    char key_id[AUTH_KEY_ID_SIZE];
+    bool has_exchange;
+    uint8_t exchange[AUTH_EXCHANGE_SIZE], proof[AUTH_PROOF_SIZE];
+};
+
+/* Rotations at once; further ones are told WEIR_E_FULL, or wait for the next look. */
+#define ROTATIONS_MAX 64u
+
+struct rotation_table;
+
+struct rotation_table *rotation_table_new(struct acceptor *a);
+void rotation_table_free(struct rotation_table *t);
+/* MSG_GATEWAY_ROTATE: the reply comes when the new key is in force or it is given up. */
+void rotation_ask(struct rotation_table *t, const struct msg *m);
+void rotation_confirmed(struct rotation_table *t, uint64_t session, const struct key_confirm *c);
+/* A gateway came back with a credential while the token of its enrolment is still open: close
+ * it. */
+void rotation_enrolled(struct rotation_table *t, const uint8_t gateway_id[AUTH_ID_SIZE],
+                       const char *key_id);
+void rotation_session_over(struct rotation_table *t, uint64_t session);
+/* The store's answer to a write of ours, by its tag. False: it is not ours. */
+bool rotation_reply(struct rotation_table *t, const struct msg *m);
+/* Once a second: give up what takes too long, begin what is due by age. */
+void rotation_second(struct rotation_table *t);
+
+#endif
