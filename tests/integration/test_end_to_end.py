@@ -17,7 +17,7 @@ import weirtest
 
 PLUGIN = os.path.join(weirtest.BUILD, "demo", "nbdkit-device-plugin.so")
 AGREEMENT = {"kind": "Agreement", "name": "gold", "appliesTo": {"volume": "db"},
-             "objectives": [{"percentile": 99, "latency": "8ms", "whileIops": 1000}], "reservation": {"iops": 500}}
+             "objectives": [{"percentile": 99, "latency": "24ms", "whileIops": 1000}], "reservation": {"iops": 500}}
 
 
 def fio(world, gateway, name, *args):
@@ -54,7 +54,7 @@ class EndToEnd(unittest.TestCase):
         self.world = weirtest.World()
         self.world.__enter__()
         self.addCleanup(self.leave)
-        self.storage = self.world.nbdkit("-t", "256", PLUGIN, "parallel=8", "service=1000", "export=db", "export=batch",
+        self.storage = self.world.nbdkit("-t", "256", PLUGIN, "parallel=8", "service=3000", "export=db", "export=batch",
                                          "export=other")
 
     def leave(self):
