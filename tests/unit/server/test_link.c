@@ -622,9 +622,14 @@ static void a_jump_of_demand_is_told_between_polls(void **state)
     while (stage_try(&b->stage, MSG_SURGE, 0, &m))
         msg_release(
             &m); /* the first second is no second to compare with, but a slow machine stutters */
-    for (int i = 0; i < 20000; i++)
-        meter_arrive(s->meter, IO_READ, 4096);
-    m = stage_take(&b->stage, MSG_SURGE);
+    /* Where the machine stutters so, the jump is no jump beside what came at once before it. */
+    bool told = false;
+    for (int round = 0; round < 20 && !told; round++) {
+        for (int i = 0; i < 20000 << (round < 4 ? round : 4); i++)
+            meter_arrive(s->meter, IO_READ, 4096);
+        told = stage_try(&b->stage, MSG_SURGE, NS_PER_S, &m);
+    }
+    assert_true(told);
     assert_int_equal(m.arg[0], b->session);
     assert_int_equal(m.arg[1], s->index);
     msg_release(&m);
