@@ -53,6 +53,16 @@ struct sched_terms {
     uint64_t elsewhere_cost_ns, elsewhere_ios, elsewhere_bytes;
 };
 
+/* Field by field: what lies between fields says nothing. */
+static inline bool sched_terms_same(const struct sched_terms *a, const struct sched_terms *b)
+{
+    return a->reserve_iops == b->reserve_iops && a->reserve_bytes_s == b->reserve_bytes_s &&
+           a->weight == b->weight && a->priority == b->priority && a->latency_us == b->latency_us &&
+           a->percentile_ppm == b->percentile_ppm && a->while_iops == b->while_iops &&
+           a->credit_us == b->credit_us && a->elsewhere_cost_ns == b->elsewhere_cost_ns &&
+           a->elsewhere_ios == b->elsewhere_ios && a->elsewhere_bytes == b->elsewhere_bytes;
+}
+
 struct sched;
 struct sched_flow;
 
@@ -93,8 +103,8 @@ struct sched_flow {
 struct sched_io {
     struct sched_flow *flow;
     enum io_op op;
-    bool queued; /* waits */
-    bool slot; /* has a slot (between dispatch and answer) */
+    bool queued;    /* waits */
+    bool slot;      /* has a slot (between dispatch and answer) */
     bool suspended; /* let go, its slot given back for now */
     uint64_t bytes, cost_ns;
     uint64_t submitted_ns, dispatched_ns;

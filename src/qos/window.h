@@ -18,6 +18,16 @@ struct window_plan {
     bool observe;           /* count, hold nothing */
 };
 
+/* Field by field: what lies between fields says nothing. */
+static inline bool window_plan_same(const struct window_plan *a, const struct window_plan *b)
+{
+    const struct cost_model *x = &a->cost, *y = &b->cost;
+    return a->slots_milli == b->slots_milli && a->wait_us == b->wait_us &&
+           a->observe == b->observe && x->base_ns[0] == y->base_ns[0] &&
+           x->base_ns[1] == y->base_ns[1] && x->page_ns[0] == y->page_ns[0] &&
+           x->page_ns[1] == y->page_ns[1];
+}
+
 /* What was seen of a target in one interval, by one gateway or summed over all that use it. */
 struct window_sample {
     uint64_t interval_ns;

@@ -33,16 +33,16 @@
 
 /* Under FRAME_MAX (1 MiB) of the protocol with room for its tags. */
 #define UPDATE_BYTES_MAX (700u * 1024u)
-#define ACK_PERIODS 3u
+#define ACK_PERIODS      3u
 
 struct wish {
     char id[2 * NAME_SIZE];
     uint64_t content;
     bool planned, remove;
     struct gate_limits limits;
-    const struct claim *claim;   /* members: its streams here */
-    const struct stream *one;    /* or this stream */
-    const struct part *part;     /* of a share: only those whose promise it is, at its target */
+    const struct claim *claim; /* members: its streams here */
+    const struct stream *one;  /* or this stream */
+    const struct part *part;   /* of a share: only those whose promise it is, at its target */
     struct sched_terms share;
     const struct target *target; /* of a plan */
     struct window_plan plan;
@@ -116,12 +116,34 @@ static bool wish_covers(const struct wish *w, const struct stream *st)
     return claim_covers(w->claim, st);
 }
 
+_Static_assert(sizeof(struct gate_limits) == GATE_KIND_COUNT * 3 * sizeof(uint64_t),
+               "nothing lies between the fields of limits, which are hashed whole");
+
+/* By fields: what lies between them is whatever was there before, and no change. */
+static uint64_t hash_share(uint64_t hash, const struct sched_terms *t)
+{
+    const uint64_t said[] = {t->reserve_iops,       t->reserve_bytes_s, t->weight,
+                             (uint64_t)t->priority, t->latency_us,      t->percentile_ppm,
+                             t->while_iops,         t->credit_us,       t->elsewhere_cost_ns,
+                             t->elsewhere_ios,      t->elsewhere_bytes};
+    return hash_bytes(hash, said, sizeof(said));
+}
+
+static uint64_t hash_plan(uint64_t hash, const struct window_plan *p)
+{
+    const uint64_t said[] = {p->slots_milli,     p->wait_us,         p->observe,
+                             p->cost.base_ns[0], p->cost.base_ns[1], p->cost.page_ns[0],
+                             p->cost.page_ns[1]};
+    return hash_bytes(hash, said, sizeof(said));
+}
+
 /* Count its members, and make the hash by which a change is seen. */
 static void wish_finish(struct wish *w, const struct gateway *g)
 {
     uint64_t members_hash = HASH_SEED;
     w->bytes = strlen(w->id) + sizeof(((struct control_item *)NULL)->reason) + 512;
-    list_for_each(it, &g->streams) {
+    list_for_each(it, &g->streams)
+    {
         const struct stream *st = container_of(it, struct stream, in_gateway);
         if (!wish_covers(w, st))
             continue;
@@ -133,8 +155,8 @@ static void wish_finish(struct wish *w, const struct gateway *g)
         members_hash = hash_bytes(members_hash, st->e.key, strlen(st->e.key) + 1);
     }
     w->content = hash_bytes(members_hash, &w->limits, sizeof(w->limits));
-    w->content = hash_bytes(w->content, &w->share, sizeof(w->share));
-    w->content = hash_bytes(w->content, &w->plan, sizeof(w->plan));
+    w->content = hash_share(w->content, &w->share);
+    w->content = hash_plan(w->content, &w->plan);
 }
 
 static void wish_part(struct gateway *g, const struct part *p, struct wishes *ws)
@@ -172,7 +194,7 @@ static void wish_share(struct gateway *g, const struct part *p, bool planned, st
 static void wish_plan(struct gateway *g, const struct target *t, struct wishes *ws)
 {
     static const struct window_plan none;
-    if (memcmp(&t->plan, &none, sizeof(none)) == 0)
+    if (window_plan_same(&t->plan, &none))
         return;
     struct wish *w = wish_new(ws);
     if (w == NULL)
@@ -203,7 +225,8 @@ static void wish_throttle(struct gateway *g, struct stream *st, struct wishes *w
 static void wishes_collect(struct services *s, struct gateway *g, struct wishes *ws)
 {
     uint64_t walk = ++s->walk;
-    list_for_each(it, &g->parts) {
+    list_for_each(it, &g->parts)
+    {
         struct part *p = container_of(it, struct part, in_gateway);
         if (p->claim->walk != walk) /* one control, before how many targets ever */
             wish_part(g, p, ws);
@@ -211,9 +234,9 @@ static void wishes_collect(struct services *s, struct gateway *g, struct wishes 
         wish_share(g, p, false, ws);
         wish_share(g, p, true, ws);
     }
-    list_for_each(it, &g->targets)
-        wish_plan(g, container_of(it, struct target, link), ws);
-    list_for_each(it, &g->streams) {
+    list_for_each(it, &g->targets) wish_plan(g, container_of(it, struct target, link), ws);
+    list_for_each(it, &g->streams)
+    {
         struct stream *st = container_of(it, struct stream, in_gateway);
         if (st->brake.rate > 0)
             wish_throttle(g, st, ws);
@@ -342,7 +365,8 @@ static int sent_replace(struct gateway *g, const struct wishes *ws, size_t n)
 
 static void throttles_sent(struct gateway *g)
 {
-    list_for_each(it, &g->streams) {
+    list_for_each(it, &g->streams)
+    {
         struct stream *st = container_of(it, struct stream, in_gateway);
         struct entity_throttle *t = &st->e.throttle;
         bool removed = !t->active && t->applied_iops != UINT64_MAX && t->epoch == 0;
@@ -427,8 +451,7 @@ void dispatch_gateway(struct services *s, struct gateway *g)
 
 void dispatch_all(struct services *s)
 {
-    list_for_each(it, &s->e.gateways)
-        dispatch_gateway(s, container_of(it, struct gateway, e.link));
+    list_for_each(it, &s->e.gateways) dispatch_gateway(s, container_of(it, struct gateway, e.link));
 }
 
 void dispatch_changed(struct services *s, size_t at_most)
@@ -439,8 +462,7 @@ void dispatch_changed(struct services *s, size_t at_most)
             return;
     }
     while (!list_empty(&s->changed)) {
-        struct gateway *g =
-            container_of(list_pop_front(&s->changed), struct gateway, in_changed);
+        struct gateway *g = container_of(list_pop_front(&s->changed), struct gateway, in_changed);
         dispatch_gateway(s, g);
     }
 }

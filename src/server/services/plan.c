@@ -34,10 +34,10 @@
 #include "server/services/allocate.h"
 #include "server/services/state.h"
 
-#define HEADROOM 1.1
-#define AIM 0.85
-#define WAIT_LEAST 0.25 /* of the objective */
-#define QUIET_NS UINT64_C(60000000000)
+#define HEADROOM      1.1
+#define AIM           0.85
+#define WAIT_LEAST    0.25 /* of the objective */
+#define QUIET_NS      UINT64_C(60000000000)
 #define WORTH_RESERVE 0.1 /* a reservation that changed by less is not sent anew */
 
 /* --- what promises ask for ------------------------------------------------------------- */
@@ -91,7 +91,8 @@ static double claim_sum(struct services *s, struct claim *c)
 {
     double demand = 0;
     uint64_t walk = ++s->walk;
-    list_for_each(it, &c->parts) {
+    list_for_each(it, &c->parts)
+    {
         struct part *p = container_of(it, struct part, in_claim);
         demand += p->demand[GATE_IOPS_TOTAL];
         if (!part_speaks(p))
@@ -115,7 +116,8 @@ static void claim_ask(struct services *s, struct claim *c)
     double demand = claim_sum(s, c) + quota_others_iops(c);
     double reserve = plan_reserve(&c->agreed->e.agreement, demand);
     uint64_t counted = ++s->walk;
-    list_for_each(it, &c->parts) {
+    list_for_each(it, &c->parts)
+    {
         struct part *p = container_of(it, struct part, in_claim);
         p->reserve = p->reserve_fits = 0;
         if (!part_speaks(p))
@@ -155,7 +157,8 @@ double plan_capacity(const struct storage *t)
     uint64_t most = t->slots_on ? t->window.parallelism_milli : 0;
     if (most > 0)
         return (double)most * 1e6;
-    list_for_each(it, &t->targets) {
+    list_for_each(it, &t->targets)
+    {
         const struct target *one = container_of(it, struct target, in_storage);
         if (one->e.parallelism_milli > most)
             most = one->e.parallelism_milli;
@@ -180,9 +183,11 @@ static size_t firsts_gather(struct storage *t)
     size_t n = 0;
     for (const struct part *p = t->firsts; p != NULL; p = p->next_first)
         n++;
-    list_for_each(it, &t->targets) {
+    list_for_each(it, &t->targets)
+    {
         struct target *one = container_of(it, struct target, in_storage);
-        list_for_each(at, &one->gateway->parts) {
+        list_for_each(at, &one->gateway->parts)
+        {
             struct part *p = container_of(at, struct part, in_gateway);
             if (p->target != one || p->claim->part_count > 1 || !part_speaks(p))
                 continue;
@@ -196,7 +201,8 @@ static size_t firsts_gather(struct storage *t)
 
 static void scale_at(struct part *first, double factor)
 {
-    list_for_each(it, &first->claim->parts) {
+    list_for_each(it, &first->claim->parts)
+    {
         struct part *p = container_of(it, struct part, in_claim);
         if (part_speaks(p) && p->target->storage == first->target->storage)
             p->reserve_fits = p->reserve * factor;
@@ -212,8 +218,11 @@ static void storage_scale(struct services *s, struct storage *t)
     for (const struct part *p = t->firsts; p != NULL; p = p->next_first) {
         const struct agreement *a = &p->claim->agreed->e.agreement;
         double ask = p->reserve * plan_io_cost(p);
-        c[i++] = (struct allocate_claim){.demand = ask, .reservation = ask, .limit = INFINITY,
-                                         .weight = a->weight, .priority = a->priority};
+        c[i++] = (struct allocate_claim){.demand = ask,
+                                         .reservation = ask,
+                                         .limit = INFINITY,
+                                         .weight = a->weight,
+                                         .priority = a->priority};
     }
     weir_assert(i == n);
     t->fits = allocate(c, n, t->capacity, collisions_at(s, t));
@@ -231,8 +240,7 @@ static void say_overcommitted(struct services *s, struct storage *t, bool over)
         note_event(s, EVENT_WARNING, "overcommitted", subject,
                    "reservations at %s ask for %.0f %% of what it can do (%.1f of %.1f I/Os at "
                    "once): they are scaled, by %s",
-                   t->name, 100.0 * t->reserved / t->capacity, t->reserved / 1e9,
-                   t->capacity / 1e9,
+                   t->name, 100.0 * t->reserved / t->capacity, t->reserved / 1e9, t->capacity / 1e9,
                    collisions_at(s, t) == COLLISIONS_SHARE ? "equal shares" : "priority");
     if (!over && t->overcommitted)
         note_event(s, EVENT_INFO, "no-longer-overcommitted", subject,
@@ -254,7 +262,8 @@ static void storage_settle(struct services *s, struct storage *t)
     if (over || s->now_ns - t->overcommitted_ns > QUIET_NS)
         say_overcommitted(s, t, over);
     double part = t->capacity > 0 ? t->reserved / t->capacity : 0;
-    list_for_each(it, &t->targets) {
+    list_for_each(it, &t->targets)
+    {
         struct target *one = container_of(it, struct target, in_storage);
         one->e.overcommitted = over;
         one->e.reserved_ppm = part < 1000 ? (uint32_t)(part * 1e6) : 1000000000u;
@@ -344,8 +353,7 @@ static void part_plan(struct services *s, struct part *p, bool several)
         if (several)
             elsewhere(p, &planned);
     }
-    if (memcmp(&share, &p->share, sizeof(share)) == 0 &&
-        memcmp(&planned, &p->planned, sizeof(planned)) == 0)
+    if (sched_terms_same(&share, &p->share) && sched_terms_same(&planned, &p->planned))
         return;
     p->share = share;
     p->planned = planned;
@@ -357,7 +365,7 @@ static void target_plan(struct services *s, struct target *t)
     bool off = plan_hands_off(s, t);
     struct window_plan plan = {.wait_us = off ? 0 : t->storage->wait_us,
                                .slots_milli = off ? 0 : t->slots_milli};
-    if (memcmp(&plan, &t->plan, sizeof(plan)) == 0)
+    if (window_plan_same(&plan, &t->plan))
         return;
     t->plan = plan;
     claim_mark(s, t->gateway);
@@ -365,13 +373,15 @@ static void target_plan(struct services *s, struct target *t)
 
 void plan_gateway(struct services *s, struct gateway *g)
 {
-    list_for_each(it, &g->targets) {
+    list_for_each(it, &g->targets)
+    {
         struct target *t = container_of(it, struct target, link);
         t->reserved_alone = 0;
         t->wait_alone_us = 0;
         t->speaks_alone = false;
     }
-    list_for_each(it, &g->parts) {
+    list_for_each(it, &g->parts)
+    {
         struct part *p = container_of(it, struct part, in_gateway);
         if (p->claim->part_count > 1 || p->claim->agreed == NULL)
             continue;
@@ -387,7 +397,8 @@ static void storage_begin(struct storage *t)
     t->wait_us = 0;
     t->speaks = false;
     t->firsts = NULL;
-    list_for_each(it, &t->targets) {
+    list_for_each(it, &t->targets)
+    {
         const struct target *one = container_of(it, struct target, in_storage);
         t->reserved += one->reserved_alone;
         tighten(&t->wait_us, one->wait_alone_us);
@@ -398,9 +409,11 @@ static void storage_begin(struct storage *t)
 /* Claims that are only at one target, when what fits changes or policies do. */
 static void storage_plan_alone(struct services *s, struct storage *t)
 {
-    list_for_each(it, &t->targets) {
+    list_for_each(it, &t->targets)
+    {
         struct target *one = container_of(it, struct target, in_storage);
-        list_for_each(at, &one->gateway->parts) {
+        list_for_each(at, &one->gateway->parts)
+        {
             struct part *p = container_of(at, struct part, in_gateway);
             if (p->target != one || p->claim->part_count > 1 || p->claim->agreed == NULL)
                 continue;
@@ -415,30 +428,30 @@ void plan_run(struct services *s)
 {
     if (!s->loaded)
         return;
-    list_for_each(it, &s->storages)
-        storage_begin(container_of(it, struct storage, link));
-    list_for_each(it, &s->spanning) {
+    list_for_each(it, &s->storages) storage_begin(container_of(it, struct storage, link));
+    list_for_each(it, &s->spanning)
+    {
         struct claim *c = container_of(it, struct claim, in_spanning);
         if (c->agreed != NULL)
             claim_ask(s, c);
     }
     bool anew = s->planned_generation != s->generation;
     s->planned_generation = s->generation;
-    list_for_each(it, &s->storages) {
+    list_for_each(it, &s->storages)
+    {
         struct storage *t = container_of(it, struct storage, link);
         bool was = t->over;
         storage_settle(s, t);
         if (t->over || was || anew)
             storage_plan_alone(s, t);
     }
-    list_for_each(it, &s->spanning) {
+    list_for_each(it, &s->spanning)
+    {
         struct claim *c = container_of(it, struct claim, in_spanning);
         if (c->agreed == NULL)
             continue;
         claim_sum(s, c);
-        list_for_each(at, &c->parts)
-            part_plan(s, container_of(at, struct part, in_claim), true);
+        list_for_each(at, &c->parts) part_plan(s, container_of(at, struct part, in_claim), true);
     }
-    list_for_each(it, &s->e.targets)
-        target_plan(s, container_of(it, struct target, e.link));
+    list_for_each(it, &s->e.targets) target_plan(s, container_of(it, struct target, e.link));
 }
