@@ -240,8 +240,9 @@ def polls_between(before, after, processes=None):
     for k, a in after.items():
         if processes is not None and k not in processes:
             continue
-        lost += a["pollsLost"] - before[k]["pollsLost"]
-        for sign, part in ((1, a), (-1, before[k])):
+        was = before.get(k, {"pollsLost": 0, "buckets": []})  # one that had no gateway yet is not listed
+        lost += a["pollsLost"] - was["pollsLost"]
+        for sign, part in ((1, a), (-1, was)):
             for b in part["buckets"]:
                 buckets[b["belowNs"]] = buckets.get(b["belowNs"], 0) + sign * b["count"]
     hist = {"count": sum(buckets.values()), "buckets": sorted((k, v) for k, v in buckets.items() if v > 0)}
