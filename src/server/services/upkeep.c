@@ -78,10 +78,9 @@ static void wish_remove(struct services *s, const char *id)
 static void upkeep_wish(const struct services *s, struct gateway *g)
 {
     bool there;
-    size_t at = s->drain_count > 0 ? wish_place(s, g->e.id_text, &there) : 0;
-    bool wished = s->drain_count > 0 && there;
-    g->e.drain_since = wished ? s->drain[at].since : 0;
-    g->e.drain_deadline_us = wished ? s->drain[at].deadline_us : 0;
+    size_t at = wish_place(s, g->e.id_text, &there);
+    g->e.drain_since = there ? s->drain[at].since : 0;
+    g->e.drain_deadline_us = there ? s->drain[at].deadline_us : 0;
 }
 
 bool upkeep_keeps(const struct services *s, struct gateway *g)
