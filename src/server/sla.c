@@ -130,6 +130,9 @@ static void load_gateway(struct sla *s, const json_t *row, uint64_t now_ns)
         services_gateway_drain(s->services, g.id_text, g.drain_since, g.drain_deadline_us, now_ns,
                                clock_wall_us()) < 0)
         log_error("no memory to keep gateway %s drained", g.name);
+    /* Whose ever it was: it may come here, and may have come before this row. */
+    if (g.admitted && services_gateway_admitted(s->services, g.id, now_ns, clock_wall_us()) < 0)
+        log_error("no memory to know that gateway %s was admitted", g.name);
     /* Another process's; one of a process that is no more falls to one that is. */
     if (g.process % s->setup->threads->services_count != s->setup->index)
         return;

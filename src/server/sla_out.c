@@ -175,20 +175,6 @@ static json_t *gateway_json(const struct sla_out *o, const struct entity_gateway
                      g->admitted);
 }
 
-static bool hex_read(const char *hex, uint8_t id[GATEWAY_ID_SIZE])
-{
-    static const char digits[] = "0123456789abcdef";
-    if (strlen(hex) != 2 * GATEWAY_ID_SIZE)
-        return false;
-    for (size_t i = 0; i < GATEWAY_ID_SIZE; i++) {
-        const char *high = strchr(digits, hex[2 * i]), *low = strchr(digits, hex[2 * i + 1]);
-        if (high == NULL || low == NULL)
-            return false;
-        id[i] = (uint8_t)((high - digits) << 4 | (low - digits));
-    }
-    return true;
-}
-
 static void text_field(char *out, size_t size, const json_t *row, const char *key)
 {
     const char *s = json_string_value(json_object_get(row, key));
@@ -201,7 +187,7 @@ bool gateway_record_read(const json_t *row, struct gateway_record *ret)
     row = json_object_get(row, "gateway"); /* beside what the store adds */
     const char *id = json_string_value(json_object_get(row, "id"));
     const char *state = json_string_value(json_object_get(row, "state"));
-    if (id == NULL || !hex_read(id, ret->id))
+    if (id == NULL || !gateway_id_read(id, ret->id))
         return false;
     if (state != NULL && strcmp(state, gateway_state_name(GATEWAY_RETIRED)) == 0)
         return false;

@@ -121,6 +121,20 @@ struct gateway *entity_gateway_by_session(struct services *s, uint64_t session)
     return NULL;
 }
 
+bool gateway_id_read(const char *hex, uint8_t ret_id[GATEWAY_ID_SIZE])
+{
+    static const char digits[] = "0123456789abcdef";
+    if (strlen(hex) != 2 * GATEWAY_ID_SIZE)
+        return false;
+    for (size_t i = 0; i < GATEWAY_ID_SIZE; i++) {
+        const char *high = strchr(digits, hex[2 * i]), *low = strchr(digits, hex[2 * i + 1]);
+        if (high == NULL || low == NULL)
+            return false;
+        ret_id[i] = (uint8_t)((high - digits) << 4 | (low - digits));
+    }
+    return true;
+}
+
 struct gateway *entity_gateway_new(struct services *s, const struct gateway_hello *h)
 {
     weir_assert(entity_gateway_by_id(s, h->id) == NULL);

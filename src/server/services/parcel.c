@@ -21,8 +21,8 @@
  *  5. Verdict runs and compliance windows of single streams go on when the same version of the
  *     agreement is in force here. What an agreement judges of a group stays with each process.
  *  6. What people said meanwhile reaches it: documents and the enforcement switch are those of the
- *     importing process, and one that was retired or admitted while it travelled is so on
- *     arrival. */
+ *     importing process, and one that was retired while it travelled, or admitted (admitted.c), is
+ *     so on arrival. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -143,8 +143,8 @@ void services_gateway_import(struct services *s, struct gateway_parcel *p, uint1
         services_retire(s, g, "retired by an administrator");
         return;
     }
-    if (said_meanwhile(s, g, PARCEL_ADMIT))
-        services_admit(s, g);
+    if (g->e.waits && admitted_is(s, g->e.hello.id))
+        services_admit(s, g, "admitted by an administrator");
     dispatch_gateway(s, g);
 }
 

@@ -102,6 +102,7 @@ void services_free(struct services *s)
     weir_assert(s->e.stream_count == 0 && s->e.target_count == 0);
     select_free(s);
     upkeep_fini(s);
+    admitted_fini(s);
     claim_fini(s);
     quota_fini(s);
     table_fini(&s->by_id);
@@ -196,6 +197,7 @@ void services_retire(struct services *s, struct gateway *g, const char *why)
 {
     if (g->e.live)
         s->sink.session_end(s->sink.ctx, g->e.hello.session, g->e.hello.pair, why);
+    admitted_remove(s, g->e.hello.id);
     entity_gateway_set_state(s, g, GATEWAY_RETIRED, why);
     entity_gateway_free(s, g);
 }
@@ -307,8 +309,11 @@ static struct gateway *gateway_discover(struct services *s, const struct gateway
     if (s->e.gateway_count >= s->config.max_gateways)
         services_make_room(s);
     struct gateway *g = entity_gateway_new(s, h);
-    if (g != NULL)
+    if (g != NULL) {
+        g->e.admitted = admitted_is(s, h->id);
+        g->e.waits = g->e.waits && !g->e.admitted;
         return g;
+    }
     if (!s->gateways_full_said)
         note_event(s, EVENT_ERROR, "gateways-full", "server",
                    "gateway %s (%s) is refused: %u gateways are the bound of one process", h->name,
@@ -591,13 +596,16 @@ static int gateway_remove(struct services *s, const char *name)
     struct gateway *g = gateway_named(s, name);
     parcel_order(s, name, g == NULL ? PARCEL_RETIRE : PARCEL_NOTHING);
     upkeep_forget(s, g == NULL ? name : g->e.id_text);
+    uint8_t id[GATEWAY_ID_SIZE];
+    if (g == NULL && gateway_id_read(name, id))
+        admitted_remove(s, id);
     if (g == NULL)
         return WEIR_E_NOT_FOUND;
     services_retire(s, g, "retired by an administrator");
     return 0;
 }
 
-void services_admit(struct services *s, struct gateway *g)
+void services_admit(struct services *s, struct gateway *g, const char *who)
 {
     if (g->e.admitted)
         return;
@@ -606,15 +614,14 @@ void services_admit(struct services *s, struct gateway *g)
     list_for_each(it, &g->streams) /* what is agreed holds for them from now on */
         select_stream(s, container_of(it, struct stream, in_gateway));
     if (g->e.state == GATEWAY_PENDING && g->whole_known) {
-        entity_gateway_set_state(s, g, GATEWAY_ADMITTED, "admitted by an administrator");
+        entity_gateway_set_state(s, g, GATEWAY_ADMITTED, who);
         g->send_full = true;
         return;
     }
     char subject[SUBJECT_SIZE];
     entity_gateway_subject(g, subject, sizeof(subject));
     note_event(s, EVENT_INFO, "gateway-admitted", subject,
-               "gateway %s is admitted by an administrator: it is controlled as soon as it reports",
-               g->e.hello.name);
+               "gateway %s is %s: it is controlled as soon as it reports", g->e.hello.name, who);
     if (s->sink.gateway != NULL)
         s->sink.gateway(s->sink.ctx, &g->e);
 }
@@ -623,16 +630,30 @@ int services_gateway_admit(struct services *s, const char *name, uint64_t now_ns
 {
     services_at(s, now_ns, wall_us);
     struct gateway *g = gateway_named(s, name);
-    parcel_order(s, name, g == NULL ? PARCEL_ADMIT : PARCEL_NOTHING);
-    if (g == NULL)
-        return WEIR_E_NOT_FOUND;
+    uint8_t id[GATEWAY_ID_SIZE];
+    bool known = g != NULL || gateway_id_read(name, id);
+    int err = known ? admitted_put(s, g != NULL ? g->e.hello.id : id) : 0;
+    parcel_order(s, name, PARCEL_NOTHING);
+    if (err < 0 || g == NULL)
+        return err < 0 ? err : WEIR_E_NOT_FOUND;
     if (g->e.admitted)
         return 0;
-    services_admit(s, g);
+    services_admit(s, g, "admitted by an administrator");
     throttle_review_all(s);
     plan_run(s);
     dispatch_all(s);
     return 0;
+}
+
+int services_gateway_admitted(struct services *s, const uint8_t id[GATEWAY_ID_SIZE],
+                              uint64_t now_ns, int64_t wall_us)
+{
+    services_at(s, now_ns, wall_us);
+    int err = admitted_put(s, id);
+    struct gateway *g = entity_gateway_by_id(s, id);
+    if (g != NULL && g->e.waits)
+        services_admit(s, g, "admitted, as it was before the server started");
+    return err;
 }
 
 int services_document_remove(struct services *s, const char *kind, const char *name,

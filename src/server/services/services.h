@@ -75,6 +75,10 @@ int services_gateway_recall(struct services *s, const uint8_t id[GATEWAY_ID_SIZE
 /* People admit it (@name or its id), for good: one that is pending now is controlled at once, one
  * that is lost when it returns. 0 (it may be so already), or WEIR_E_NOT_FOUND. */
 int services_gateway_admit(struct services *s, const char *name, uint64_t now_ns, int64_t wall_us);
+/* An earlier life of the server, or another process, admitted it: so it is here, whether it is here
+ * already or will come. Every process is told. 0 or WEIR_E_FULL (no memory). */
+int services_gateway_admitted(struct services *s, const uint8_t id[GATEWAY_ID_SIZE],
+                              uint64_t now_ns, int64_t wall_us);
 
 /* The gateway of @id (its hex form) shall take no hosts; @since names this draining and is never
  * used twice; 0: it shall. At @deadline_us (wall clock; 0: never) its idle connections are closed.

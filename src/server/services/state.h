@@ -329,7 +329,7 @@ struct drain_wish {
  * it arrives. */
 #define PARCEL_ORDERS 16u
 #define PARCEL_ORDER_NS (UINT64_C(60) * 1000000000)
-enum parcel_order { PARCEL_NOTHING, PARCEL_RETIRE, PARCEL_ADMIT };
+enum parcel_order { PARCEL_NOTHING, PARCEL_RETIRE };
 struct parcel_note {
     char name[NAME_SIZE];
     enum parcel_order order;
@@ -368,6 +368,8 @@ struct services {
     uint64_t action_id;                 /* last given */
     uint64_t generation;                /* of everything that agreed controls are made of */
     uint64_t mark, walk;                /* numbers of walks */
+    uint8_t (*admitted)[GATEWAY_ID_SIZE]; /* by people or an earlier life, sorted; admitted.c */
+    size_t admitted_count, admitted_cap;
     struct parcel_note order[PARCEL_ORDERS];
     uint32_t order_next;
     struct drain_wish *drain;           /* by id */
@@ -439,9 +441,17 @@ void merge_window_end(struct stream *st); /* its gateway is lost: nothing is kno
 void services_at(struct services *s, uint64_t now_ns, int64_t wall_us);
 void services_make_room(struct services *s);
 void services_retire(struct services *s, struct gateway *g, const char *why);
-void services_admit(struct services *s, struct gateway *g);
+/* @who did it, for the event. */
+void services_admit(struct services *s, struct gateway *g, const char *who);
 /* Keep it for one that may arrive; what was said before of @name is void. */
 void parcel_order(struct services *s, const char *name, enum parcel_order order);
+
+/* --- admitted.c: whom people admitted; empty where nobody is asked
+ * --------------------------------------- */
+bool admitted_is(const struct services *s, const uint8_t id[GATEWAY_ID_SIZE]);
+int admitted_put(struct services *s, const uint8_t id[GATEWAY_ID_SIZE]); /* 0 or WEIR_E_FULL */
+void admitted_remove(struct services *s, const uint8_t id[GATEWAY_ID_SIZE]);
+void admitted_fini(struct services *s);
 
 /* --- upkeep.c: draining, and how gateways' processes fare
  * --------------------------------------- */

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "base/err.h"
+#include "base/text.h"
 #include "world.h"
 
 #define OBJECTIVE_US 8000u
@@ -241,6 +242,46 @@ static void who_is_recalled_needs_admission_only_if_it_never_had_it(void **state
     }
 }
 
+/* It connects before the database has answered, or to a process that did not have it before: that
+ * it was admitted is known later, or by id only. */
+static void who_comes_before_its_record_does_not_wait_for_people_again(void **state)
+{
+    (void)state;
+    enum { UNKNOWN, IN_TIME, WHILE_IT_REPORTS, RETIRED, CASES };
+    for (int how = UNKNOWN; how < CASES; how++) {
+        struct two *t = calloc(1, sizeof(*t));
+        assert_non_null(t);
+        world_init_manual(&t->w, 9);
+        t->gateway[0] = world_add_gateway(&t->w, "gw1", 0);
+        int stream = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "db");
+        const uint8_t *id = t->w.gateway[t->gateway[0]].hello.id;
+        struct services *s = t->w.services;
+        if (how == IN_TIME || how == RETIRED)
+            assert_int_equal(services_gateway_admitted(s, id, t->w.now, world_wall(&t->w)), 0);
+        world_gateway_up(&t->w, t->gateway[0], true);
+        world_run(&t->w, 3);
+        bool waited = how == UNKNOWN || how == WHILE_IT_REPORTS;
+        assert_int_equal(gateway_of(t, stream)->state, waited ? GATEWAY_PENDING : GATEWAY_ADMITTED);
+        if (how == WHILE_IT_REPORTS) {
+            assert_int_equal(services_gateway_admitted(s, id, t->w.now, world_wall(&t->w)), 0);
+            world_run(&t->w, 3);
+        }
+        if (how == RETIRED) {
+            char name[2 * GATEWAY_ID_SIZE + 1];
+            assert_true(text_copy(name, sizeof(name), gateway_of(t, stream)->id_text) == 0);
+            assert_int_equal(services_document_remove(s, "Gateway", name, t->w.now,
+                                                      world_wall(&t->w)),
+                             0);
+            world_gateway_up(&t->w, t->gateway[0], true);
+            world_run(&t->w, 3);
+        }
+        bool waits = how == UNKNOWN || how == RETIRED;
+        assert_int_equal(gateway_of(t, stream)->state, waits ? GATEWAY_PENDING : GATEWAY_ADMITTED);
+        assert_int_equal(t->w.updates > 0, how != UNKNOWN);
+        two_free(t);
+    }
+}
+
 /* It is said to whoever does not have it then, and holds where it arrives. */
 static void who_is_admitted_on_the_way_to_another_process_is_so_on_arrival(void **state)
 {
@@ -252,10 +293,12 @@ static void who_is_admitted_on_the_way_to_another_process_is_so_on_arrival(void 
     int stream = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "db");
     world_gateway_up(&t->w, t->gateway[0], true);
     world_run(&t->w, 3);
+    char id[2 * GATEWAY_ID_SIZE + 1];
+    assert_int_equal(text_copy(id, sizeof(id), gateway_of(t, stream)->id_text), 0);
     struct gateway_parcel *p = services_gateway_export(
         t->w.services, t->w.gateway[t->gateway[0]].hello.id, t->w.now, world_wall(&t->w));
     assert_non_null(p);
-    assert_int_equal(admit(t, "gw1"), WEIR_E_NOT_FOUND);
+    assert_int_equal(admit(t, id), WEIR_E_NOT_FOUND);
     services_gateway_import(t->w.services, p, 0, 0, t->w.now, world_wall(&t->w));
     assert_int_equal(gateway_of(t, stream)->state, GATEWAY_ADMITTED);
     two_free(t);
@@ -330,6 +373,7 @@ int main(void)
         cmocka_unit_test(who_waits_for_admission_is_seen_and_neither_controlled_nor_counted),
         cmocka_unit_test(who_waited_and_was_lost_waits_again_unless_admitted_meanwhile),
         cmocka_unit_test(who_is_recalled_needs_admission_only_if_it_never_had_it),
+        cmocka_unit_test(who_comes_before_its_record_does_not_wait_for_people_again),
         cmocka_unit_test(who_is_admitted_on_the_way_to_another_process_is_so_on_arrival),
         cmocka_unit_test(a_host_that_uses_two_gateways_has_one_limit),
         cmocka_unit_test(a_gateway_that_is_lost_keeps_its_part_and_comes_back_to_it),
