@@ -502,11 +502,6 @@ int gateway_config_check(struct gateway_config *c, struct text *errors)
         if (fault)
             text_printf(errors, "target \"%s\": %s\n", c->targets[i].name, fault);
     }
-    if (c->server_listen.len > 0 && !addr_is_local(&c->server_listen))
-        text_printf(errors,
-                    "server listen %s: only loopback and Unix sockets are allowed; from "
-                    "another machine a gateway dials its server, with TLS\n",
-                    c->server_listen.text);
     char words[1200];
     if (config_tls_server(c, words, sizeof(words)) < 0)
         text_printf(errors, "[server]: %s\n", words);

@@ -106,6 +106,11 @@ int config_tls_server(struct gateway_config *c, char *words, size_t size)
                      "tls-ca and tls-fingerprint; expected one way to know the server");
     if (f->verify_name[0] != '\0' && f->ca[0] == '\0')
         return fault(words, size, "tls-verify-name without tls-ca");
+    bool dialled_tls =
+        c->server_listen.len > 0 && (c->server_tls_on || !addr_is_local(&c->server_listen));
+    if (dialled_tls && f->ca[0] != '\0' && f->verify_name[0] == '\0')
+        return fault(words, size, "listen and tls-ca without tls-verify-name; expected the name in "
+                                  "the certificate of the server that dials");
     f->only_tls13 = f->shared = true;
     f->peer = f->ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_PINNED;
     /* The gateway's own key pair is made later, in the state folder; what is named must be good. */

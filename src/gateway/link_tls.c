@@ -8,6 +8,8 @@
  *   b) tls-fingerprint is configured: it is that of the server's key;
  *   c) the gateway enrols: the token carries the fingerprint;
  *   d) the gateway has enrolled: <state_dir>/server.fingerprint says whom with.
+ * Who dialled changes nothing of this: the gateway begins TLS as the client also on a connection
+ * that a server opened to it, so that the server is known before anything is said to it.
  * With none of them there is no way to know the server and nothing is said to it. Behind TLS both
  * sides prove the shared key as without it, over this very session (control/auth.h). */
 #include <stdio.h>
@@ -25,10 +27,9 @@
 
 bool link_tls_wanted(const struct link *l)
 {
-    /* A server dials on this machine only. */
-    if (l->adopted)
-        return false;
-    return l->config->server_tls_on || !addr_is_local(&l->config->servers[l->server]);
+    const struct addr *where =
+        l->adopted ? &l->config->server_listen : &l->config->servers[l->server];
+    return l->config->server_tls_on || !addr_is_local(where);
 }
 
 /* "host:port" or "[host]:port" without what is not the name. */
@@ -44,7 +45,8 @@ static int creds(struct link *l, struct tls_creds **ret, char *words, size_t siz
     struct tls_files f = l->config->server_tls;
     f.only_tls13 = f.shared = true;
     f.peer = f.ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_PINNED;
-    if (f.peer == TLS_PEER_REQUIRED && f.verify_name[0] == '\0')
+    /* Where a server dials, the configuration has the name. */
+    if (f.peer == TLS_PEER_REQUIRED && f.verify_name[0] == '\0' && !l->adopted)
         host_of(&l->config->servers[l->server], f.verify_name, sizeof(f.verify_name));
     if (f.certificate[0] == '\0') {
         int n = snprintf(f.certificate, sizeof(f.certificate), "%s/tls.pem", l->config->state_dir);

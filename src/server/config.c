@@ -155,7 +155,7 @@ static int read_value(struct server_config *c, const struct key *k, const char *
                          &c->control_listen_count, COUNT_OF(control_listen), &words);
         break;
     case VALUE_GATEWAY:
-        r = read_address(value, 7401, true, c->gateways[0], sizeof(c->gateways[0]),
+        r = read_address(value, 7401, false, c->gateways[0], sizeof(c->gateways[0]),
                          &c->gateway_count, COUNT_OF(gateways), &words);
         break;
     case VALUE_HTTP: {
@@ -301,7 +301,7 @@ int server_config_check(struct server_config *c, struct text *errors)
         if (check_address("[control] listen", c->control_listen[i], 7400, false, errors) < 0)
             r = WEIR_E_INVALID;
     for (size_t i = 0; i < c->gateway_count; i++)
-        if (check_address("[control] gateways", c->gateways[i], 7401, true, errors) < 0)
+        if (check_address("[control] gateways", c->gateways[i], 7401, false, errors) < 0)
             r = WEIR_E_INVALID;
     if ((c->control_certificate[0] == '\0') != (c->control_key[0] == '\0')) {
         text_append_str(errors, "[control] tls-certificate, tls-key: found one, expected both\n");

@@ -141,7 +141,7 @@ class Discovery(unittest.TestCase):
         p = weirtest.Process(self.world, "weir-server", [weirtest.SERVER, "--config", path, "--check-config", "--state-dir", "/tmp/x"])
         weirtest.wait_until(lambda: not p.alive(), "the check to end")
         self.assertNotEqual(p.popen.returncode, 0)
-        self.assertIn("192.0.2.1:7401", p.output())
+        self.assertNotIn("192.0.2.1:7401", p.output())
         self.assertIn("nonsense:port", p.output())
 
     # ---- identity

@@ -8,7 +8,8 @@
  *      +------------------------+-----------------------+
  *
  * GIVEN: the connection is a handshake's, then a session's, exactly as if the gateway had dialled:
- * roles, proofs and bounds are the same. The wait is 0.5 s, doubled up to 10 s by each try of which
+ * roles, proofs and bounds are the same, and beyond this machine it is TLS or nothing (the gateway
+ * begins it, whoever dialled). The wait is 0.5 s, doubled up to 10 s by each try of which
  * no session came. While no handshake is free the connection waits for the next try.
  *
  * Invariant: a dial is GIVEN from handshake_begin until dialler_over is called for it, once. */
@@ -96,7 +97,7 @@ static void ready(struct reactor_source *s, uint32_t events)
         snprintf(address, sizeof(address), "%s", d->addr.text);
     struct handshake *h = container_of(a->free.next, struct handshake, link);
     h->dial = (size_t)(d - d->dialler->dial) + 1;
-    handshake_begin(h, fd, address, false);
+    handshake_begin(h, fd, address, !addr_is_local(&d->addr));
 }
 
 static void begin(struct dial *d)
