@@ -84,17 +84,33 @@ def nbdinfo(o, uri, base, work):
     o.run("nbdinfo --list", "nbdinfo", "--list", base)
     o.run("nbdinfo --list --json", "nbdinfo", "--list", "--json", base)
     o.run("nbdinfo of what is not there", "nbdinfo", base + "/no%20such%20export")
-    for what in ("read-only", "rotational"):
-        o.run(f"nbdinfo --is {what}", "nbdinfo", "--is", what, uri)
-    for what in ("cache", "connect", "df", "fast-zero", "flush", "fua", "multi-conn", "read", "trim", "write", "zero",
-                 "structured-reply"):
-        o.run(f"nbdinfo --can {what}", "nbdinfo", "--can", what, uri)
     o.run("nbdinfo --map", "nbdinfo", "--map", uri)
     o.run("nbdinfo --map --totals", "nbdinfo", "--map", "--totals", uri)
     o.run("qemu-nbd --list", "qemu-nbd", "--list", "-b", "127.0.0.1", "-p", base.rsplit(":", 1)[1])
 
 
+def nbdinfo_questions(o, uri, base, work):
+    """One process for each; what they tell is in nbdinfo --json too."""
+    for what in ("read-only", "rotational"):
+        o.run(f"nbdinfo --is {what}", "nbdinfo", "--is", what, uri)
+    for what in ("cache", "connect", "df", "fast-zero", "flush", "fua", "multi-conn", "read", "trim", "write", "zero",
+                 "structured-reply"):
+        o.run(f"nbdinfo --can {what}", "nbdinfo", "--can", what, uri)
+
+
+NBDCOPY = (("plain", []), ("4 connections", ["-C", "4"]), ("synchronous", ["--synchronous"]),
+           ("small requests", ["--request-size=65536", "-R", "64"]), ("allocated", ["--allocated"]), ("flush", ["--flush"]))
+
+
 def nbdcopy(o, uri, base, work):
+    copies(o, uri, work, NBDCOPY[:2])
+
+
+def nbdcopy_every_way(o, uri, base, work):
+    copies(o, uri, work, NBDCOPY)
+
+
+def copies(o, uri, work, ways):
     def trim(text):
         # Of requests in flight together any may be the first to fail.
         return re.sub(r"at offset \d+ failed", "failed", text)
@@ -108,9 +124,7 @@ def nbdcopy(o, uri, base, work):
         f.seek(size // 2)
         f.write(pattern("middle", min(size // 4, 2 * MIB)))
         f.truncate(size)
-    for name, options in (("plain", []), ("synchronous", ["--synchronous"]), ("4 connections", ["-C", "4"]),
-                          ("small requests", ["--request-size=65536", "-R", "64"]), ("allocated", ["--allocated"]),
-                          ("flush", ["--flush"])):
+    for name, options in ways:
         o.run(f"nbdcopy in, {name}", "nbdcopy", *options, source, uri, trim=trim)
         o.run(f"nbdcopy out, {name}", "nbdcopy", *options, uri, back, trim=trim)
         if os.path.exists(back):
@@ -225,7 +239,7 @@ def fio(o, uri, base, work):
     jobs = (
         ("random, 4k", ["--rw=randwrite", "--bs=4k", "--size=4m", "--iodepth=32"]),
         ("mixed sizes", ["--rw=randrw", "--bsrange=512-128k", "--size=8m", "--iodepth=16"]),
-        ("in order, 1m", ["--rw=write", "--bs=1m", "--size=32m", "--iodepth=4"]),
+        ("in order, 1m", ["--rw=write", "--bs=1m", "--size=12m", "--iodepth=4"]),
         ("with fsync", ["--rw=randwrite", "--bs=8k", "--size=1m", "--iodepth=4", "--fsync=8"]),
         ("trim", ["--rw=randtrim", "--bs=64k", "--size=8m", "--iodepth=8", "--verify=0"]),
     )

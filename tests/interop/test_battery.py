@@ -21,7 +21,7 @@ import weirtest  # noqa: E402
 
 MIB = battery.MIB
 SIZE = 96 * MIB  # 64 MiB in one request, and more
-SMALL = 40 * MIB  # for programs that read and write all of it, again and again
+SMALL = 36 * MIB  # for programs that read and write all of it, again and again
 BOTH_DIRECT = os.environ.get("WEIR_BATTERY_DIRECT") == "1"
 
 
@@ -111,7 +111,8 @@ SIMPLE, STRUCTURED = battery.libnbd_ops(False, True), battery.libnbd_ops(True, T
 LAX, LAX_SIMPLE = battery.libnbd_ops(True, False), battery.libnbd_ops(False, False)
 OPTIONS, WIRE_OPTIONS, WIRE_REQUESTS = battery.libnbd_options, battery.wire_options, battery.wire_requests
 PROGRAMS = (battery.nbdinfo, battery.nbdsh, battery.nbdcopy, battery.qemu_img, battery.qemu_io, battery.fio)
-CALLS = (SIMPLE, STRUCTURED, LAX, LAX_SIMPLE, OPTIONS, WIRE_OPTIONS, WIRE_REQUESTS)
+CALLS = (SIMPLE, STRUCTURED, LAX, OPTIONS, WIRE_OPTIONS, WIRE_REQUESTS)
+THOROUGH = (LAX_SIMPLE, battery.nbdinfo_questions, battery.nbdcopy_every_way)  # before one server: they take long
 
 # For calls, and for programs.
 SERVERS = {
@@ -144,6 +145,8 @@ for server, (for_calls, for_programs) in SERVERS.items():
     for start, clients in ((for_calls, CALLS), (for_programs, PROGRAMS)):
         for client in clients:
             setattr(Battery, f"test_{client.__name__}_on_{server}", case(start, client))
+for client in THOROUGH:
+    setattr(Battery, f"test_{client.__name__}_on_nbdkit", case(nbdkit("memory", str(SMALL)), client))
 for server, (start, *clients) in OTHERS.items():
     setattr(Battery, f"test_{server}", case(start, *clients))
 
