@@ -99,6 +99,14 @@ static const struct table_column gateways[] = {
     {"TO-DO", "advice", TABLE_TEXT, false},
 };
 
+static const struct table_column dials[] = {
+    {"ADDRESS", "address", TABLE_TEXT, false},
+    {"SOURCE", "source", TABLE_TEXT, false},
+    {"NAME", "name", TABLE_TEXT, false},
+    {"STATE", "state", TABLE_TEXT, false},
+    {"FAILURES", "failures", TABLE_EXACT, false},
+};
+
 static const struct table_column targets[] = {
     {"NAME", "name", TABLE_TEXT, false},
     {"URI", "uri", TABLE_TEXT, false},
@@ -174,6 +182,7 @@ static const struct kind kinds[] = {
     {"gateways", "gateway", "gw", NULL, "/api/v1/gateways", "name", false, true,
      COLUMNS(gateways)},
     {"targets", "target", NULL, NULL, "/api/v1/targets", "name", false, true, COLUMNS(targets)},
+    {"dials", "dial", NULL, NULL, "/api/v1/dials", "address", false, false, COLUMNS(dials)},
     {"agreements", "agreement", "sla", "Agreement", "/api/v1/agreements", "name", false, true,
      COLUMNS(agreements)},
     {"tenants", "tenant", NULL, "Tenant", "/api/v1/tenants", "name", false, true,

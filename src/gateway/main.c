@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "gateway/announce.h"
 #include "gateway/config.h"
 #include "gateway/handover.h"
 #include "gateway/ledger.h"
@@ -119,6 +120,11 @@ int main(int argc, char **argv)
         puts("weir-gateway: the configuration is sound");
         options_config_free(config);
         return 0;
+    }
+    if (options.announce) {
+        ret = announce_exec(config);
+        options_config_free(config);
+        return ret;
     }
     log_init("weir-gateway", (enum log_level)config->log_level);
     if (handover_role() == HANDOVER_WORKER)

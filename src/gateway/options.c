@@ -39,6 +39,8 @@ static void usage(FILE *out)
           "                     (default: STATE-DIR/gateway.sock)\n"
           "  --max-hold TIME    longest that one I/O is held, such as 10s or 500ms\n"
           "  --log-level LEVEL  error, warning, info or debug\n"
+          "  --announce         say on the network where a server may dial this gateway, by\n"
+          "                     avahi-publish-service(1), and do nothing else\n"
           "  --upgrade          have the gateway that runs (found by --config, --state-dir or\n"
           "                     --socket) go on as the program now installed\n"
           "  --single-process   no manager and no worker, one process (for debuggers)\n"
@@ -64,6 +66,7 @@ enum {
     OPT_SINGLE,
     OPT_NO_SANDBOX,
     OPT_UPGRADE,
+    OPT_ANNOUNCE,
     OPT_VERSION,
 };
 
@@ -80,6 +83,7 @@ static const struct option long_options[] = {
     {"check-config", no_argument, NULL, OPT_CHECK_CONFIG},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
     {"max-hold", required_argument, NULL, OPT_MAX_HOLD},
+    {"announce", no_argument, NULL, OPT_ANNOUNCE},
     {"upgrade", no_argument, NULL, OPT_UPGRADE},
     {"single-process", no_argument, NULL, OPT_SINGLE},
     {"no-sandbox", no_argument, NULL, OPT_NO_SANDBOX},
@@ -135,6 +139,9 @@ static int option_take(struct options *o, int opt)
         return 0;
     case OPT_MAX_HOLD:
         o->max_hold = optarg;
+        return 0;
+    case OPT_ANNOUNCE:
+        o->announce = true;
         return 0;
     case OPT_UPGRADE:
         o->upgrade = true;

@@ -20,6 +20,7 @@ struct options {
     const char *max_hold;
     bool no_sandbox;
     bool check;
+    bool announce; /* say on the network where a server may dial, and nothing else */
     bool upgrade; /* ask the gateway that runs to start this program in its place */
     char **argv;  /* as the program was started */
     bool single; /* no manager: one process, for debuggers and profilers */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* server.conf: one table of keys is the one truth for reading, checking and the list in an error.
  */
+#include <config.h>
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -53,7 +54,8 @@ enum value_type {
     VALUE_DURATION,
     VALUE_BOOL,
     VALUE_LEVEL,
-    VALUE_ADMISSION /* auto or manual; true: manual */
+    VALUE_ADMISSION, /* auto or manual; true: manual */
+    VALUE_DISCOVERY  /* off or dns-sd; true: dns-sd */
 };
 
 struct key {
@@ -82,6 +84,7 @@ static const struct key keys[] = {
     {"server", "sandbox", VALUE_BOOL, FIELD(sandbox), 0, 0},
     {"control", "listen", VALUE_LISTEN, FIELD(control_listen), 0, 0},
     {"control", "gateways", VALUE_GATEWAY, FIELD(gateways), 0, 0},
+    {"control", "discovery", VALUE_DISCOVERY, FIELD(dns_sd), 0, 0},
     {"control", "admission", VALUE_ADMISSION, FIELD(manual_admission), 0, 0},
     {"control", "credential-age", VALUE_DURATION, FIELD(credential_age_ns), 60 * NS_PER_S,
      4000 * DAY_NS},
@@ -207,6 +210,13 @@ static int read_value(struct server_config *c, const struct key *k, const char *
         words = "auto or manual";
         if (strcmp(value, "auto") == 0 || strcmp(value, "manual") == 0) {
             *(bool *)(void *)field = value[0] == 'm';
+            r = 0;
+        }
+        break;
+    case VALUE_DISCOVERY:
+        words = HAVE_AVAHI ? "off or dns-sd" : "off: this server was built without avahi";
+        if (strcmp(value, "off") == 0 || (HAVE_AVAHI && strcmp(value, "dns-sd") == 0)) {
+            *(bool *)(void *)field = value[0] == 'd';
             r = 0;
         }
         break;

@@ -41,11 +41,11 @@
 #define STOP_TIMEOUT_NS (10 * NS_PER_S)
 /* A thread that spends longer than this on one message is named in the log, once a minute. */
 #define STUCK_NS (5 * NS_PER_S)
-#define THREADS_MAX (5 + 2 * THREADS_MAX_PAIRS + THREADS_MAX_SERVICES + THREADS_MAX_READERS)
+#define THREADS_MAX (6 + 2 * THREADS_MAX_PAIRS + THREADS_MAX_SERVICES + THREADS_MAX_READERS)
 
 /* In this order they are stopped: those that bring work in first. */
-enum rank { RANK_ACCEPTOR, RANK_IN, RANK_RESOURCE, RANK_SLA, RANK_OUT, RANK_APP, RANK_READER,
-            RANK_WRITER, RANK_COUNT };
+enum rank { RANK_FINDER, RANK_ACCEPTOR, RANK_IN, RANK_RESOURCE, RANK_SLA, RANK_OUT, RANK_APP,
+            RANK_READER, RANK_WRITER, RANK_COUNT };
 
 struct running {
     pthread_t thread;
@@ -61,7 +61,7 @@ struct server {
     struct monitor *monitor;
     struct app *app;
     struct store_thread writer, reader[THREADS_MAX_READERS];
-    struct monitor_thread acceptor, pair[THREADS_MAX_PAIRS];
+    struct monitor_thread acceptor, finder, pair[THREADS_MAX_PAIRS];
     struct sla_thread sla[THREADS_MAX_SERVICES];
     struct resource_thread resource;
     struct running running[THREADS_MAX];
@@ -235,6 +235,10 @@ static int make_mailboxes(struct server *s)
         return -ENOMEM;
     bool ok = t->queued != NULL && (t->main = box(s, "main", 0, false, 256, 128)) != NULL;
     ok = ok && (t->acceptor = box(s, "acceptor", 0, false, 2048, 1024)) != NULL;
+#if HAVE_AVAHI
+    if (s->config.dns_sd)
+        ok = ok && (t->finder = box(s, "finder", 0, false, 16, 2)) != NULL;
+#endif
     ok = ok && (t->app = box(s, "app", 0, false, 8192, 2048)) != NULL;
     ok = ok && (t->resource = box(s, "resource", 0, false, 1024, 64)) != NULL;
     ok = ok && (t->store_writer = box(s, "store.writer", 0, false, 8192, 64)) != NULL;
@@ -314,6 +318,11 @@ static int start_threads(struct server *s)
     struct threads *t = &s->threads;
     s->acceptor = (struct monitor_thread){.monitor = s->monitor};
     int r = start(s, RANK_ACCEPTOR, t->acceptor, monitor_acceptor_main, &s->acceptor);
+#if HAVE_AVAHI
+    s->finder = s->acceptor;
+    if (r == 0 && t->finder != NULL)
+        r = start(s, RANK_FINDER, t->finder, monitor_finder_main, &s->finder);
+#endif
     s->resource = (struct resource_thread){.config = &s->config, .threads = t};
     r = r < 0 ? r : start(s, RANK_RESOURCE, t->resource, resource_main, &s->resource);
     r = r < 0 ? r : start_pairs(s);

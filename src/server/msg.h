@@ -34,6 +34,10 @@
     X(KEY_CONFIRM, "key-confirm")                                                                \
     /* app -> acceptor: arg[0..1] gateway id -> reply when it has a new key, or not. */          \
     X(GATEWAY_ROTATE, "gateway-rotate")                                                          \
+    /* finder -> acceptor: struct found_list (monitor/found.h): what is announced now. */        \
+    X(GATEWAYS_FOUND, "gateways-found")                                                          \
+    /* app -> acceptor -> reply json_t: the gateways that this server dials. */                  \
+    X(DIALS, "dials")                                                                            \
     /* services -> outbound: arg[0] session; struct control_update (services/controls.h). */     \
     X(SEND_CONTROLS, "send-controls")                                                            \
     /* outbound -> services: arg[0] session, arg[1] 1: it does not read, what waited was let     \

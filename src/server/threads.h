@@ -22,6 +22,7 @@ struct threads_load {
 struct threads {
     struct mailbox_set *set;
     struct mailbox *main, *acceptor, *app, *resource, *store_writer;
+    struct mailbox *finder; /* NULL: gateways are not looked for on the network */
     struct mailbox *inbound[THREADS_MAX_PAIRS], *outbound[THREADS_MAX_PAIRS];
     struct mailbox *services[THREADS_MAX_SERVICES];
     struct mailbox *store_reader[THREADS_MAX_READERS];
@@ -41,6 +42,7 @@ struct server_config {
     size_t control_listen_count;
     char gateways[64][160];        /* gateways that listen: this server dials them */
     size_t gateway_count;
+    bool dns_sd;                   /* dial gateways that DNS-SD finds, too; default no */
     /* Of the control port; "": a key pair of the server's own, <state_dir>/tls.pem. With a CA,
      * gateways on other machines must show a certificate that it signed. */
     char control_certificate[512], control_key[512], control_ca[512];

@@ -31,12 +31,13 @@ class Packaging(unittest.TestCase):
         for suffix in ("bin/weir", "bin/weir-gateway", "bin/weir-server", "man1/weir.1", "man8/weir-gateway.8",
                        "man8/weir-server.8", "man5/gateway.conf.5", "man5/server.conf.5", "man5/weir-documents.5",
                        "etc/weir/gateway.conf", "etc/weir/server.conf", "system/weir-gateway.service", "system/weir-server.service",
+                       "system/weir-gateway-announce.service",
                        "sysusers.d/weir.conf"):
             self.assertGreater(os.path.getsize(self.installed(suffix)), 0)
 
-    def test_systemd_rates_both_units_below_two(self):
+    def test_systemd_rates_its_units_below_two(self):
         weirtest.need("systemd-analyze")
-        for unit in ("weir-gateway.service", "weir-server.service"):
+        for unit in ("weir-gateway.service", "weir-gateway-announce.service", "weir-server.service"):
             r = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", self.installed(unit)],
                                capture_output=True, text=True)
             m = re.search(r"Overall exposure level for \S+: ([0-9.]+)", r.stdout)

@@ -43,6 +43,7 @@ const struct route routes[] = {
     {"POST", API "gateways/{name}/rotate", ROLE_ADMIN, "", BODY_NONE, JSON, gateways_rotate},
     {"POST", API "gateways/{name}/drain", ROLE_OPERATOR, "", BODY_OPTIONAL, JSON, gateways_drain},
     {"POST", API "gateways/{name}/undrain", ROLE_OPERATOR, "", BODY_NONE, JSON, gateways_undrain},
+    {"GET", API "dials", ROLE_VIEWER, PAGE, BODY_NONE, JSON, views_dials},
     {"GET", API "targets", ROLE_VIEWER, PAGE, BODY_NONE, JSON, views_targets},
     {"GET", API "targets/{name}", ROLE_VIEWER, "", BODY_NONE, JSON, views_target},
     {"GET", API "targets/{name}/history", ROLE_VIEWER, "from,to,limit", BODY_NONE, JSON,

@@ -38,6 +38,7 @@ void views_streams(struct request *r);
 void views_stream(struct request *r);
 void views_gateways(struct request *r);
 void views_gateway(struct request *r);
+void views_dials(struct request *r);
 void views_targets(struct request *r);
 void views_target(struct request *r);
 void views_hosts(struct request *r);

@@ -367,6 +367,28 @@ void views_gateway(struct request *r)
     http_wait(r, gateway_ready);
 }
 
+static const char *key_address(const json_t *item, char *scratch)
+{
+    (void)scratch;
+    return views_text(item, "address");
+}
+
+static void dials_ready(struct request *r)
+{
+    const struct exchange_answer *a = &r->exchange.answer[0];
+    if (a->status < 0)
+        http_problem_answer(r, a, "the acceptor");
+    else
+        views_answer_page(r, json_incref(a->json), key_address);
+}
+
+void views_dials(struct request *r)
+{
+    struct msg m = {.kind = MSG_DIALS};
+    exchange_ask(&r->exchange, r->app->threads->acceptor, m, APP_VIEW_NS, r->app->now_ns);
+    http_wait(r, dials_ready);
+}
+
 static json_t *joined_targets(struct request *r, size_t *ret_failed)
 {
     json_t *items = views_gather(&r->exchange, r->app, 0, ret_failed);

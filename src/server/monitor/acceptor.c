@@ -172,7 +172,7 @@ static void session_shut(struct acceptor *a, uint64_t id, enum session_half half
         return;
     wire_close(&o->session.wire);
     rotation_session_over(a->rotations, id);
-    dialler_over(a->dialler, o->dial, true);
+    dialler_over(a->dialler, o->dial);
     acceptor_session_forget(a, o);
     monitor_count_down(a->m, sessions_now);
 }
@@ -347,6 +347,10 @@ static void message(void *ctx, struct msg *m)
         session_shut(a, m->arg[0], (enum session_half)m->arg[1]);
     } else if (m->kind == MSG_KEYS_CHANGED) {
         key_loader_load(a);
+    } else if (m->kind == MSG_GATEWAYS_FOUND) {
+        dialler_found(a->dialler, m->body);
+    } else if (m->kind == MSG_DIALS) {
+        mailbox_reply(a->me, m, 0, dialler_json(a->dialler), free_json);
     } else if (m->kind == MSG_GATEWAY_ROTATE) {
         rotation_ask(a->rotations, m);
     } else if (m->kind == MSG_KEY_CONFIRM) {
@@ -373,7 +377,7 @@ static void each_second(struct reactor_timer *t, uint64_t now)
 static void acceptor_alloc(struct acceptor *a)
 {
     size_t n = a->m->max_sessions;
-    size_t dials = a->m->config->gateway_count;
+    size_t dials = dialler_places(a->m->config);
     /* Handshakes, dials, listeners, the mailbox; a timer each, and the six besides. */
     a->reactor =
         reactor_new(HANDSHAKES_MAX + dials + MONITOR_LISTENERS_MAX + 2, HANDSHAKES_MAX + dials + 8);

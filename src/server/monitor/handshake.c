@@ -78,7 +78,7 @@ static void release(struct handshake *h)
     set_state(h, HANDSHAKE_FREE);
     list_remove(&h->link);
     list_push_back(&a->free, &h->link);
-    dialler_over(a->dialler, h->dial, false);
+    dialler_over(a->dialler, h->dial);
     h->dial = 0;
     monitor_count_down(a->m, handshakes_now);
     acceptor_room(a);
@@ -252,6 +252,7 @@ static void stand(struct handshake *h)
     reactor_remove(a->reactor, &h->source);
     h->wire = (struct wire){.fd = -1}; /* the session's now */
     s->dial = h->dial;
+    dialler_stands(a->dialler, h->dial);
     h->dial = 0;
     release(h);
     acceptor_session_start(a, s);

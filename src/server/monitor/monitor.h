@@ -4,7 +4,7 @@
  * The acceptor finishes handshakes (bounded in number and time) and hands each session to a pair.
  * inbound only reads: frames to messages, routed to the SLA process of the gateway's subgroup.
  * outbound only writes, with a bounded queue per gateway in which a newer control replaces the
- * older for the same id. */
+ * older for the same id. finder, where it is enabled, looks for gateways on the network. */
 #ifndef WEIR_SERVER_MONITOR_MONITOR_H
 #define WEIR_SERVER_MONITOR_MONITOR_H
 #include "server/services/report.h"
@@ -29,6 +29,7 @@ struct monitor_thread {
     size_t pair;
 };
 void *monitor_acceptor_main(void *monitor_thread);
+void *monitor_finder_main(void *monitor_thread); /* where HAVE_AVAHI; has threads.finder */
 void *monitor_inbound_main(void *monitor_thread);
 void *monitor_outbound_main(void *monitor_thread);
 
@@ -55,6 +56,7 @@ struct gateway_targets {
     X(handshake_closed, "Handshakes that the peer left")                                           \
     X(dials, "Connections opened to gateways that listen")                                         \
     X(dial_failures, "Gateways that listen and could not be reached")                              \
+    X(found_refused, "Announcements of gateways not taken: no good address, or no room")           \
     X(enrolled, "Gateways that enrolled by token")                                                 \
     X(rotated, "Keys of gateways that were changed for new ones")                                  \
     X(sessions, "Sessions that ever stood")                                                        \
@@ -87,6 +89,7 @@ struct gateway_targets {
 #define MONITOR_GAUGES_TABLE(X)                                                                    \
     X(handshakes, "Handshakes going on")                                                           \
     X(sessions, "Sessions that stand")                                                             \
+    X(found, "Gateways announced on the network")                                                 \
     X(moving, "Gateways on their way to another pair or SLA process")                              \
     X(subgroups, "Subgroups of gateways that share storage")
 
