@@ -49,7 +49,7 @@ enum cli_verb {
 enum cli_output { OUTPUT_TABLE, OUTPUT_WIDE, OUTPUT_JSON, OUTPUT_YAML, OUTPUT_CSV, OUTPUT_NAME };
 
 struct cli_options {
-    const char *server, *token_file, *state_dir, *output_text;
+    const char *server, *ca, *token_file, *state_dir, *output_text;
     const char *files[CLI_FILES_MAX];
     size_t file_count;
     const char *sort, *gateway, *role, *expires, *within;

@@ -142,6 +142,8 @@ static const struct option {
     {"seed", 0, "N", NULL, "instead of the scenario's", OPTION_COUNT, FIELD(limit), V(SIMULATE)},
     {"server", 0, "URL", NULL, "the SLA server (WEIR_SERVER; http://127.0.0.1:7480)", OPTION_TEXT,
      FIELD(server), ASKS},
+    {"ca", 0, "FILE", NULL, "who signs the certificate of an https server (WEIR_CA)", OPTION_TEXT,
+     FIELD(ca), ASKS},
     {"token-file", 0, "FILE", NULL, "a token in its first line (or WEIR_TOKEN)", OPTION_TEXT,
      FIELD(token_file), ASKS},
     {"state-dir", 0, "PATH", NULL, "take admin.token of this state folder of a local server",

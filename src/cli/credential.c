@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/err.h"
 
@@ -116,6 +117,21 @@ enum cli_exit credential_find(struct cli *c, const char *server, bool local,
                             weir_strerror(r));
     }
     return CLI_OK;
+}
+
+enum cli_exit credential_ca(const struct cli *c, char **ret)
+{
+    char path[PATH_MAX];
+    const char *env = getenv("WEIR_CA"), *found = c->o.ca;
+    if (!found && env && *env != '\0')
+        found = env;
+    if (found && access(found, R_OK) < 0)
+        return cli_fail(CLI_USAGE, "%s %s: %s", c->o.ca ? "--ca" : "WEIR_CA", found,
+                        weir_strerror(-errno));
+    if (!found && store_path(path, sizeof(path), "/ca.pem") == 0 && access(path, R_OK) == 0)
+        found = path;
+    *ret = found ? strdup(found) : NULL;
+    return !found || *ret ? CLI_OK : cli_fail(CLI_DIFFERENT, "out of memory");
 }
 
 enum cli_exit credential_store(const char *server, const char *token)

@@ -16,6 +16,9 @@ struct credential {
 enum cli_exit credential_find(struct cli *c, const char *server, bool local,
                               struct credential *ret);
 void credential_fini(struct credential *cr);
+/* Who signs the server's certificate: --ca, WEIR_CA, ~/.config/weir/ca.pem; *@ret (from malloc) is
+ * NULL where nobody says. */
+enum cli_exit credential_ca(const struct cli *c, char **ret);
 /* Keep @token for @server, 0600. */
 enum cli_exit credential_store(const char *server, const char *token);
 /* Whether @token may stand in a header: not empty, and the characters of RFC 6750, 2.1. */

@@ -21,6 +21,7 @@
 struct http {
     CURL *curl;
     char *server;
+    char *ca; /* NULL: whom the system trusts */
     struct credential credential;
     char error[CURL_ERROR_SIZE];
 };
@@ -64,6 +65,8 @@ static enum cli_exit http_open(struct cli *c)
     size_t n = strlen(h->server);
     while (n > 0 && h->server[n - 1] == '/')
         h->server[--n] = '\0';
+    if (https && credential_ca(c, &h->ca) != CLI_OK)
+        return CLI_USAGE;
     bool local = is_loopback(h->server);
     enum cli_exit r = credential_find(c, h->server, local, &h->credential);
     if (r != CLI_OK)
@@ -81,6 +84,7 @@ void http_close(struct cli *c)
         return;
     curl_easy_cleanup(h->curl);
     free(h->server);
+    free(h->ca);
     credential_fini(&h->credential);
     free(h);
     c->http = NULL;
@@ -145,6 +149,11 @@ static enum cli_exit prepare(struct cli *c, const char *method, const char *path
     curl_easy_setopt(h->curl, CURLOPT_USERAGENT, "weir");
     curl_easy_setopt(h->curl, CURLOPT_PROXY, "");
     curl_easy_setopt(h->curl, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(h->curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    if (h->ca) {
+        curl_easy_setopt(h->curl, CURLOPT_CAINFO, h->ca);
+        curl_easy_setopt(h->curl, CURLOPT_CAPATH, NULL); /* these and nobody else */
+    }
     curl_easy_setopt(h->curl, CURLOPT_FOLLOWLOCATION, 0L);
     curl_easy_setopt(h->curl, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(h->curl, CURLOPT_CONNECTTIMEOUT_MS, CONNECT_MS);
@@ -166,6 +175,11 @@ static enum cli_exit tell_unreachable(struct cli *c, CURLcode code)
     const struct http *h = c->http;
     if (code == CURLE_WRITE_ERROR)
         return cli_fail(CLI_UNREACHABLE, "the answer of %s is larger than its bound", h->server);
+    if (code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE)
+        return cli_fail(CLI_UNREACHABLE,
+                        "the server at %s is not believed: %s\n"
+                        "--ca or WEIR_CA names a file with who signs its certificate.",
+                        h->server, h->error[0] ? h->error : curl_easy_strerror(code));
     return cli_fail(CLI_UNREACHABLE,
                     "cannot reach the server at %s: %s\n"
                     "Is weir-server running there? --server or WEIR_SERVER names another.",

@@ -92,6 +92,8 @@ static const struct key keys[] = {
     {"control", "tls-key", VALUE_PATH, FIELD(control_key), 0, 0},
     {"control", "tls-client-ca", VALUE_PATH, FIELD(control_ca), 0, 0},
     {"http", "listen", VALUE_HTTP, FIELD(http_listen), 0, 0},
+    {"http", "tls-certificate", VALUE_PATH, FIELD(http_certificate), 0, 0},
+    {"http", "tls-key", VALUE_PATH, FIELD(http_key), 0, 0},
     {"resource", "probe-period", VALUE_DURATION, FIELD(probe_period_ns), NS_PER_S, 3600 * NS_PER_S},
     {"history", "keep-1s", VALUE_DURATION, FIELD(keep_1s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
     {"history", "keep-10s", VALUE_DURATION, FIELD(keep_10s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
@@ -115,23 +117,17 @@ static int read_count(const char *value, uint64_t min, uint64_t max, uint32_t *r
 }
 
 /* 0, or WEIR_E_INVALID and what was @expected. */
-static int judge_address(const char *address, uint16_t port, bool local, const char **expected)
+static int judge_address(const char *address, uint16_t port, const char **expected)
 {
     struct addr a;
-    if (addr_parse(address, port, &a, expected) < 0)
-        return WEIR_E_INVALID;
-    if (!local || addr_is_local(&a))
-        return 0;
-    *expected = "a loopback address or a Unix socket: off loopback this traffic needs TLS, which "
-                "this version does not speak";
-    return WEIR_E_INVALID;
+    return addr_parse(address, port, &a, expected) < 0 ? WEIR_E_INVALID : 0;
 }
 
 /* Put a good address behind the @count in @list, which has room for @max of @size bytes. */
-static int read_address(const char *value, uint16_t port, bool local, char *list, size_t size,
-                        size_t *count, size_t max, const char **expected)
+static int read_address(const char *value, uint16_t port, char *list, size_t size, size_t *count,
+                        size_t max, const char **expected)
 {
-    int r = judge_address(value, port, local, expected);
+    int r = judge_address(value, port, expected);
     if (r < 0)
         return r;
     *expected = "no more addresses than there may be, and no longer ones (see server.conf(5))";
@@ -154,16 +150,16 @@ static int read_value(struct server_config *c, const struct key *k, const char *
         r = value[0] == '/' ? text_copy(field, k->size, value) : WEIR_E_INVALID;
         break;
     case VALUE_LISTEN:
-        r = read_address(value, 7400, false, c->control_listen[0], sizeof(c->control_listen[0]),
+        r = read_address(value, 7400, c->control_listen[0], sizeof(c->control_listen[0]),
                          &c->control_listen_count, COUNT_OF(control_listen), &words);
         break;
     case VALUE_GATEWAY:
-        r = read_address(value, 7401, false, c->gateways[0], sizeof(c->gateways[0]),
+        r = read_address(value, 7401, c->gateways[0], sizeof(c->gateways[0]),
                          &c->gateway_count, COUNT_OF(gateways), &words);
         break;
     case VALUE_HTTP: {
         size_t none = 0;
-        r = read_address(value, 7480, true, field, k->size, &none, 1, &words);
+        r = read_address(value, 7480, field, k->size, &none, 1, &words);
         break;
     }
     case VALUE_AUTO:
@@ -282,13 +278,39 @@ int server_config_load(struct server_config *c, const char *path, struct text *e
     return r;
 }
 
-static int check_address(const char *what, const char *address, uint16_t port, bool local,
-                         struct text *errors)
+static int check_address(const char *what, const char *address, uint16_t port, struct text *errors)
 {
     const char *expected;
-    if (judge_address(address, port, local, &expected) == 0)
+    if (judge_address(address, port, &expected) == 0)
         return 0;
     text_printf(errors, "%s: found \"%s\", expected %s\n", what, address, expected);
+    return WEIR_E_INVALID;
+}
+
+static int check_pair(const char *section, const char *certificate, const char *key,
+                      struct text *errors)
+{
+    if ((certificate[0] == '\0') == (key[0] == '\0'))
+        return 0;
+    text_printf(errors, "[%s] tls-certificate, tls-key: found one, expected both\n", section);
+    return WEIR_E_INVALID;
+}
+
+/* Tokens and answers go over the wire there: beyond loopback not in clear. */
+static int check_http(const struct server_config *c, struct text *errors)
+{
+    struct addr a;
+    const char *expected;
+    int r = check_pair("http", c->http_certificate, c->http_key, errors);
+    if (check_address("[http] listen", c->http_listen, 7480, errors) < 0)
+        return WEIR_E_INVALID;
+    if (c->http_certificate[0] != '\0' || addr_parse(c->http_listen, 7480, &a, &expected) < 0 ||
+        addr_is_local(&a))
+        return r;
+    text_printf(errors,
+                "[http] listen: found \"%s\", expected a loopback address, or tls-certificate and "
+                "tls-key in [http]: beyond loopback HTTP is spoken through TLS only\n",
+                c->http_listen);
     return WEIR_E_INVALID;
 }
 
@@ -308,16 +330,14 @@ int server_config_check(struct server_config *c, struct text *errors)
     int r = 0;
     settle_auto(c);
     for (size_t i = 0; i < c->control_listen_count; i++)
-        if (check_address("[control] listen", c->control_listen[i], 7400, false, errors) < 0)
+        if (check_address("[control] listen", c->control_listen[i], 7400, errors) < 0)
             r = WEIR_E_INVALID;
     for (size_t i = 0; i < c->gateway_count; i++)
-        if (check_address("[control] gateways", c->gateways[i], 7401, false, errors) < 0)
+        if (check_address("[control] gateways", c->gateways[i], 7401, errors) < 0)
             r = WEIR_E_INVALID;
-    if ((c->control_certificate[0] == '\0') != (c->control_key[0] == '\0')) {
-        text_append_str(errors, "[control] tls-certificate, tls-key: found one, expected both\n");
+    if (check_pair("control", c->control_certificate, c->control_key, errors) < 0)
         r = WEIR_E_INVALID;
-    }
-    if (check_address("[http] listen", c->http_listen, 7480, true, errors) < 0)
+    if (check_http(c, errors) < 0)
         r = WEIR_E_INVALID;
     if (c->lease_ns < 3 * c->period_ns) {
         text_printf(errors,

@@ -19,6 +19,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -70,6 +71,7 @@ struct server {
     bool resizing; /* the router moves gateways to where the settings now say */
     const char *config_path;
     uint64_t stuck_said_ns;
+    uint8_t fingerprint[32]; /* of the control port's key */
 };
 
 struct options {
@@ -441,39 +443,117 @@ static void resize(struct server *s)
     s->resizing = true;
 }
 
+/* ---- certificates, while it runs
+ * ------------------------------------------------------------------------- */
+
+static void control_keys_free(void *creds)
+{
+    tls_creds_unref(creds);
+}
+
+struct server_keys {
+    struct tls_creds *control, *http; /* http: NULL where HTTP is in clear */
+};
+
+/* Read and check all of them. */
+static int keys_load(const struct server *s, const struct server_config *c,
+                     struct server_keys *ret, struct text *errors)
+{
+    char words[1200] = "";
+    *ret = (struct server_keys){0};
+    if ((c->http_certificate[0] == '\0') != (s->config.http_certificate[0] == '\0')) {
+        text_append_str(errors, "[http] tls-certificate: HTTP changes to TLS, or back, at a start "
+                                "only");
+        return WEIR_E_REFUSED;
+    }
+    int r = monitor_tls_load(c, NULL, &ret->control, words, sizeof(words));
+    if (r == 0)
+        r = app_tls_load(c, &ret->http, words, sizeof(words));
+    if (r == 0)
+        return 0;
+    text_append_str(errors, words);
+    tls_creds_unref(ret->control);
+    return r;
+}
+
+/* Connections and handshakes to come have the new ones; those that stand keep what they have. */
+static void keys_give(struct server *s, const struct server_keys *k)
+{
+    uint8_t fingerprint[32];
+    char text[TLS_FINGERPRINT_TEXT];
+    void (*keys_free)(void *);
+    bool has = tls_creds_fingerprint(k->control, fingerprint);
+    weir_assert(has);
+    if (memcmp(fingerprint, s->fingerprint, sizeof(fingerprint)) != 0) {
+        tls_fingerprint_format(fingerprint, text);
+        log_warning("SIGHUP: gateways on other machines know this server by %s from now on; those "
+                    "that go by the key of before, and have no tls-ca, must be told or enrol anew",
+                    text);
+        memcpy(s->fingerprint, fingerprint, sizeof(fingerprint));
+    }
+    struct app_keys *keys = app_keys_new(k->http, fingerprint, &keys_free);
+    struct msg control = {
+        .kind = MSG_CONTROL_TLS, .body = k->control, .body_free = control_keys_free};
+    struct msg http = {.kind = MSG_HTTP_KEYS, .body = keys, .body_free = keys_free};
+    bool gone = mailbox_post(s->threads.main, s->threads.acceptor, &control) == 0;
+    gone = keys != NULL && mailbox_post(s->threads.main, s->threads.app, &http) == 0 && gone;
+    if (keys == NULL)
+        tls_creds_unref(k->http);
+    if (!gone) {
+        log_error("SIGHUP: not every certificate is in force: a thread has no room; say it again");
+        msg_release(&control);
+        msg_release(&http);
+    }
+}
+
+/* Threads as the settings now say; gateways move to them. */
+static void reload_threads(struct server *s, const struct server_config *c)
+{
+    uint32_t pairs = s->config.pairs, processes = s->config.sla_processes;
+    if (s->resizing) {
+        log_warning("SIGHUP: gateways still move for the last one; numbers of threads again later");
+        return;
+    }
+    log_info("SIGHUP: %u pairs and %u SLA processes (%u and %u before); other settings are read at "
+             "start only, certificates were read again",
+             c->pairs, c->sla_processes, pairs, processes);
+    s->config.pairs = c->pairs;
+    s->config.sla_processes = c->sla_processes;
+    s->config.pin = c->pin;
+    int r = start_pairs(s);
+    if (r < 0) {
+        log_error("SIGHUP: cannot start a thread: %s", weir_strerror(r));
+        s->config.pairs = pairs;
+        s->config.sla_processes = processes;
+    } else {
+        resize(s);
+    }
+}
+
 /* All or nothing: a file with an error changes nothing. */
 static void reload(struct server *s)
 {
     struct server_config c;
     struct text errors;
-    if (s->config_path == NULL || s->resizing) {
-        log_warning("SIGHUP: %s", s->resizing ? "gateways still move for the last one; again later"
-                                              : "there is no file of settings to read");
-        return;
-    }
+    struct server_keys keys;
+    int r = 0;
     text_init(&errors, 1 << 20);
     server_config_init(&c);
-    int r = server_config_load(&c, s->config_path, &errors);
+    if (s->config_path != NULL) {
+        r = server_config_load(&c, s->config_path, &errors);
+        if (r == 0)
+            r = server_config_check(&c, &errors);
+    } else {
+        c = s->config; /* options alone: there are still certificates */
+    }
     if (r == 0)
-        r = server_config_check(&c, &errors);
+        r = keys_load(s, &c, &keys, &errors);
     if (r < 0) {
         log_error("SIGHUP: nothing is changed: %s", errors.len > 0 ? errors.data : "cannot read");
     } else {
-        log_info("SIGHUP: %u pairs and %u SLA processes (%u and %u before); other settings are "
-                 "read at start only",
-                 c.pairs, c.sla_processes, s->config.pairs, s->config.sla_processes);
-        uint32_t pairs = s->config.pairs, processes = s->config.sla_processes;
-        s->config.pairs = c.pairs;
-        s->config.sla_processes = c.sla_processes;
-        s->config.pin = c.pin;
-        r = start_pairs(s);
-        if (r < 0) {
-            log_error("SIGHUP: cannot start a thread: %s", weir_strerror(r));
-            s->config.pairs = pairs;
-            s->config.sla_processes = processes;
-        } else {
-            resize(s);
-        }
+        keys_give(s, &keys);
+        if (s->config_path != NULL)
+            reload_threads(s, &c);
     }
     text_fini(&errors);
 }
@@ -552,12 +632,11 @@ static int open_parts(struct server *s)
         r = monitor_open(&s->config, &s->threads, &s->monitor, words, sizeof(words));
     if (r == 0)
         r = app_open(&s->config, &s->threads, &s->app, words, sizeof(words));
-    uint8_t fingerprint[32];
     if (r == 0) {
-        monitor_fingerprint(s->monitor, fingerprint);
-        app_set_fingerprint(s->app, fingerprint);
+        monitor_fingerprint(s->monitor, s->fingerprint);
+        app_set_fingerprint(s->app, s->fingerprint);
         char text[TLS_FINGERPRINT_TEXT];
-        tls_fingerprint_format(fingerprint, text);
+        tls_fingerprint_format(s->fingerprint, text);
         log_info("gateways on other machines know this server by %s", text);
     }
     if (r == 0)

@@ -86,6 +86,10 @@
     X(STORE_WRITE, "store-write")                                                                \
     /* app, acceptor, services -> store reader: struct store_query -> reply json_t. */           \
     X(STORE_QUERY, "store-query")                                                                \
+    /* main -> app: struct app_keys (app/app.h): certificates were read anew. */                 \
+    X(HTTP_KEYS, "http-keys")                                                                    \
+    /* main -> acceptor: struct tls_creds: the same for the control port. */                     \
+    X(CONTROL_TLS, "control-tls")                                                                \
     /* app -> acceptor: keys changed (token made or revoked): read them again. */                \
     X(KEYS_CHANGED, "keys-changed")
 

@@ -47,6 +47,7 @@ struct server_config {
      * gateways on other machines must show a certificate that it signed. */
     char control_certificate[512], control_key[512], control_ca[512];
     char http_listen[160];         /* default "127.0.0.1:7480" */
+    char http_certificate[512], http_key[512]; /* "": HTTP in clear, on loopback only */
     char state_dir[512]; /* default /var/lib/weir: state.db samples.db admin.token gateway.key */
     uint32_t pairs;                /* default auto: one a processor, 1 below four */
     uint32_t sla_processes;        /* default auto: as many as pairs, two at least */

@@ -275,3 +275,11 @@ bool tls_creds_fingerprint(const struct tls_creds *c, uint8_t ret[TLS_FINGERPRIN
         memcpy(ret, c->fingerprint, sizeof(c->fingerprint));
     return c->has_own;
 }
+
+int tls_creds_dress(const struct tls_creds *c, void *gnutls_session)
+{
+    gnutls_session_t session = gnutls_session;
+    bool good = session != NULL && gnutls_priority_set(session, c->priority) == 0 &&
+                gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, c->certificate) == 0;
+    return good ? 0 : WEIR_E_INVALID;
+}

@@ -55,4 +55,8 @@ int64_t tls_creds_expire_s(const struct tls_creds *c);
 /* Of the own certificate's public key. False: there is none. */
 bool tls_creds_fingerprint(const struct tls_creds *c, uint8_t ret[TLS_FINGERPRINT_SIZE]);
 
+/* Give a session that another library made (a gnutls_session_t, before its handshake) these
+ * credentials, which must outlive it. 0 or WEIR_E_INVALID. */
+int tls_creds_dress(const struct tls_creds *c, void *gnutls_session);
+
 #endif

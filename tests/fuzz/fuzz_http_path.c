@@ -10,6 +10,7 @@
 
 #include "base/assert.h"
 #include "base/err.h"
+#include "server/app/access.h"
 #include "server/app/header.h"
 #include "server/app/routes.h"
 #include "server/app/uri.h"
@@ -58,8 +59,13 @@ static void try_header(const char *value)
     (void)header_bearer(value);
     if (header_tag_matches(value, "\"3\"", false))
         weir_assert(header_tag_matches(value, "\"3\"", true));
-    if (header_origin_is_local(value, 7480))
-        weir_assert(header_host_is_local(value + strlen("http://"), 7480));
+    if (header_origin_is_own(value, NULL, 7480, false))
+        weir_assert(header_host_is_local(value + strlen("http://"), 7480, false));
+    if (header_origin_is_own(value, NULL, 443, true))
+        weir_assert(header_host_is_local(value + strlen("https://"), 443, true));
+    char token[ACCESS_SECRET_SIZE];
+    if (header_basic(value, token, sizeof(token)))
+        weir_assert(strlen(token) > 0);
     if (when_parse(value, &us) == 0)
         weir_assert(us >= 0);
 }

@@ -18,6 +18,7 @@
 #include "server/app/app.h"
 
 #include <errno.h>
+#include <gnutls/abstract.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,11 +55,10 @@ static int open_listener(struct app *a, char *ret_words, size_t size)
         snprintf(ret_words, size, "http listen: found \"%s\", expected %s", listen, expected);
         return r;
     }
-    if (addr_is_unix(&addr) || !addr_is_local(&addr)) {
+    if (addr_is_unix(&addr) || (!a->tls && !addr_is_local(&addr))) {
         snprintf(ret_words, size,
-                 "http listen: %s is not a loopback address; until HTTP speaks TLS it is served on "
-                 "loopback only (put a "
-                 "TLS proxy or an SSH tunnel before it)",
+                 "http listen: %s is not a loopback address; beyond loopback HTTP needs "
+                 "tls-certificate and tls-key",
                  listen);
         return WEIR_E_REFUSED;
     }
@@ -74,7 +74,7 @@ static int open_listener(struct app *a, char *ret_words, size_t size)
         return WEIR_E_INVALID;
     }
     a->port = (uint16_t)strtoul(colon + 1, NULL, 10);
-    snprintf(a->address, sizeof(a->address), "http://%s", local);
+    snprintf(a->address, sizeof(a->address), "%s://%s", a->tls ? "https" : "http", local);
     return 0;
 }
 
@@ -87,19 +87,37 @@ static void on_daemon_log(void *cls, const char *format, va_list args)
     log_debug("http: %s", line);
 }
 
+/* microhttpd wants credentials of its own for TLS; these are none. Every connection is given what
+ * is in force when it comes (http_on_connection), or fails. */
+static int on_nothing(gnutls_session_t session, const gnutls_datum_t *names, int names_n,
+                      const gnutls_pk_algorithm_t *kinds, int kinds_n, gnutls_pcert_st **certs,
+                      unsigned *certs_n, gnutls_privkey_t *key)
+{
+    (void)session, (void)names, (void)names_n, (void)kinds, (void)kinds_n, (void)certs;
+    (void)certs_n, (void)key;
+    return -1;
+}
+
 static int start_daemon(struct app *a, char *ret_words, size_t size)
 {
+    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    const struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)(intptr_t)on_nothing},
+        {MHD_OPTION_END, 0, NULL},
+    };
     a->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, http_on_access,
-        a, MHD_OPTION_EXTERNAL_LOGGER, on_daemon_log, a, MHD_OPTION_LISTEN_SOCKET,
-        (MHD_socket)a->listen_fd, MHD_OPTION_CONNECTION_LIMIT, APP_MAX_CONNECTIONS,
-        MHD_OPTION_PER_IP_CONNECTION_LIMIT, APP_MAX_PER_ADDRESS, MHD_OPTION_CONNECTION_TIMEOUT,
-        APP_IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, http_on_uri, a,
-        MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, a, MHD_OPTION_NOTIFY_CONNECTION,
-        http_on_connection, a, MHD_OPTION_END);
+        a->tls ? flags | MHD_USE_TLS : flags, 0, NULL, NULL, http_on_access, a,
+        MHD_OPTION_EXTERNAL_LOGGER, on_daemon_log, a, MHD_OPTION_ARRAY, a->tls ? tls : tls + 1,
+        MHD_OPTION_LISTEN_SOCKET, (MHD_socket)a->listen_fd, MHD_OPTION_CONNECTION_LIMIT,
+        APP_MAX_CONNECTIONS, MHD_OPTION_PER_IP_CONNECTION_LIMIT, APP_MAX_PER_ADDRESS,
+        MHD_OPTION_CONNECTION_TIMEOUT, APP_IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK,
+        http_on_uri, a, MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, a,
+        MHD_OPTION_NOTIFY_CONNECTION, http_on_connection, a, MHD_OPTION_END);
     if (!a->daemon) {
-        snprintf(ret_words, size, "the HTTP daemon cannot start");
+        bool lacks = a->tls && MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES;
+        snprintf(ret_words, size, "the HTTP daemon cannot start%s",
+                 lacks ? ": this libmicrohttpd was built without TLS" : "");
         return WEIR_E_UNAVAILABLE;
     }
     a->listen_fd = -1; /* microhttpd closes it */
@@ -123,6 +141,47 @@ static void on_tokens(struct exchange *x)
     exchange_clear(x);
 }
 
+int app_tls_load(const struct server_config *config, struct tls_creds **ret, char *ret_words,
+                 size_t size)
+{
+    struct tls_files f = {.peer = TLS_PEER_NONE};
+    *ret = NULL;
+    if (config->http_certificate[0] == '\0')
+        return 0;
+    snprintf(f.certificate, sizeof(f.certificate), "%s", config->http_certificate);
+    snprintf(f.key, sizeof(f.key), "%s", config->http_key);
+    return tls_creds_new(TLS_SERVER, &f, ret, ret_words, size);
+}
+
+static void keys_free(void *body)
+{
+    struct app_keys *k = body;
+    tls_creds_unref(k->tls);
+    free(k);
+}
+
+struct app_keys *app_keys_new(struct tls_creds *tls, const uint8_t fingerprint[32],
+                              void (**ret_free)(void *))
+{
+    struct app_keys *k = calloc(1, sizeof(*k));
+    *ret_free = keys_free;
+    if (!k)
+        return NULL;
+    k->tls = tls;
+    memcpy(k->fingerprint, fingerprint, sizeof(k->fingerprint));
+    return k;
+}
+
+/* Connections that stand keep what they began with. */
+static void take_keys(struct app *a, struct app_keys *k)
+{
+    struct tls_creds *old = a->tls;
+    weir_assert((old == NULL) == (k->tls == NULL)); /* main lets neither come nor go */
+    a->tls = k->tls;
+    k->tls = old;
+    app_set_fingerprint(a, k->fingerprint);
+}
+
 int app_open(const struct server_config *config, const struct threads *threads, struct app **ret,
              char *ret_words, size_t size)
 {
@@ -142,7 +201,9 @@ int app_open(const struct server_config *config, const struct threads *threads, 
     list_init(&a->writers);
     live_init(a);
     exchange_init(&a->access.exchange, &a->exchanges, on_tokens);
-    int r = open_listener(a, ret_words, size);
+    int r = app_tls_load(config, &a->tls, ret_words, size);
+    if (r == 0)
+        r = open_listener(a, ret_words, size);
     if (r == 0)
         r = access_open(&a->access, config->state_dir, ret_words, size);
     if (r == 0)
@@ -165,6 +226,7 @@ void app_close(struct app *a)
     weir_assert(list_empty(&a->requests));
     exchange_fini(&a->live.exchange);
     access_close(&a->access);
+    tls_creds_unref(a->tls);
     if (a->listen_fd >= 0)
         close(a->listen_fd);
     if (a->epoll_fd >= 0)
@@ -199,6 +261,9 @@ static bool handle(struct app *a, struct msg *m)
     switch (m->kind) {
     case MSG_NOTICE:
         live_notice(a, m->body);
+        return true;
+    case MSG_HTTP_KEYS:
+        take_keys(a, m->body);
         return true;
     case MSG_STOP:
         return false;

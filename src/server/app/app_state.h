@@ -11,6 +11,7 @@
 #include "server/app/exchange.h"
 #include "server/app/live.h"
 #include "server/threads.h"
+#include "tls/creds.h"
 
 /* Bounds of the listener: connections in all, of one address, and how long one may take to say what
  * it wants. */
@@ -36,6 +37,7 @@ struct app_connection {
     int fd;
     uint64_t waiting_since_ns; /* for a whole request; 0: one is being answered */
     bool served;               /* had a request before */
+    struct tls_creds *tls;     /* what its session began with; NULL: in clear */
 };
 
 struct app {
@@ -44,6 +46,7 @@ struct app {
     struct MHD_Daemon *daemon;
     int listen_fd, epoll_fd;
     uint16_t port;
+    struct tls_creds *tls; /* for connections that come; NULL: in clear */
     char address[192];
     uint64_t now_ns, next_second_ns;
     int64_t started_wall_us;

@@ -2,6 +2,7 @@
 #include "server/app/header.h"
 
 #include <arpa/inet.h>
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -91,9 +92,9 @@ bool header_tag_matches(const char *list, const char *tag, bool weak)
     return false;
 }
 
-/* Split "name", "name:port", "[v6]:port" into @name of 64 bytes; the port, 80 when absent, or -1.
- */
-static long split_host(const char *host, char name[64])
+/* Split "name", "name:port", "[v6]:port" into @name of 64 bytes; the port, the scheme's when
+ * absent, or -1. */
+static long split_host(const char *host, bool tls, char name[64])
 {
     size_t n = host[0] == '[' ? strcspn(host, "]") + 1 : strcspn(host, ":");
     if (n >= 64 || n == 0 || n > strlen(host))
@@ -102,18 +103,18 @@ static long split_host(const char *host, char name[64])
     name[n] = '\0';
     const char *port = host + n;
     if (*port == '\0')
-        return 80;
+        return tls ? 443 : 80;
     if (*port != ':' || port[1] == '\0' || strlen(port) > 6 ||
         strspn(port + 1, "0123456789") != strlen(port + 1))
         return -1;
     return strtol(port + 1, NULL, 10);
 }
 
-bool header_host_is_local(const char *host, uint16_t port)
+bool header_host_is_local(const char *host, uint16_t port, bool tls)
 {
     char name[64];
     weir_assert(port > 0);
-    if (!host || split_host(host, name) != port)
+    if (!host || split_host(host, tls, name) != port)
         return false;
     struct in_addr v4;
     if (strcasecmp(name, "localhost") == 0 || strcmp(name, "[::1]") == 0)
@@ -121,20 +122,42 @@ bool header_host_is_local(const char *host, uint16_t port)
     return inet_pton(AF_INET, name, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127;
 }
 
-bool header_origin_is_local(const char *origin, uint16_t port)
+bool header_origin_is_own(const char *origin, const char *host, uint16_t port, bool tls)
 {
-    static const char scheme[] = "http://";
-    if (!origin || strncmp(origin, scheme, sizeof(scheme) - 1) != 0)
+    const char *scheme = tls ? "https://" : "http://";
+    if (!origin || strncmp(origin, scheme, strlen(scheme)) != 0)
         return false;
-    return header_host_is_local(origin + sizeof(scheme) - 1, port);
+    const char *of = origin + strlen(scheme);
+    return header_host_is_local(of, port, tls) || (tls && host && strcasecmp(of, host) == 0);
 }
+
+#define TOKEN_LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="
 
 const char *header_bearer(const char *authorization)
 {
     if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0)
         return NULL;
     const char *token = skip_space(authorization + 7);
-    size_t n =
-        strspn(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/=");
+    size_t n = strspn(token, TOKEN_LETTERS);
     return n > 0 && token[n] == '\0' ? token : NULL;
+}
+
+bool header_basic(const char *authorization, char *ret, size_t size)
+{
+    char plain[256];
+    size_t n = 0;
+    if (!authorization || strncasecmp(authorization, "Basic ", 6) != 0)
+        return false;
+    const char *coded = skip_space(authorization + 6);
+    if (sodium_base642bin((unsigned char *)plain, sizeof(plain) - 1, coded, strlen(coded), NULL, &n,
+                          NULL, sodium_base64_VARIANT_ORIGINAL) != 0)
+        return false;
+    plain[n] = '\0';
+    const char *colon = memchr(plain, ':', n);
+    size_t length = colon ? n - (size_t)(colon + 1 - plain) : 0;
+    bool good = length > 0 && length < size && strspn(colon + 1, TOKEN_LETTERS) == length;
+    if (good)
+        memcpy(ret, colon + 1, length + 1);
+    sodium_memzero(plain, sizeof(plain));
+    return good;
 }

@@ -23,6 +23,7 @@
 
 #include <inttypes.h>
 #include <netinet/in.h>
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -94,14 +95,26 @@ void http_on_completed(void *cls, struct MHD_Connection *connection, void **requ
     free(r);
 }
 
+/* The credentials in force now are this connection's until its end. Without them its handshake
+ * fails (on_nothing in app.c). */
+static void dress(struct app *app, struct MHD_Connection *connection, struct app_connection *c)
+{
+    const union MHD_ConnectionInfo *info =
+        app->tls ? MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION) : NULL;
+    if (info && tls_creds_dress(app->tls, info->tls_session) == 0)
+        c->tls = tls_creds_ref(app->tls);
+}
+
 void http_on_connection(void *cls, struct MHD_Connection *connection, void **context,
                         enum MHD_ConnectionNotificationCode code)
 {
     struct app *app = cls;
     struct app_connection *c = *context;
     if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
-        if (c)
+        if (c) {
             list_remove(&c->link);
+            tls_creds_unref(c->tls);
+        }
         free(c);
         *context = NULL;
         return;
@@ -117,6 +130,7 @@ void http_on_connection(void *cls, struct MHD_Connection *connection, void **con
     c->waiting_since_ns = app->now_ns;
     list_push_back(&app->connections, &c->link);
     *context = c;
+    dress(app, connection, c);
 }
 
 void http_reap(struct app *app)
@@ -152,10 +166,27 @@ static bool peer_is_loopback(const struct request *r)
     return IN6_IS_ADDR_LOOPBACK(v6) || (IN6_IS_ADDR_V4MAPPED(v6) && v6->s6_addr[12] == 127);
 }
 
+/* Through TLS a token may come as a password, which a browser asks for by itself and sends for the
+ * page's live view too. Only to read: a browser would send it along with other sites' requests. */
+static bool may_be_basic(const struct request *r)
+{
+    return r->app->tls && strcmp(r->route->method, "GET") == 0;
+}
+
 static void refuse_unknown(struct request *r, unsigned status, const char *words)
 {
-    http_set_header(r, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer realm=\"weir\"");
+    http_set_header(r, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "%s realm=\"weir\"",
+                    may_be_basic(r) ? "Basic" : "Bearer");
     http_problem(r, status, "%s", words);
+}
+
+/* The token of the request's Authorization, or NULL. @room is for one that has to be decoded. */
+static const char *token_of(const struct request *r, const char *authorization,
+                            char room[ACCESS_SECRET_SIZE])
+{
+    if (may_be_basic(r) && header_basic(authorization, room, ACCESS_SECRET_SIZE))
+        return room;
+    return header_bearer(authorization);
 }
 
 /* Who asks, and may they: the decisions of the head of docs/openapi.yaml. Answers when not. */
@@ -165,16 +196,20 @@ static bool authorise(struct request *r, bool reads)
     enum role needed = r->route->role;
     const char *origin = http_request_header(r, MHD_HTTP_HEADER_ORIGIN);
     const char *authorization = http_request_header(r, MHD_HTTP_HEADER_AUTHORIZATION);
+    const char *host = http_request_header(r, MHD_HTTP_HEADER_HOST);
+    bool tls = app->tls != NULL;
+    char room[ACCESS_SECRET_SIZE];
     if (needed == ROLE_NONE)
         return true;
-    if (origin && !header_origin_is_local(origin, app->port)) {
+    if (origin && !header_origin_is_own(origin, host, app->port, tls)) {
         http_problem(r, MHD_HTTP_FORBIDDEN, "the Origin is not this server's own");
         return false;
     }
     if (authorization) {
-        const char *token = header_bearer(authorization), *name = "";
+        const char *token = token_of(r, authorization, room), *name = "";
         int s = token ? access_check(&app->access, token, clock_wall_us(), &r->role, &name)
                       : WEIR_E_AUTH;
+        sodium_memzero(room, sizeof(room));
         if (s == WEIR_E_UNAVAILABLE) {
             http_problem_status(r, s, "the list of tokens");
             return false;
@@ -185,7 +220,7 @@ static bool authorise(struct request *r, bool reads)
         }
         (void)text_copy(r->actor, sizeof(r->actor), name);
     } else if (reads && needed == ROLE_VIEWER && peer_is_loopback(r) &&
-               header_host_is_local(http_request_header(r, MHD_HTTP_HEADER_HOST), app->port)) {
+               header_host_is_local(host, app->port, tls)) {
         r->role = ROLE_VIEWER;
     } else {
         refuse_unknown(

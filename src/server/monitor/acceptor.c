@@ -351,6 +351,11 @@ static void message(void *ctx, struct msg *m)
         dialler_found(a->dialler, m->body);
     } else if (m->kind == MSG_DIALS) {
         mailbox_reply(a->me, m, 0, dialler_json(a->dialler), free_json);
+    } else if (m->kind == MSG_CONTROL_TLS) {
+        /* Handshakes and sessions have references of their own to what they began with. */
+        struct tls_creds *old = a->m->tls;
+        a->m->tls = m->body;
+        m->body = old;
     } else if (m->kind == MSG_GATEWAY_ROTATE) {
         rotation_ask(a->rotations, m);
     } else if (m->kind == MSG_KEY_CONFIRM) {

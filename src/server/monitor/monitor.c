@@ -74,9 +74,9 @@ static int key_load(struct monitor *m, char *ret_words, size_t size)
     return r;
 }
 
-static int tls_load(struct monitor *m, char *ret_words, size_t size)
+int monitor_tls_load(const struct server_config *c, const char *make_as, struct tls_creds **ret,
+                     char *ret_words, size_t size)
 {
-    const struct server_config *c = m->config;
     struct tls_files f = {.peer = c->control_ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_PINNED,
                           .only_tls13 = true,
                           .shared = true};
@@ -88,11 +88,11 @@ static int tls_load(struct monitor *m, char *ret_words, size_t size)
                (int)sizeof(f.certificate)) {
         snprintf(ret_words, size, "state-dir is too long for files in it");
         return WEIR_E_TOO_LARGE;
-    } else {
-        r = tls_identity_ensure(f.certificate, m->server_name, ret_words, size);
+    } else if (make_as != NULL) {
+        r = tls_identity_ensure(f.certificate, make_as, ret_words, size);
     }
     snprintf(f.ca, sizeof(f.ca), "%s", c->control_ca);
-    return r < 0 ? r : tls_creds_new(TLS_SERVER, &f, &m->tls, ret_words, size);
+    return r < 0 ? r : tls_creds_new(TLS_SERVER, &f, ret, ret_words, size);
 }
 
 void monitor_fingerprint(const struct monitor *m, uint8_t ret[32])
@@ -173,7 +173,7 @@ int monitor_open(const struct server_config *config, const struct threads *threa
     bool room = m->session != NULL && m->surge_waits != NULL && m->work != NULL;
     int r = !room ? -ENOMEM : key_load(m, ret_words, size);
     if (r == 0)
-        r = tls_load(m, ret_words, size);
+        r = monitor_tls_load(config, m->server_name, &m->tls, ret_words, size);
     if (r == 0)
         r = listen_all(m, ret_words, size);
     if (r < 0) {

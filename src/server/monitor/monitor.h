@@ -10,6 +10,7 @@
 #include "server/services/report.h"
 #include "server/threads.h"
 
+struct tls_creds;
 struct monitor; /* what the monitor's threads share: listening sockets, the routing table */
 
 /* Opens the listening sockets and makes <state_dir>/gateway.key (0600) if absent. 0 or an error
@@ -21,7 +22,14 @@ void monitor_close(struct monitor *m);
 /* The address the first TCP listener really got (the Unix socket's when there is none). */
 const char *monitor_address(const struct monitor *m);
 
-/* SHA-256 of the public key that gateways on other machines know this server by. */
+/* What the control port proves itself with, read from the files; with @make_as the server's own key
+ * pair is made under that name when it is not there. 0 or an error code with words. MSG_CONTROL_TLS
+ * gives it to the acceptor, for handshakes to come. */
+int monitor_tls_load(const struct server_config *config, const char *make_as,
+                     struct tls_creds **ret, char *ret_words, size_t size);
+
+/* SHA-256 of the public key that gateways on other machines know this server by; before the threads
+ * run. */
 void monitor_fingerprint(const struct monitor *m, uint8_t ret[32]);
 
 struct monitor_thread {

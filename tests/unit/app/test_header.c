@@ -60,11 +60,11 @@ static void entity_tags_match_strongly_or_weakly(void **state)
 static void only_loopback_names_with_our_port_are_ours(void **state)
 {
     (void)state;
-    assert_true(header_host_is_local("127.0.0.1:7480", 7480));
-    assert_true(header_host_is_local("LocalHost:7480", 7480));
-    assert_true(header_host_is_local("127.8.9.10:7480", 7480));
-    assert_true(header_host_is_local("[::1]:7480", 7480));
-    assert_true(header_host_is_local("localhost", 80));
+    assert_true(header_host_is_local("127.0.0.1:7480", 7480, false));
+    assert_true(header_host_is_local("LocalHost:7480", 7480, false));
+    assert_true(header_host_is_local("127.8.9.10:7480", 7480, false));
+    assert_true(header_host_is_local("[::1]:7480", 7480, false));
+    assert_true(header_host_is_local("localhost", 80, false));
     static const char *const foreign[] = {
         "evil.example:7480",
         "localhost.evil.example:7480",
@@ -83,21 +83,60 @@ static void only_loopback_names_with_our_port_are_ours(void **state)
         "localhost:999999999999",
     };
     for (size_t i = 0; i < sizeof(foreign) / sizeof(foreign[0]); i++) {
-        if (header_host_is_local(foreign[i], 7480))
+        if (header_host_is_local(foreign[i], 7480, false))
             fail_msg("taken for our own: %s", foreign[i]);
     }
-    assert_false(header_host_is_local(NULL, 7480));
+    assert_false(header_host_is_local(NULL, 7480, false));
 }
 
 static void only_our_own_origin_may_write(void **state)
 {
     (void)state;
-    assert_true(header_origin_is_local("http://127.0.0.1:7480", 7480));
-    assert_false(header_origin_is_local("https://127.0.0.1:7480", 7480));
-    assert_false(header_origin_is_local("null", 7480));
-    assert_false(header_origin_is_local("http://evil.example:7480", 7480));
-    assert_false(header_origin_is_local("http://127.0.0.1:3000", 7480));
-    assert_false(header_origin_is_local("http://127.0.0.1:7480/path", 7480));
+    assert_true(header_origin_is_own("http://127.0.0.1:7480", "127.0.0.1:7480", 7480, false));
+    assert_false(header_origin_is_own("https://127.0.0.1:7480", "127.0.0.1:7480", 7480, false));
+    assert_false(header_origin_is_own("null", "127.0.0.1:7480", 7480, false));
+    assert_false(header_origin_is_own("http://evil.example:7480", "127.0.0.1:7480", 7480, false));
+    assert_false(header_origin_is_own("http://127.0.0.1:3000", "127.0.0.1:7480", 7480, false));
+    assert_false(header_origin_is_own("http://127.0.0.1:7480/path", "127.0.0.1:7480", 7480, false));
+    /* In clear the request's own name counts for nothing: it may have led a browser here. */
+    assert_false(header_origin_is_own("http://evil.example", "evil.example", 7480, false));
+}
+
+static void over_tls_the_origin_is_local_or_what_the_request_is_for(void **state)
+{
+    (void)state;
+    assert_true(header_host_is_local("localhost", 443, true));
+    assert_false(header_host_is_local("localhost", 80, true));
+    assert_true(header_origin_is_own("https://localhost", NULL, 443, true));
+    assert_true(header_origin_is_own("https://Weir.example:7480", "weir.example:7480", 7480, true));
+    assert_false(header_origin_is_own("http://weir.example:7480", "weir.example:7480", 7480, true));
+    assert_false(header_origin_is_own("https://evil.example", "weir.example", 443, true));
+    assert_false(header_origin_is_own("https://weir.example", NULL, 443, true));
+    assert_false(header_origin_is_own("https://", "", 443, false));
+}
+
+static void a_password_is_taken_for_a_token_whatever_the_name(void **state)
+{
+    char token[16];
+    (void)state;
+    assert_true(header_basic("Basic YWRtaW46dG9rZW4=", token, sizeof(token))); /* admin:token */
+    assert_string_equal(token, "token");
+    assert_true(header_basic("basic OnRva2Vu", token, sizeof(token))); /* :token */
+    assert_string_equal(token, "token");
+    assert_true(header_basic("Basic bjo0NTY3ODkwMTIzNDU2Nzg=", token, sizeof(token)));
+    static const char *const bad[] = {
+        NULL, "", "Basic", "Basic ", "Bearer dG9rZW4=",
+        "Basic dG9rZW4=",                     /* no colon */
+        "Basic YTo=",                         /* no password */
+        "Basic YTphIGI=",                     /* a:a b */
+        "Basic YTphAGI=",                     /* a:a, NUL, b */
+        "Basic YTp0b2tlbg",                   /* not padded */
+        "Basic YTp0b2tlbg== ",                /* more behind it */
+        "Basic YTp*",                         /* not base64 */
+        "Basic bjo0NTY3ODkwMTIzNDU2Nzg5MA==", /* of 16 bytes: too long */
+    };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        assert_false(header_basic(bad[i], token, sizeof(token)));
 }
 
 static void a_bearer_is_one_token(void **state)
@@ -158,6 +197,8 @@ int main(void)
         cmocka_unit_test(only_json_in_utf8_is_json),
         cmocka_unit_test(entity_tags_match_strongly_or_weakly),
         cmocka_unit_test(only_loopback_names_with_our_port_are_ours),
+        cmocka_unit_test(over_tls_the_origin_is_local_or_what_the_request_is_for),
+        cmocka_unit_test(a_password_is_taken_for_a_token_whatever_the_name),
         cmocka_unit_test(only_our_own_origin_may_write),
         cmocka_unit_test(a_bearer_is_one_token),
         cmocka_unit_test(instants_are_read_with_zone_and_fraction),
