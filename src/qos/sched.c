@@ -6,17 +6,10 @@
  * in an order that keeps reservations and weights.
  *
  * Model: mClock (Gulati et al., OSDI'10) without its limits, which the gate keeps, over a window as
- * in SFQ(D) (Jin et al., 2004). A share with something queued stands in two heaps. Tag R is when
- * its reservation is next due: each I/O of the phase of reservations moves it on by 1/r, an I/O of
- * the phase of weights does not, so that what a share gets by weight is not held against its
- * reservation. Tag P counts device time over weight for every I/O, whichever phase; V is the least
- * P of those that waited when one went last.
- *
- *   becomes active   R = max(R, now - credit)            P = min(max(P, V), V + ahead)
- *   goes             R += 1/r  if it was due             P += cost/w
- *   elsewhere        R += s/r, at most now + 1 s         P += s/w
- *
- * A share with both reservations (I/Os and bytes) has two tags R; the lesser decides, both move.
+ * in SFQ(D) (Jin et al., 2004). A share with something queued stands in two heaps (sched_share.c):
+ * by R, when its reservation is next due, and by P, the device time that it had over its weight.
+ * Whoever is due goes first, else the least P. Where what is due is a reservation of reads, or of
+ * writes, the first of these goes.
  *
  * A window below one slot is kept by time: after an answer that took l, nothing by weight goes for
  * l x (1/slots - 1), so that the target has this gateway's I/O in hand for that part of the time.
@@ -26,11 +19,9 @@
  * Invariants:
  *  1. queued > 0 only while the window is on; with room and no pace to keep, sched_poll leaves
  *     nothing queued.
- *  2. A share is in the heap of P exactly when it has something queued that takes a slot, in the
- *     heap of R exactly when it has a reservation besides.
- *  3. Queues are first in, first out. A FLUSH at the head of its queue is moved to `ready` at once.
- *  4. Tags P are compared by difference, so that they may wrap; those of active shares lie within
- *     AHEAD of V, or behind it.
+ *  2. Queues are first in, first out. A FLUSH at the head of its queue is moved to `ready` at once.
+ *  3. A flow is in its share's lists exactly when it has something queued there: `waiting` and, by
+ *     direction, `waiting_dir`; the share counts the same in `queued` and `queued_dir`.
  *
  * An operation costs O(log shares). What may fail: memory, at sched_new. */
 #include "qos/sched.h"
@@ -39,156 +30,14 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "qos/sched_private.h"
 
-#define NS_PER_S_ UINT64_C(1000000000)
-/* P moves on by cost x P_SCALE / weight. */
-#define P_SCALE 1600u
-/* Device time (1,000 servers for a second) that a share's P may be ahead of V for: what others
- * served for it can hold it back no longer than that. */
-#define AHEAD_NS (1000u * NS_PER_S_)
-/* Tag R at most so far ahead. */
-#define R_AHEAD_NS NS_PER_S_
 /* Reservations may go beyond the window by a quarter of it. */
 #define SCHED_OVER 4u
 
-struct heap {
-    struct sched_share **at; /* from 1 */
-    uint32_t size, capacity;
-};
-
-struct sched {
-    uint64_t max_wait_ns, slots_milli;
-    uint32_t room; /* slots in whole I/Os; 0: no window */
-    uint32_t inflight, queued;
-    uint64_t v;
-    uint64_t pace_ns; /* nothing by weight before this */
-    struct cost_model cost;
-    struct list ages;  /* struct sched_io */
-    struct list ready; /* struct sched_io: FLUSH whose turn has come */
-    struct heap r, p;
-    uint64_t accounted_ns;
-    struct sched_counts counts;
-};
-
-/* ---- tags ------------------------------------------------------------------------------------ */
-
-static uint64_t share_r(const struct sched_share *sh)
-{
-    if (sh->r_io_ns == 0)
-        return sh->r_bytes;
-    if (sh->r_byte_ps == 0)
-        return sh->r_io;
-    return sh->r_io < sh->r_bytes ? sh->r_io : sh->r_bytes;
-}
-
-static bool share_reserved(const struct sched_share *sh)
-{
-    return (sh->r_io_ns | sh->r_byte_ps) != 0;
-}
-
-static bool r_before(const struct sched_share *a, const struct sched_share *b)
-{
-    return share_r(a) < share_r(b);
-}
-
-static bool p_before(const struct sched_share *a, const struct sched_share *b)
-{
-    return (int64_t)(a->p - b->p) < 0;
-}
-
-static uint64_t p_step(const struct sched_share *sh, uint64_t cost_ns)
-{
-    uint64_t bound = cost_ns < AHEAD_NS ? cost_ns : AHEAD_NS;
-    uint64_t step = bound * P_SCALE / sh->terms.weight;
-    return step > 0 ? step : 1;
-}
-
-static uint64_t r_byte_step(const struct sched_share *sh, uint64_t bytes)
-{
-    /* bytes < 2^40 and picoseconds a byte < 10^12: in two parts so that nothing overflows. */
-    return bytes / 1000 * sh->r_byte_ps + bytes % 1000 * sh->r_byte_ps / 1000;
-}
-
-/* ---- heaps ----------------------------------------------------------------------------------- */
-
-static inline bool heap_before(const struct sched_share *a, const struct sched_share *b, bool is_r)
-{
-    return is_r ? r_before(a, b) : p_before(a, b);
-}
-
-static inline void heap_place(struct heap *h, uint32_t i, struct sched_share *sh, bool is_r)
-{
-    h->at[i] = sh;
-    if (is_r)
-        sh->r_index = i;
-    else
-        sh->p_index = i;
-}
-
-static void heap_up(struct heap *h, uint32_t i, struct sched_share *sh, bool is_r)
-{
-    for (; i > 1 && heap_before(sh, h->at[i / 2], is_r); i /= 2)
-        heap_place(h, i, h->at[i / 2], is_r);
-    heap_place(h, i, sh, is_r);
-}
-
-static void heap_down(struct heap *h, uint32_t i, struct sched_share *sh, bool is_r)
-{
-    for (;;) {
-        uint32_t child = 2 * i;
-        if (child > h->size)
-            break;
-        if (child < h->size && heap_before(h->at[child + 1], h->at[child], is_r))
-            child++;
-        if (!heap_before(h->at[child], sh, is_r))
-            break;
-        heap_place(h, i, h->at[child], is_r);
-        i = child;
-    }
-    heap_place(h, i, sh, is_r);
-}
-
-static void heap_insert(struct heap *h, struct sched_share *sh, bool is_r)
-{
-    weir_assert(h->size < h->capacity);
-    heap_up(h, ++h->size, sh, is_r);
-}
-
-static void heap_remove(struct heap *h, struct sched_share *sh, bool is_r)
-{
-    uint32_t i = is_r ? sh->r_index : sh->p_index;
-    if (i == 0)
-        return;
-    weir_assert(h->at[i] == sh);
-    struct sched_share *last = h->at[h->size--];
-    if (is_r)
-        sh->r_index = 0;
-    else
-        sh->p_index = 0;
-    if (last == sh)
-        return;
-    if (i > 1 && heap_before(last, h->at[i / 2], is_r))
-        heap_up(h, i, last, is_r);
-    else
-        heap_down(h, i, last, is_r);
-}
-
-/* After a tag moved, in either way. */
-static void share_rekey(struct sched_share *sh)
-{
-    struct sched *s = sh->sched;
-    if (sh->p_index == 0)
-        return;
-    heap_remove(&s->p, sh, false);
-    heap_insert(&s->p, sh, false);
-    heap_remove(&s->r, sh, true);
-    if (share_reserved(sh))
-        heap_insert(&s->r, sh, true);
-}
-
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static bool heap_init(struct heap *h, size_t n)
+static bool heap_init(struct sched_heap *h, size_t n)
 {
     h->at = calloc(n + 1, sizeof h->at[0]);
     h->capacity = (uint32_t)n;
@@ -252,140 +101,16 @@ const struct cost_model *sched_cost(const struct sched *s)
     return &s->cost;
 }
 
-/* ---- shares ---------------------------------------------------------------------------------- */
-
-static void share_set_terms(struct sched_share *sh, const struct sched_terms *t)
-{
-    weir_assert(t->weight >= 1);
-    weir_assert(t->weight <= SCHED_WEIGHT_MAX);
-    sh->terms = *t;
-    sh->r_io_ns = t->reserve_iops == 0 ? 0 : NS_PER_S_ / t->reserve_iops;
-    sh->r_byte_ps = t->reserve_bytes_s == 0 ? 0 : NS_PER_S_ * 1000 / t->reserve_bytes_s;
-    if (t->reserve_iops > 0 && sh->r_io_ns == 0)
-        sh->r_io_ns = 1;
-    if (t->reserve_bytes_s > 0 && sh->r_byte_ps == 0)
-        sh->r_byte_ps = 1;
-}
-
-static uint64_t credit_ns(const struct sched_share *sh)
-{
-    return sh->terms.credit_us > 0 ? sh->terms.credit_us * 1000 : SCHED_CREDIT_NS;
-}
-
-void sched_share_init(struct sched *s, struct sched_share *sh, const struct sched_terms *t,
-                      uint64_t now_ns)
-{
-    *sh = (struct sched_share){.sched = s, .p = s->v};
-    list_init(&sh->waiting);
-    share_set_terms(sh, t);
-    sh->r_io = sh->r_bytes = now_ns;
-}
-
-static uint64_t added(uint64_t now, uint64_t before)
-{
-    return now > before ? now - before : 0;
-}
-
-static uint64_t r_moved(uint64_t tag, uint64_t by, uint64_t now_ns)
-{
-    uint64_t most = now_ns + R_AHEAD_NS;
-    if (tag >= most)
-        return tag;
-    return by < most - tag ? tag + by : most;
-}
-
-void sched_share_change(struct sched_share *sh, const struct sched_terms *t, uint64_t now_ns)
-{
-    const struct sched_terms old = sh->terms;
-    bool was_reserved = share_reserved(sh);
-    share_set_terms(sh, t);
-    if (!was_reserved)
-        sh->r_io = sh->r_bytes = now_ns;
-    uint64_t ios = added(t->elsewhere_ios, old.elsewhere_ios);
-    uint64_t bytes = added(t->elsewhere_bytes, old.elsewhere_bytes);
-    uint64_t cost = added(t->elsewhere_cost_ns, old.elsewhere_cost_ns);
-    if (ios > 0 && sh->r_io_ns > 0)
-        sh->r_io = r_moved(sh->r_io, ios < R_AHEAD_NS ? ios * sh->r_io_ns : R_AHEAD_NS, now_ns);
-    if (bytes > 0 && sh->r_byte_ps > 0)
-        sh->r_bytes = r_moved(
-            sh->r_bytes, bytes < (UINT64_C(1) << 40) ? r_byte_step(sh, bytes) : R_AHEAD_NS, now_ns);
-    if (cost > 0) {
-        sh->p += p_step(sh, cost);
-        uint64_t most = sh->sched->v + p_step(sh, AHEAD_NS);
-        if ((int64_t)(sh->p - most) > 0)
-            sh->p = most;
-    }
-    share_rekey(sh);
-}
-
-void sched_share_fini(struct sched_share *sh)
-{
-    weir_assert(sh->flows == 0);
-    weir_assert(sh->queued == 0);
-    weir_assert(sh->p_index == 0);
-    weir_assert(sh->r_index == 0);
-    sh->sched = NULL;
-}
-
-/* Its first I/O waits. */
-static void share_activate(struct sched_share *sh, uint64_t now_ns)
-{
-    struct sched *s = sh->sched;
-    uint64_t credit = credit_ns(sh);
-    uint64_t least = now_ns > credit ? now_ns - credit : 0;
-    if (sh->r_io < least)
-        sh->r_io = least;
-    if (sh->r_bytes < least)
-        sh->r_bytes = least;
-    int64_t ahead = (int64_t)(sh->p - s->v);
-    if (ahead < 0)
-        sh->p = s->v;
-    else if ((uint64_t)ahead > p_step(sh, AHEAD_NS))
-        sh->p = s->v + p_step(sh, AHEAD_NS);
-}
-
-static void share_enter(struct sched_share *sh, uint64_t now_ns)
-{
-    share_activate(sh, now_ns);
-    heap_insert(&sh->sched->p, sh, false);
-    if (share_reserved(sh))
-        heap_insert(&sh->sched->r, sh, true);
-}
-
-static void share_leave(struct sched_share *sh)
-{
-    heap_remove(&sh->sched->p, sh, false);
-    heap_remove(&sh->sched->r, sh, true);
-}
-
-static bool share_due(const struct sched_share *sh, uint64_t now_ns)
-{
-    return share_reserved(sh) && share_r(sh) <= now_ns;
-}
-
-/* Tags move on for one I/O. True: it was in the phase of reservations. */
-static bool share_pay(struct sched_share *sh, const struct sched_io *io, uint64_t now_ns)
-{
-    bool due = share_due(sh, now_ns);
-    if (due) {
-        sh->r_io += sh->r_io_ns;
-        sh->r_bytes += r_byte_step(sh, io->bytes);
-        sh->reserved_ios++;
-        io->flow->reserved_ios++;
-    }
-    sh->p += p_step(sh, io->cost_ns);
-    sh->cost_dispatched_ns += io->cost_ns;
-    return due;
-}
-
 /* ---- flows ----------------------------------------------------------------------------------- */
 
 void sched_flow_init(struct sched *s, struct sched_flow *f, uint64_t now_ns)
 {
     memset(f, 0, sizeof *f);
     list_init(&f->link);
-    list_init(&f->queue[0].ios);
-    list_init(&f->queue[1].ios);
+    for (int d = 0; d < 2; d++) {
+        list_init(&f->dir_link[d]);
+        list_init(&f->queue[d].ios);
+    }
     const struct sched_terms plain = {.weight = SCHED_WEIGHT_DEFAULT};
     sched_share_init(s, &f->own, &plain, now_ns);
     f->own.flows = 1;
@@ -401,12 +126,26 @@ void sched_flow_fini(struct sched_flow *f)
     f->own.sched = NULL;
 }
 
-static void flow_wait(struct sched_flow *f, uint64_t now_ns)
+/* Behind the others of its share, where it has something queued, and nowhere else. */
+static void flow_line_up(struct sched_flow *f)
 {
-    struct sched_share *sh = f->share;
-    if (sh->queued == f->queued)
-        share_enter(sh, now_ns);
-    list_push_back(&sh->waiting, &f->link);
+    list_remove(&f->link);
+    if (f->queued > 0)
+        list_push_back(&f->share->waiting, &f->link);
+    for (int d = 0; d < 2; d++) {
+        list_remove(&f->dir_link[d]);
+        if (f->queue[d].length > 0)
+            list_push_back(&f->share->waiting_dir[d], &f->dir_link[d]);
+    }
+}
+
+static void share_count(struct sched_share *sh, const struct sched_flow *f, bool in)
+{
+    sh->queued = in ? sh->queued + f->queued : sh->queued - f->queued;
+    for (int d = 0; d < 2; d++) {
+        uint32_t n = f->queue[d].length;
+        sh->queued_dir[d] = in ? sh->queued_dir[d] + n : sh->queued_dir[d] - n;
+    }
 }
 
 void sched_flow_join(struct sched_flow *f, struct sched_share *sh, uint64_t now_ns)
@@ -415,19 +154,23 @@ void sched_flow_join(struct sched_flow *f, struct sched_share *sh, uint64_t now_
     if (to == from)
         return;
     weir_assert(to->sched == from->sched);
-    if (f->queued > 0) {
-        list_remove(&f->link);
-        from->queued -= f->queued;
-        if (from->queued == 0)
-            share_leave(from);
-    }
     from->flows--;
     to->flows++;
     f->share = to;
-    if (f->queued > 0) {
-        to->queued += f->queued;
-        flow_wait(f, now_ns);
-    }
+    if (f->queued == 0)
+        return;
+    share_count(from, f, false);
+    if (from->queued == 0)
+        sched_share_leave(from);
+    else
+        sched_share_rekey(from);
+    bool first = to->queued == 0;
+    share_count(to, f, true);
+    flow_line_up(f);
+    if (first)
+        sched_share_enter(to, now_ns);
+    else
+        sched_share_rekey(to);
 }
 
 /* ---- I/Os ------------------------------------------------------------------------------------ */
@@ -454,6 +197,12 @@ static void io_goes(struct sched *s, struct sched_io *io, uint64_t now_ns)
     s->inflight++;
 }
 
+static enum io_direction queue_dir(enum io_op op)
+{
+    enum io_direction dir = io_op_direction(op);
+    return dir == IO_DIR_NONE ? IO_DIR_WRITE : dir; /* FLUSH keeps its place behind writes */
+}
+
 static void queue_remove(struct sched *s, struct sched_queue *q, struct sched_io *io)
 {
     list_remove(&io->link);
@@ -462,6 +211,7 @@ static void queue_remove(struct sched *s, struct sched_queue *q, struct sched_io
     io->queued = false;
     io->flow->queued--;
     io->flow->share->queued--;
+    io->flow->share->queued_dir[queue_dir(io->op)]--;
     s->queued--;
 }
 
@@ -479,8 +229,7 @@ static void queue_settle(struct sched *s, struct sched_queue *q)
 
 static struct sched_queue *queue_of(struct sched_io *io)
 {
-    enum io_direction dir = io_op_direction(io->op);
-    return &io->flow->queue[dir == IO_DIR_NONE ? IO_DIR_WRITE : dir];
+    return &io->flow->queue[queue_dir(io->op)];
 }
 
 /* Take @io, the head of its queue or to be cancelled, out; keeps share and flow where they belong.
@@ -491,11 +240,32 @@ static void io_take(struct sched *s, struct sched_io *io)
     struct sched_queue *q = queue_of(io);
     queue_remove(s, q, io);
     queue_settle(s, q);
-    list_remove(&f->link);
-    if (f->queued > 0)
-        list_push_back(&f->share->waiting, &f->link);
+    flow_line_up(f);
     if (f->share->queued == 0)
-        share_leave(f->share);
+        sched_share_leave(f->share);
+    else
+        sched_share_rekey(f->share);
+}
+
+static void io_wait(struct sched *s, struct sched_io *io, uint64_t now_ns)
+{
+    struct sched_flow *f = io->flow;
+    struct sched_share *sh = f->share;
+    enum io_direction dir = queue_dir(io->op);
+    struct sched_queue *q = &f->queue[dir];
+    list_push_back(&q->ios, &io->link);
+    list_push_back(&s->ages, &io->age_link);
+    io->queued = true;
+    s->queued++;
+    if (q->length++ == 0)
+        list_push_back(&sh->waiting_dir[dir], &f->dir_link[dir]);
+    if (f->queued++ == 0)
+        list_push_back(&sh->waiting, &f->link);
+    bool newly = sh->queued_dir[dir]++ == 0;
+    if (sh->queued++ == 0)
+        sched_share_enter(sh, now_ns);
+    else if (newly && sh->directed)
+        sched_share_rekey(sh);
 }
 
 static bool window_open(const struct sched *s, uint64_t now_ns)
@@ -523,24 +293,15 @@ bool sched_submit(struct sched *s, struct sched_flow *f, struct sched_io *io, ui
             return true;
         }
         if (s->queued == 0 && window_open(s, now_ns)) {
-            share_activate(f->share, now_ns);
-            (void)share_pay(f->share, io, now_ns);
+            sched_share_activate(f->share, now_ns);
+            sched_share_pay(f->share, io, now_ns);
             s->v = f->share->p; /* nobody waits: whoever comes next starts level */
             io_goes(s, io, now_ns);
             return true;
         }
     }
     (void)sched_account(s, now_ns);
-    struct sched_queue *q = queue_of(io);
-    list_push_back(&q->ios, &io->link);
-    list_push_back(&s->ages, &io->age_link);
-    io->queued = true;
-    q->length++;
-    f->queued++;
-    f->share->queued++;
-    s->queued++;
-    if (f->queued == 1)
-        flow_wait(f, now_ns);
+    io_wait(s, io, now_ns);
     return false;
 }
 
@@ -571,10 +332,25 @@ static struct sched_io *io_dispatch(struct sched *s, struct sched_io *io, uint64
     f->turn = io_op_direction(io->op) == IO_DIR_READ ? IO_DIR_WRITE : IO_DIR_READ;
     if (s->p.size > 0 && (int64_t)(s->p.at[1]->p - s->v) > 0)
         s->v = s->p.at[1]->p;
-    (void)share_pay(sh, io, now_ns);
+    sched_share_pay(sh, io, now_ns);
     io_take(s, io);
-    share_rekey(sh);
     io_goes(s, io, now_ns);
+    return io;
+}
+
+/* The next of a share of which a reservation is due: of either direction, or of the one for which
+ * it is. */
+static struct sched_io *share_head_due(struct sched_share *sh)
+{
+    int dir;
+    (void)sched_share_due_ns(sh, &dir);
+    if (dir == SCHED_TOTAL)
+        return share_head(sh);
+    weir_assert(!list_empty(&sh->waiting_dir[dir]));
+    const struct sched_flow *f =
+        container_of(sh->waiting_dir[dir].next - dir, struct sched_flow, dir_link[0]);
+    struct sched_io *io = flow_head(f, (uint32_t)dir);
+    weir_assert(io != NULL);
     return io;
 }
 
@@ -603,6 +379,13 @@ static bool window_reserved(const struct sched *s)
     return s->inflight < s->room + over;
 }
 
+/* When the next reservation is due; UINT64_MAX: none. */
+static uint64_t reserved_ns(const struct sched *s)
+{
+    int dir;
+    return s->r.size > 0 ? sched_share_due_ns(s->r.at[1], &dir) : UINT64_MAX;
+}
+
 struct sched_io *sched_poll(struct sched *s, uint64_t now_ns)
 {
     struct list *l = list_pop_front(&s->ready);
@@ -617,8 +400,8 @@ struct sched_io *sched_poll(struct sched *s, uint64_t now_ns)
     struct sched_io *io = poll_oldest(s, now_ns);
     if (io != NULL)
         return io;
-    if (s->r.size > 0 && window_reserved(s) && share_r(s->r.at[1]) <= now_ns)
-        return io_dispatch(s, share_head(s->r.at[1]), now_ns);
+    if (window_reserved(s) && reserved_ns(s) <= now_ns)
+        return io_dispatch(s, share_head_due(s->r.at[1]), now_ns);
     if (!window_open(s, now_ns))
         return NULL;
     return io_dispatch(s, share_head(s->p.at[1]), now_ns);
@@ -638,8 +421,8 @@ uint64_t sched_next_ns(const struct sched *s)
                         : UINT64_MAX;
     if (s->inflight < s->room && s->pace_ns < next)
         next = s->pace_ns;
-    if (s->r.size > 0 && window_reserved(s) && share_r(s->r.at[1]) < next)
-        next = share_r(s->r.at[1]);
+    if (window_reserved(s) && reserved_ns(s) < next)
+        next = reserved_ns(s);
     return next;
 }
 

@@ -3,7 +3,8 @@
  * have at once.
  *
  * A *share* is what one stream, or a group of streams, is owed: a reservation (I/Os a second, bytes
- * a second) that comes first, and a weight by which the rest is divided in device time (cost.h).
+ * a second, of reads, of writes or of both together) that comes first, and a weight by which the
+ * rest is divided in device time (cost.h).
  * A *flow* is a stream's place: two queues, reads and writes, as in the gate. An I/O goes at once
  * while the window has room and nothing waits. When the window is full it waits; whenever a slot
  * becomes free the next goes: a share whose reservation is due (least tag R), else the one with the
@@ -42,7 +43,9 @@
  * has to follow its demand; where reservations exceed the target the planner scales them, by
  * priority, before it sends them. */
 struct sched_terms {
-    uint64_t reserve_iops, reserve_bytes_s; /* 0: none */
+    uint64_t reserve_iops, reserve_bytes_s; /* of reads and writes together; 0: none */
+    /* Beside that, of each direction alone (IO_DIR_READ, IO_DIR_WRITE). */
+    uint64_t reserve_dir_iops[2], reserve_dir_bytes_s[2];
     uint32_t weight;                        /* 1..SCHED_WEIGHT_MAX; 0: no terms at all */
     int32_t priority;                       /* for people and plans; not for the scheduler */
     uint64_t latency_us;                    /* objective; 0: none. Counted (late), and warned of */
@@ -51,7 +54,17 @@ struct sched_terms {
     uint64_t credit_us;                     /* 0: SCHED_CREDIT_NS */
     /* Cumulative; going back: begun anew. */
     uint64_t elsewhere_cost_ns, elsewhere_ios, elsewhere_bytes;
+    uint64_t elsewhere_dir_ios[2], elsewhere_dir_bytes[2];
 };
+
+static inline bool sched_terms_same_dir(const struct sched_terms *a, const struct sched_terms *b,
+                                        int dir)
+{
+    return a->reserve_dir_iops[dir] == b->reserve_dir_iops[dir] &&
+           a->reserve_dir_bytes_s[dir] == b->reserve_dir_bytes_s[dir] &&
+           a->elsewhere_dir_ios[dir] == b->elsewhere_dir_ios[dir] &&
+           a->elsewhere_dir_bytes[dir] == b->elsewhere_dir_bytes[dir];
+}
 
 /* Field by field: what lies between fields says nothing. */
 static inline bool sched_terms_same(const struct sched_terms *a, const struct sched_terms *b)
@@ -60,22 +73,32 @@ static inline bool sched_terms_same(const struct sched_terms *a, const struct sc
            a->weight == b->weight && a->priority == b->priority && a->latency_us == b->latency_us &&
            a->percentile_ppm == b->percentile_ppm && a->while_iops == b->while_iops &&
            a->credit_us == b->credit_us && a->elsewhere_cost_ns == b->elsewhere_cost_ns &&
-           a->elsewhere_ios == b->elsewhere_ios && a->elsewhere_bytes == b->elsewhere_bytes;
+           a->elsewhere_ios == b->elsewhere_ios && a->elsewhere_bytes == b->elsewhere_bytes &&
+           sched_terms_same_dir(a, b, 0) && sched_terms_same_dir(a, b, 1);
 }
 
 struct sched;
 struct sched_flow;
 
+/* Tag R of one reservation, per unit. */
+struct sched_tag {
+    uint64_t io_ns, byte_ps; /* steps: nanoseconds an I/O, picoseconds a byte; 0: not reserved */
+    uint64_t io, bytes;      /* due at this time, nanoseconds */
+};
+
+#define SCHED_TOTAL 2 /* beside IO_DIR_READ and IO_DIR_WRITE: a tag for both together */
+
 /* Embedded in its owner; fields are the scheduler's. */
 struct sched_share {
     struct sched *sched;
     struct sched_terms terms;
-    uint64_t r_io_ns, r_byte_ps; /* tag R: steps, nanoseconds an I/O, picoseconds a byte */
-    uint64_t r_io, r_bytes;      /* tag R, per unit: due at this time, nanoseconds */
-    uint64_t p;                  /* tag P: device time over weight */
-    struct list waiting;         /* struct sched_flow with something queued, served in turn */
-    uint32_t flows;              /* that belong to it */
-    uint32_t queued;
+    struct sched_tag tag[3]; /* IO_DIR_READ, IO_DIR_WRITE, SCHED_TOTAL */
+    bool directed;           /* one of the first two is reserved */
+    uint64_t p;              /* tag P: device time over weight */
+    struct list waiting;     /* struct sched_flow with something queued, served in turn */
+    struct list waiting_dir[2]; /* those with something in this queue, likewise */
+    uint32_t flows;             /* that belong to it */
+    uint32_t queued, queued_dir[2];
     uint32_t r_index, p_index; /* in the scheduler's heaps; 0: not in */
     uint64_t cost_dispatched_ns, reserved_ios;
     void *owner;
@@ -92,6 +115,7 @@ struct sched_flow {
     struct sched_share own;      /* of a flow that nobody gave a share */
     struct sched_queue queue[2]; /* IO_DIR_READ, IO_DIR_WRITE */
     struct list link;            /* in share->waiting */
+    struct list dir_link[2];     /* in share->waiting_dir */
     uint32_t turn;               /* which queue is next */
     uint32_t queued, inflight;
     uint64_t cost_arrived_ns, cost_served_ns, reserved_ios, queued_ns, late, overdue;

@@ -26,7 +26,8 @@ struct loop {
     uint32_t depth;    /* closed loop; 0: open */
     uint64_t every_ns; /* open loop: mean gap */
     uint64_t bytes;
-    bool on, writes;
+    bool on, writes; /* writes: half of them */
+    bool only_writes;
     uint64_t next_ns, served, served_cost, worst_ns, latency_ns;
 };
 
@@ -130,6 +131,7 @@ static void lab_submit(struct lab *l, uint32_t f)
 {
     struct loop *p = &l->loop[f];
     enum io_op op = p->writes && rng_below(&l->rng, 2) ? IO_WRITE : IO_READ;
+    op = p->only_writes ? IO_WRITE : op;
     struct job *j = job_new(l, f, op, p->bytes);
     if (sched_submit(l->s, &l->flow[f], &j->io, l->now))
         device_take(l, j);
@@ -275,6 +277,12 @@ static void storm(struct lab *l, struct order *o)
         t.weight = 1 + (uint32_t)rng_below(&l->rng, 1000);
         t.reserve_iops = rng_below(&l->rng, 3) * rng_below(&l->rng, 5000);
         t.reserve_bytes_s = rng_below(&l->rng, 3) * rng_below(&l->rng, 50000000);
+        for (int d = 0; d < 2; d++) {
+            t.reserve_dir_iops[d] = rng_below(&l->rng, 2) * rng_below(&l->rng, 5000);
+            t.reserve_dir_bytes_s[d] = rng_below(&l->rng, 2) * rng_below(&l->rng, 50000000);
+            t.elsewhere_dir_ios[d] += rng_below(&l->rng, 100);
+            t.elsewhere_dir_bytes[d] += rng_below(&l->rng, 1000000);
+        }
         t.elsewhere_ios += rng_below(&l->rng, 100);
         t.elsewhere_bytes += rng_below(&l->rng, 1000000);
         t.elsewhere_cost_ns += rng_below(&l->rng, S);
@@ -465,6 +473,99 @@ static void a_reservation_in_bytes_is_kept_in_bytes(void **state)
     free(l);
 }
 
+/* Flow 0 reads and flow 1 writes, of one share with @t; six bullies beside them. Served in a
+ * second. */
+static void directed(const struct sched_terms *t, uint64_t bytes, double ret[2])
+{
+    struct lab *l = malloc(sizeof *l);
+    lab_init(l, 8, 10000);
+    lab_share(l, 0, 0, *t);
+    lab_share(l, 0, 1, *t);
+    for (uint32_t i = 0; i < FLOWS; i++)
+        l->loop[i] = (struct loop){.depth = 64, .bytes = i < 2 ? bytes : 4096, .on = true};
+    l->loop[1].only_writes = true;
+    lab_run(l, S);
+    lab_clear(l);
+    lab_run(l, 5 * S);
+    for (int i = 0; i < 2; i++)
+        ret[i] = (double)l->loop[i].served / 5;
+    lab_fini(l);
+    free(l);
+}
+
+static void reads_and_writes_have_reservations_of_their_own(void **state)
+{
+    (void)state;
+    double got[2];
+    directed(&(struct sched_terms){.weight = 1, .reserve_dir_iops = {1000, 300}}, 4096, got);
+    assert_true(got[0] >= 990 && got[0] < 1100);
+    assert_true(got[1] >= 297 && got[1] < 400); /* what reads have does not help writes */
+    directed(&(struct sched_terms){.weight = 1, .reserve_dir_iops = {0, 1200}}, 4096, got);
+    assert_true(got[0] < 100);
+    assert_true(got[1] >= 1188);
+    /* Of both together, and of reads at least so many of them. */
+    directed(&(struct sched_terms){.weight = 1, .reserve_iops = 1500,
+                                   .reserve_dir_iops = {1200, 0}},
+             4096, got);
+    assert_true(got[0] >= 1188);
+    assert_true(got[0] + got[1] >= 1485 && got[0] + got[1] < 1800);
+    directed(&(struct sched_terms){.weight = 1,
+                                   .reserve_dir_bytes_s = {65536 * 700, 65536 * 100}},
+             65536, got);
+    assert_true(got[0] >= 693 && got[0] < 770);
+    assert_true(got[1] >= 99 && got[1] < 170);
+}
+
+static void reads_of_one_flow_go_before_its_writes_when_only_reads_are_due(void **state)
+{
+    (void)state;
+    struct lab *l = malloc(sizeof *l);
+    lab_init(l, 1, 1000);
+    lab_share(l, 0, 0, (struct sched_terms){.weight = 1, .reserve_dir_iops = {1000, 0}});
+    lab_submit(l, 1); /* takes the slot */
+    l->loop[0] = (struct loop){.bytes = 4096, .only_writes = true};
+    lab_submit(l, 0);
+    lab_submit(l, 0);
+    assert_int_equal(sched_next_ns(l->s), l->now + 30 * S); /* no write is ever due */
+    l->loop[0].only_writes = false;
+    lab_submit(l, 0);
+    sched_complete(l->s, &lab_next(l)->io, 0, l->now);
+    struct sched_io *io = sched_poll(l->s, l->now);
+    assert_non_null(io);
+    assert_int_equal(io->op, IO_READ);
+    assert_int_equal(l->flow[0].reserved_ios, 1);
+    sched_complete(l->s, io, 0, l->now);
+    io = sched_poll(l->s, l->now);
+    assert_non_null(io);
+    assert_int_equal(io->op, IO_WRITE);
+    assert_int_equal(l->flow[0].reserved_ios, 1); /* by weight */
+    sched_complete(l->s, io, 0, l->now);
+    while ((io = sched_poll(l->s, l->now)) != NULL)
+        sched_complete(l->s, io, 0, l->now);
+    memset(l->job, 0, sizeof l->job);
+    lab_fini(l);
+    free(l);
+}
+
+static void a_small_reservation_beside_a_great_one_is_not_ahead_for_ever(void **state)
+{
+    (void)state;
+    struct lab *l = malloc(sizeof *l);
+    lab_init(l, 8, 10000);
+    /* 1,000 I/Os of 64 KiB a second are 1,000 times the bytes that are reserved. */
+    const struct sched_terms t = {.weight = 1, .reserve_iops = 1000, .reserve_bytes_s = 65536};
+    lab_share(l, 0, 0, t);
+    l->loop[0] = (struct loop){.depth = 64, .bytes = 65536, .on = true};
+    for (uint32_t i = 1; i < FLOWS; i++)
+        l->loop[i] = (struct loop){.depth = 64, .bytes = 4096, .on = true};
+    lab_run(l, 5 * S);
+    const struct sched_tag *tag = &l->share[0].tag[SCHED_TOTAL];
+    assert_true(tag->bytes <= l->now + 2 * S);
+    assert_true(tag->io <= l->now + 2 * S);
+    lab_fini(l);
+    free(l);
+}
+
 static void more_than_the_reservation_is_divided_by_weight(void **state)
 {
     (void)state;
@@ -617,6 +718,9 @@ int main(void)
         cmocka_unit_test(device_time_is_divided_by_weight_whatever_the_sizes),
         cmocka_unit_test(a_reservation_is_kept_beside_bullies),
         cmocka_unit_test(a_reservation_in_bytes_is_kept_in_bytes),
+        cmocka_unit_test(reads_and_writes_have_reservations_of_their_own),
+        cmocka_unit_test(reads_of_one_flow_go_before_its_writes_when_only_reads_are_due),
+        cmocka_unit_test(a_small_reservation_beside_a_great_one_is_not_ahead_for_ever),
         cmocka_unit_test(more_than_the_reservation_is_divided_by_weight),
         cmocka_unit_test(splitting_the_load_of_a_share_gains_nothing),
         cmocka_unit_test(hiding_load_and_coming_back_gains_nothing),
