@@ -260,10 +260,21 @@ static bool valid_rates(const Weir__Control__Control *c)
     return true;
 }
 
+static bool valid_reserved(const Weir__Control__Share *s)
+{
+    const uint64_t rate[] = {s->reserve_iops,         s->reserve_bytes_s,
+                             s->reserve_read_iops,    s->reserve_write_iops,
+                             s->reserve_read_bytes_s, s->reserve_write_bytes_s};
+    for (size_t i = 0; i < sizeof rate / sizeof rate[0]; i++)
+        if (rate[i] > FRAME_RATE_MAX)
+            return false;
+    return true;
+}
+
 static bool valid_share(const Weir__Control__Share *s)
 {
-    return s->weight >= 1 && s->weight <= FRAME_WEIGHT_MAX && s->reserve_iops <= FRAME_RATE_MAX &&
-           s->reserve_bytes_s <= FRAME_RATE_MAX && s->while_iops <= FRAME_RATE_MAX &&
+    return s->weight >= 1 && s->weight <= FRAME_WEIGHT_MAX && valid_reserved(s) &&
+           s->while_iops <= FRAME_RATE_MAX &&
            s->latency_us <= FRAME_TIME_US_MAX && s->credit_us <= FRAME_TIME_US_MAX &&
            s->percentile_ppm < 1000000;
 }

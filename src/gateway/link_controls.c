@@ -172,6 +172,10 @@ static struct sched_terms share_from_wire(const Weir__Control__Share *in)
         .elsewhere_cost_ns = in->elsewhere_cost_ns,
         .elsewhere_ios = in->elsewhere_ios,
         .elsewhere_bytes = in->elsewhere_bytes,
+        .reserve_dir_iops = {in->reserve_read_iops, in->reserve_write_iops},
+        .reserve_dir_bytes_s = {in->reserve_read_bytes_s, in->reserve_write_bytes_s},
+        .elsewhere_dir_ios = {in->elsewhere_read_ios, in->elsewhere_write_ios},
+        .elsewhere_dir_bytes = {in->elsewhere_read_bytes, in->elsewhere_write_bytes},
     };
 }
 
@@ -321,6 +325,10 @@ static void save_share(const struct sched_terms *t, Weir__Control__Share *s)
     weir__control__share__init(s);
     s->reserve_iops = t->reserve_iops;
     s->reserve_bytes_s = t->reserve_bytes_s;
+    s->reserve_read_iops = t->reserve_dir_iops[IO_DIR_READ];
+    s->reserve_write_iops = t->reserve_dir_iops[IO_DIR_WRITE];
+    s->reserve_read_bytes_s = t->reserve_dir_bytes_s[IO_DIR_READ];
+    s->reserve_write_bytes_s = t->reserve_dir_bytes_s[IO_DIR_WRITE];
     s->weight = t->weight;
     s->priority = t->priority;
     s->latency_us = t->latency_us;

@@ -52,6 +52,10 @@ static struct sched_terms terms_of(const struct agreement *a)
 {
     struct sched_terms t = {.reserve_iops = a->reservation_iops,
                             .reserve_bytes_s = a->reservation_bytes_s,
+                            .reserve_dir_iops = {a->reservation_read_iops,
+                                                 a->reservation_write_iops},
+                            .reserve_dir_bytes_s = {a->reservation_read_bytes_s,
+                                                    a->reservation_write_bytes_s},
                             .weight = a->weight > 0 ? a->weight : SCHED_WEIGHT_DEFAULT};
     for (size_t i = 0; i < a->objective_count; i++) {
         const struct objective *o = &a->objective[i];

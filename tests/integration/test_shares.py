@@ -131,6 +131,13 @@ class Shares(unittest.TestCase):
         self.assertLess(mean, 0.05)
         self.assertGreater(len(b), 0)
 
+    def test_what_is_reserved_for_reads_does_nothing_for_writes(self):
+        g = self.gateway({"a": dict(weight=1, reserve_read_iops=300), "b": dict(weight=1000)})
+        r, w, b = self.run_loads([Load(g, b"a", depth=32), Load(g, b"a", depth=32, kind=WRITE), Load(g, b"b", depth=64)], 2, 3)
+        print(f"{len(r) / 3:.0f} reads and {len(w) / 3:.0f} writes a second of one stream beside {len(b) / 3:.0f} of the bully")
+        self.assertGreater(len(r), 3 * len(w))
+        self.assertGreater(len(b), 0)
+
     def test_without_a_share_all_goes_to_the_target_at_once(self):
         g = self.gateway({})
         a, b = self.run_loads([Load(g, b"a", depth=16), Load(g, b"b", depth=48)], 1, 3)

@@ -115,8 +115,12 @@ static void agreement(struct agreement *a, struct rng *r, size_t i)
         a->reservation_iops = between(r, 10, 1000);
     if (chance(r, 20))
         a->reservation_bytes_s = between(r, 1, 20) << 20;
+    if (chance(r, 20))
+        a->reservation_read_iops = between(r, 10, 500);
+    if (chance(r, 20))
+        a->reservation_write_bytes_s = between(r, 1, 10) << 20;
     if (chance(r, 40)) {
-        uint64_t least = a->reservation_iops > 50 ? a->reservation_iops : 50;
+        uint64_t least = a->reservation_iops > 500 ? a->reservation_iops : 500;
         a->limits.rate[GATE_IOPS_TOTAL].rate = least + rng_below(r, 3000);
     }
     if (chance(r, 20))

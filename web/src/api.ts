@@ -3,7 +3,10 @@
 
 export interface LatencyPart { meanUs: number; p50Us: number; p99Us: number; maxUs: number }
 export interface Latency { held: LatencyPart; target: LatencyPart; total: LatencyPart }
-export interface Rates { iops: number | null; bandwidth: number | null }
+export interface Rates {
+  iops: number | null; iopsRead?: number | null; iopsWrite?: number | null;
+  bandwidth: number | null; bandwidthRead?: number | null; bandwidthWrite?: number | null;
+}
 export interface Objective { percentile: number | "mean"; latencyUs: number; whileIops: number | null }
 export type Verdict = "none" | "met" | "failing" | "exempt" | "excess" | "idle";
 

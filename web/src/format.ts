@@ -28,12 +28,23 @@ export function bytes(n: number): string {
   return `${n >= 100 || i === 0 ? Math.round(n) : n.toFixed(1)} ${units[i]}`;
 }
 
+// Whether there is anything in it.
+export function limited(r: Rates | null): r is Rates {
+  return r !== null && [r.iops, r.iopsRead, r.iopsWrite, r.bandwidth, r.bandwidthRead, r.bandwidthWrite].some(Boolean);
+}
+
 export function rates(r: Rates): string {
   const parts = [];
   if (r.iops !== null)
     parts.push(`${count(r.iops)} IOPS`);
   if (r.bandwidth !== null)
     parts.push(`${bytes(r.bandwidth)}/s`);
+  for (const [n, what] of [[r.iopsRead, "reads"], [r.iopsWrite, "writes"]] as const)
+    if (n)
+      parts.push(`${count(n)} ${what}/s`);
+  for (const [n, what] of [[r.bandwidthRead, "reads"], [r.bandwidthWrite, "writes"]] as const)
+    if (n)
+      parts.push(`${bytes(n)}/s of ${what}`);
   return parts.length ? parts.join(", ") : "unlimited";
 }
 

@@ -124,9 +124,9 @@ function appliesTo(selector: Record<string, string>): string {
 
 function promises(a: Agreement): string {
   const parts = a.spec.objectives.map(format.objective);
-  if (a.spec.reservation && (a.spec.reservation.iops !== null || a.spec.reservation.bandwidth !== null))
+  if (format.limited(a.spec.reservation))
     parts.push(`at least ${format.rates(a.spec.reservation)}`);
-  if (a.spec.limit && (a.spec.limit.iops !== null || a.spec.limit.bandwidth !== null))
+  if (format.limited(a.spec.limit))
     parts.push(`at most ${format.rates(a.spec.limit)}`);
   return parts.join("; ") || "–";
 }

@@ -120,6 +120,14 @@ static void share_of(const struct control_item *item, Weir__Control__Share *s)
     s->elsewhere_cost_ns = t->elsewhere_cost_ns;
     s->elsewhere_ios = t->elsewhere_ios;
     s->elsewhere_bytes = t->elsewhere_bytes;
+    s->reserve_read_iops = t->reserve_dir_iops[IO_DIR_READ];
+    s->reserve_write_iops = t->reserve_dir_iops[IO_DIR_WRITE];
+    s->reserve_read_bytes_s = t->reserve_dir_bytes_s[IO_DIR_READ];
+    s->reserve_write_bytes_s = t->reserve_dir_bytes_s[IO_DIR_WRITE];
+    s->elsewhere_read_ios = t->elsewhere_dir_ios[IO_DIR_READ];
+    s->elsewhere_write_ios = t->elsewhere_dir_ios[IO_DIR_WRITE];
+    s->elsewhere_read_bytes = t->elsewhere_dir_bytes[IO_DIR_READ];
+    s->elsewhere_write_bytes = t->elsewhere_dir_bytes[IO_DIR_WRITE];
 }
 
 static void plan_of(const struct control_item *item, Weir__Control__TargetPlan *p)

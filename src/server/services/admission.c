@@ -45,15 +45,6 @@ static bool would_promise(const struct agreement *a, const struct stream *st)
     return strcmp(now->name, a->name) == 0 || !precedence_speaks(now) || goes_before(a, now);
 }
 
-/* I/Os a second that come first, whether said so or as bytes, with the margin of plan.c. */
-static double asks_iops(const struct agreement *a, double demand, double bytes_per_io)
-{
-    double r = plan_reserve(a, demand);
-    uint64_t parts = a->reservation_read_bytes_s + a->reservation_write_bytes_s;
-    uint64_t bytes = a->reservation_bytes_s > parts ? a->reservation_bytes_s : parts;
-    return fmax(r, (double)bytes / bytes_per_io);
-}
-
 static void sum_stream(struct services *s, const struct agreement *a, const struct stream *st)
 {
     struct storage *t = st->storage;
@@ -73,7 +64,7 @@ static void sum_stream(struct services *s, const struct agreement *a, const stru
     t->ask.bytes += (double)bytes;
     double size = ios > 0 && bytes > 0 ? (double)bytes / (double)ios : SIZE_ASSUMED;
     if (a->per == AGREEMENT_PER_STREAM)
-        t->ask.iops += asks_iops(a, demand, size);
+        t->ask.iops += plan_reserve(a, demand, size);
     if (st->agreed == NULL || st->agreed->e.agreement.per != AGREEMENT_PER_STREAM ||
         strcmp(st->agreed->e.agreement.name, a->name) == 0)
         return;
@@ -150,7 +141,7 @@ static void storage_admit(struct services *s, struct storage *t, const struct ag
     double size = t->ask.ios > 0 && t->ask.bytes > 0 ? t->ask.bytes / t->ask.ios : SIZE_ASSUMED;
     double part = demand > 0 ? t->ask.demand / demand : (double)t->ask.streams / (double)streams;
     double iops =
-        a->per == AGREEMENT_PER_STREAM ? t->ask.iops : part * asks_iops(a, demand, size);
+        a->per == AGREEMENT_PER_STREAM ? t->ask.iops : part * plan_reserve(a, demand, size);
     ret->held = fmax(0, holders(s, t, a, ret) - t->ask.taken / 1e9);
     ret->asked = iops * cost;
     ret->asked_iops = (uint64_t)llround(iops);

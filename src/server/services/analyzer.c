@@ -20,7 +20,7 @@
  * and the promise is called broken when more came late than n(1-q) + 3 sqrt(n(1-q)) + 1, which
  * chance does about once in a thousand. A minimum is asked for when arrivals reach it, or when DEEP
  * I/Os are outstanding on average (Little): a closed loop whose queue is never empty asks for all
- * it can get.
+ * it can get. Of a minimum of reads, or of writes, that is looked at for these alone.
  *
  * Judged latency is the total (from arrival to reply) unless limits that the stream has agreed to
  * held some of its I/Os in the period: then it is the target's part, since what one's own limit
@@ -54,7 +54,10 @@ struct evidence {
     uint64_t arrivals, ops;      /* ops: in hist */
     uint64_t demand_iops, iops, bytes_s;
     uint64_t read_iops, write_iops, read_bytes_s, write_bytes_s;
+    uint64_t demand_bytes_s;
+    uint64_t demand_dir_iops[2], demand_dir_bytes_s[2];
     double outstanding;          /* mean I/Os in progress */
+    double outstanding_dir[2];
     uint64_t inflight, duration_ns;
     bool own_held, braked;
 };
@@ -70,6 +73,12 @@ bool analyzer_promises(const struct agreement *a)
     return a->objective_count > 0 || a->reservation_iops > 0 || a->reservation_bytes_s > 0 ||
            a->reservation_read_iops > 0 || a->reservation_write_iops > 0 ||
            a->reservation_read_bytes_s > 0 || a->reservation_write_bytes_s > 0;
+}
+
+uint64_t analyzer_contract_bytes_s(const struct agreement *a)
+{
+    uint64_t parts = a->reservation_read_bytes_s + a->reservation_write_bytes_s;
+    return a->reservation_bytes_s > parts ? a->reservation_bytes_s : parts;
 }
 
 uint64_t analyzer_contract_iops(const struct agreement *a)
@@ -155,6 +164,10 @@ static void evidence_of_stream(struct evidence *e, const struct stream *st)
         .write_iops = w->write_iops,
         .read_bytes_s = w->read_bytes_s,
         .write_bytes_s = w->write_bytes_s,
+        .demand_bytes_s = w->demand_dir_bytes_s[0] + w->demand_dir_bytes_s[1],
+        .demand_dir_iops = {w->demand_dir_iops[0], w->demand_dir_iops[1]},
+        .demand_dir_bytes_s = {w->demand_dir_bytes_s[0], w->demand_dir_bytes_s[1]},
+        .outstanding_dir = {w->outstanding[0], w->outstanding[1]},
         .inflight = entity_stream_inflight(&st->e),
         .duration_ns = w->duration_ns,
         .own_held = stream_own_held(st),
@@ -195,6 +208,12 @@ static void evidence_of_group(struct services *s, struct evidence *e, const stru
         e->write_iops += one.write_iops;
         e->read_bytes_s += one.read_bytes_s;
         e->write_bytes_s += one.write_bytes_s;
+        e->demand_bytes_s += one.demand_bytes_s;
+        for (int d = 0; d < 2; d++) {
+            e->demand_dir_iops[d] += one.demand_dir_iops[d];
+            e->demand_dir_bytes_s[d] += one.demand_dir_bytes_s[d];
+            e->outstanding_dir[d] += one.outstanding_dir[d];
+        }
         e->outstanding += one.outstanding;
         e->inflight += one.inflight;
         e->own_held = e->own_held || one.own_held;
@@ -221,10 +240,12 @@ static double worse(double a, double b)
     return a > b ? a : b;
 }
 
-/* Promised over given where less is given than promised; else 0. */
-static double rate_missed(uint64_t promised, uint64_t given, double slack)
+/* Promised over given where so much is asked for and less given; else 0. */
+static double rate_missed(uint64_t promised, uint64_t demand, bool deep, uint64_t given,
+                          double slack)
 {
-    if (promised == 0 || (double)given * slack >= (double)promised)
+    bool asked = deep || demand >= promised;
+    if (promised == 0 || !asked || (double)given * slack >= (double)promised)
         return 0;
     return (double)promised / (double)(given > 0 ? given : 1);
 }
@@ -232,31 +253,28 @@ static double rate_missed(uint64_t promised, uint64_t given, double slack)
 /* How far a minimum that is asked for is missed: promised over given; 0: it is not missed. */
 static double minimum_missed(const struct agreement *a, const struct evidence *e)
 {
-    double missed = 0, slack = tolerance(e->arrivals);
+    double slack = tolerance(e->arrivals);
     if (e->own_held || e->braked || e->inflight + e->ops == 0)
         return 0;
-    bool deep = e->outstanding >= DEEP;
-    if (a->reservation_iops > 0) {
-        double r = (double)a->reservation_iops;
-        bool asked = deep || (double)e->demand_iops >= r;
-        if (asked && (double)e->iops * slack < r)
-            missed = r / (double)(e->iops > 0 ? e->iops : 1);
-    }
-    /* Of the others arrivals do not tell what is asked for: only a queue that is never empty does,
-     * and of one direction only while nothing else is done. */
-    if (deep) {
-        missed = worse(missed, rate_missed(a->reservation_bytes_s, e->bytes_s, slack));
-        if (e->write_iops == 0) {
-            missed = worse(missed, rate_missed(a->reservation_read_iops, e->read_iops, slack));
-            missed =
-                worse(missed, rate_missed(a->reservation_read_bytes_s, e->read_bytes_s, slack));
-        }
-        if (e->read_iops == 0) {
-            missed = worse(missed, rate_missed(a->reservation_write_iops, e->write_iops, slack));
-            missed =
-                worse(missed, rate_missed(a->reservation_write_bytes_s, e->write_bytes_s, slack));
-        }
-    }
+    const bool deep = e->outstanding >= DEEP;
+    const bool reads = e->outstanding_dir[IO_DIR_READ] >= DEEP;
+    const bool writes = e->outstanding_dir[IO_DIR_WRITE] >= DEEP;
+    const struct {
+        uint64_t promised, demand, given;
+        bool deep;
+    } minimum[] = {
+        {a->reservation_iops, e->demand_iops, e->iops, deep},
+        {a->reservation_bytes_s, e->demand_bytes_s, e->bytes_s, deep},
+        {a->reservation_read_iops, e->demand_dir_iops[IO_DIR_READ], e->read_iops, reads},
+        {a->reservation_write_iops, e->demand_dir_iops[IO_DIR_WRITE], e->write_iops, writes},
+        {a->reservation_read_bytes_s, e->demand_dir_bytes_s[IO_DIR_READ], e->read_bytes_s, reads},
+        {a->reservation_write_bytes_s, e->demand_dir_bytes_s[IO_DIR_WRITE], e->write_bytes_s,
+         writes},
+    };
+    double missed = 0;
+    for (size_t i = 0; i < sizeof(minimum) / sizeof(minimum[0]); i++)
+        missed = worse(missed, rate_missed(minimum[i].promised, minimum[i].demand,
+                                           minimum[i].deep, minimum[i].given, slack));
     return missed;
 }
 

@@ -87,8 +87,8 @@ static double surplus_of(const struct stream *st)
     double within = all > 0 ? contract / all : 0;
     uint64_t bytes_s = st->e.window.read_bytes_s + st->e.window.write_bytes_s;
     if (a->per == AGREEMENT_PER_STREAM && bytes_s > 0 &&
-        (double)a->reservation_bytes_s / (double)bytes_s > within)
-        within = (double)a->reservation_bytes_s / (double)bytes_s;
+        (double)analyzer_contract_bytes_s(a) / (double)bytes_s > within)
+        within = (double)analyzer_contract_bytes_s(a) / (double)bytes_s;
     return all > 0 && within < 1.0 ? cost * (1.0 - within) : 0;
 }
 

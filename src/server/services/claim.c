@@ -243,8 +243,12 @@ static void part_add_served(struct part *p, const struct stream *st)
     const struct meter_op *r = &st->e.now.op[IO_READ], *w = &st->e.now.op[IO_WRITE];
     p->promised++;
     p->cost_ns += st->e.cost_served_ns;
-    p->ios += r->completions + w->completions;
-    p->bytes += r->bytes + w->bytes;
+    p->served[GATE_IOPS_READ] += r->completions;
+    p->served[GATE_IOPS_WRITE] += w->completions;
+    p->served[GATE_IOPS_TOTAL] += r->completions + w->completions;
+    p->served[GATE_BYTES_READ] += r->bytes;
+    p->served[GATE_BYTES_WRITE] += w->bytes;
+    p->served[GATE_BYTES_TOTAL] += r->bytes + w->bytes;
 }
 
 static void part_add(struct part *p, const struct stream *st)
@@ -276,7 +280,8 @@ void claim_gather(struct services *s, struct gateway *g)
     list_for_each(it, &g->parts) {
         struct part *p = container_of(it, struct part, in_gateway);
         p->connected = p->promised = 0;
-        p->cost_ns = p->ios = p->bytes = 0;
+        p->cost_ns = 0;
+        memset(p->served, 0, sizeof(p->served));
         memset(p->demand, 0, sizeof(p->demand));
         memset(p->held, 0, sizeof(p->held));
         memcpy(p->bound, p->least, sizeof(p->bound));

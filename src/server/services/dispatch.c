@@ -126,7 +126,11 @@ static uint64_t hash_share(uint64_t hash, const struct sched_terms *t)
                              (uint64_t)t->priority, t->latency_us,      t->percentile_ppm,
                              t->while_iops,         t->credit_us,       t->elsewhere_cost_ns,
                              t->elsewhere_ios,      t->elsewhere_bytes};
-    return hash_bytes(hash, said, sizeof(said));
+    hash = hash_bytes(hash, said, sizeof(said));
+    hash = hash_bytes(hash, t->reserve_dir_iops, sizeof(t->reserve_dir_iops));
+    hash = hash_bytes(hash, t->reserve_dir_bytes_s, sizeof(t->reserve_dir_bytes_s));
+    hash = hash_bytes(hash, t->elsewhere_dir_ios, sizeof(t->elsewhere_dir_ios));
+    return hash_bytes(hash, t->elsewhere_dir_bytes, sizeof(t->elsewhere_dir_bytes));
 }
 
 static uint64_t hash_plan(uint64_t hash, const struct window_plan *p)

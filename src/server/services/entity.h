@@ -91,6 +91,8 @@ struct entity_target {
 struct entity_window {
     uint64_t duration_ns;
     uint64_t demand_iops;                  /* arrivals per second */
+    uint64_t demand_dir_iops[2], demand_dir_bytes_s[2]; /* the same by direction */
+    double outstanding[2];                 /* I/Os in progress in the mean, by direction */
     uint64_t read_iops, write_iops,
         iops; /* completions per second; iops: of all that moves or changes data */
     uint64_t read_bytes_s, write_bytes_s;

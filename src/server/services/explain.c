@@ -43,6 +43,29 @@ static void say_objective(char *out, size_t size, const struct objective *o)
     words(out, size, "%s of at most %g ms%s", what, (double)o->latency_us / 1e3, demand);
 }
 
+static void add_rate(char *out, size_t size, uint64_t rate, const char *unit)
+{
+    size_t at = strlen(out);
+    if (rate > 0)
+        words(out + at, size - at, "%s%llu %s", at > 0 ? ", " : "", (unsigned long long)rate, unit);
+}
+
+/* "Reserved are 4000 IOPS, 1000 IOPS of reads, 1048576 bytes/s of writes."; nothing for nothing. */
+static void say_reserved(struct page *p, const char *before, const char *after, uint64_t iops,
+                         const uint64_t dir_iops[2], uint64_t bytes_s,
+                         const uint64_t dir_bytes_s[2])
+{
+    char list[256] = "";
+    add_rate(list, sizeof(list), iops, "IOPS");
+    add_rate(list, sizeof(list), dir_iops[IO_DIR_READ], "IOPS of reads");
+    add_rate(list, sizeof(list), dir_iops[IO_DIR_WRITE], "IOPS of writes");
+    add_rate(list, sizeof(list), bytes_s, "bytes/s");
+    add_rate(list, sizeof(list), dir_bytes_s[IO_DIR_READ], "bytes/s of reads");
+    add_rate(list, sizeof(list), dir_bytes_s[IO_DIR_WRITE], "bytes/s of writes");
+    if (list[0] != '\0')
+        say(p, "%s %s%s.", before, list, after);
+}
+
 static void say_promise(struct page *p, const struct stream *st)
 {
     if (st->gateway->e.waits) {
@@ -55,16 +78,16 @@ static void say_promise(struct page *p, const struct stream *st)
         return;
     }
     const struct agreement *a = &st->agreed->e.agreement;
-    char reserved[64] = "", group[64] = "";
-    if (a->reservation_iops > 0)
-        words(reserved, sizeof(reserved), " %llu IOPS are reserved.",
-              (unsigned long long)a->reservation_iops);
+    char group[64] = "";
     if (a->per == AGREEMENT_PER_GROUP && st->agreed->e.streams > 1)
         words(group, sizeof(group), " with %zu others", st->agreed->e.streams - 1);
-    say(p, "Agreement %s (version %llu) makes its promise%s: %s.%s Weight %u, priority %d.",
+    say(p, "Agreement %s (version %llu) makes its promise%s: %s. Weight %u, priority %d.",
         a->name, (unsigned long long)a->version, group,
-        a->objective_count > 0 ? "latency by demand" : "no latency", reserved, a->weight,
-        a->priority);
+        a->objective_count > 0 ? "latency by demand" : "no latency", a->weight, a->priority);
+    say_reserved(p, "Reserved are", "", a->reservation_iops,
+                 (const uint64_t[]){a->reservation_read_iops, a->reservation_write_iops},
+                 a->reservation_bytes_s,
+                 (const uint64_t[]){a->reservation_read_bytes_s, a->reservation_write_bytes_s});
     for (size_t i = 0; i < a->objective_count; i++) {
         char o[160];
         say_objective(o, sizeof(o), &a->objective[i]);
@@ -145,10 +168,11 @@ static void say_share(struct page *p, const struct stream *st)
     if (part == NULL || part->share.weight == 0 || t == NULL)
         return;
     const struct sched_terms *s = part->planned.weight > 0 ? &part->planned : &part->share;
-    say(p,
-        "Target %s owes it, with those of its share, %llu IOPS before others and weight %u of the "
-        "rest.",
-        t->name, (unsigned long long)s->reserve_iops, s->weight);
+    char owes[NAME_SIZE + 64];
+    words(owes, sizeof(owes), "Target %s owes it, with those of its share,", t->name);
+    say_reserved(p, owes, " before others", s->reserve_iops, s->reserve_dir_iops,
+                 s->reserve_bytes_s, s->reserve_dir_bytes_s);
+    say(p, "Of the rest of %s its share has weight %u.", t->name, s->weight);
     if (part->reserve_fits < part->reserve)
         say(p, "Reservations at %s ask for %.0f %% of what it can do: of %.0f IOPS %.0f fit.",
             t->name, t->capacity > 0 ? 100.0 * t->reserved / t->capacity : 0.0, part->reserve,

@@ -39,6 +39,9 @@ static void gather_clear(struct gather *a)
         a->low[k] = HIST_BUCKETS;
         a->high[k] = 0;
     }
+    memset(a->arrived, 0, sizeof(a->arrived));
+    memset(a->bytes_arrived, 0, sizeof(a->bytes_arrived));
+    memset(a->total_ns, 0, sizeof(a->total_ns));
     a->arrivals = a->reads = a->writes = a->others = 0;
     a->read_bytes = a->write_bytes = a->errors = a->held = 0;
 }
@@ -57,6 +60,9 @@ static void window_clear(struct stream *st)
         w->p50_us[k] = w->p99_us[k] = w->max_us[k] = w->mean_us[k] = 0;
     }
     w->duration_ns = 0;
+    memset(w->demand_dir_iops, 0, sizeof(w->demand_dir_iops));
+    memset(w->demand_dir_bytes_s, 0, sizeof(w->demand_dir_bytes_s));
+    w->outstanding[0] = w->outstanding[1] = 0;
     w->demand_iops = w->read_iops = w->write_iops = w->iops = 0;
     w->read_bytes_s = w->write_bytes_s = 0;
     w->arrivals = w->reads = w->writes = w->others = 0;
@@ -104,7 +110,7 @@ static void merge_op(struct gateway *g, struct stream *st, const struct report_o
     uint64_t held = counter_step(g, &m->held, r->counts.held);
     counter_step(g, &m->held_ns, r->counts.held_ns);
     counter_step(g, &m->dropped, r->counts.dropped);
-    counter_step(g, &m->bytes_arrived, r->counts.bytes_arrived);
+    uint64_t bytes_arrived = counter_step(g, &m->bytes_arrived, r->counts.bytes_arrived);
     if (g->baseline || st->baseline)
         return;
     a->errors += errors;
@@ -112,11 +118,15 @@ static void merge_op(struct gateway *g, struct stream *st, const struct report_o
     switch (io_op_direction(r->op)) {
     case IO_DIR_READ:
         a->arrivals += arrivals;
+        a->arrived[IO_DIR_READ] += arrivals;
+        a->bytes_arrived[IO_DIR_READ] += bytes_arrived;
         a->reads += completions;
         a->read_bytes += bytes;
         break;
     case IO_DIR_WRITE:
         a->arrivals += arrivals;
+        a->arrived[IO_DIR_WRITE] += arrivals;
+        a->bytes_arrived[IO_DIR_WRITE] += bytes_arrived;
         a->writes += completions;
         a->write_bytes += bytes;
         break;
@@ -155,6 +165,8 @@ static void merge_hist(struct gateway *g, struct stream *st, const struct report
     if (g->baseline || st->baseline)
         return;
     into->sum_ns += sum;
+    if (r->kind == METER_TOTAL)
+        st->gather.total_ns[r->direction] += sum;
     if (*low <= *high) {
         uint64_t bound = hist_bucket_high(*high) - 1;
         into->max_ns = bound < now->max_ns || now->max_ns == 0 ? bound : now->max_ns;
@@ -259,6 +271,11 @@ static void window_take(struct stream *st, uint64_t duration_ns)
     w->held = a->held;
     if (duration_ns > 0) {
         w->demand_iops = per_second(a->arrivals, duration_ns);
+        for (int d = 0; d < 2; d++) {
+            w->demand_dir_iops[d] = per_second(a->arrived[d], duration_ns);
+            w->demand_dir_bytes_s[d] = per_second(a->bytes_arrived[d], duration_ns);
+            w->outstanding[d] = (double)a->total_ns[d] / (double)duration_ns;
+        }
         w->read_iops = per_second(a->reads, duration_ns);
         w->write_iops = per_second(a->writes, duration_ns);
         w->iops = per_second(a->reads + a->writes, duration_ns);

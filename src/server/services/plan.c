@@ -35,6 +35,7 @@
 #include "server/services/state.h"
 
 #define HEADROOM      1.1
+#define SIZE_ASSUMED  65536.0 /* bytes of an I/O of which none was seen */
 #define AIM           0.85
 #define WAIT_LEAST    0.25 /* of the objective */
 #define QUIET_NS      UINT64_C(60000000000)
@@ -48,21 +49,60 @@ static bool part_speaks(const struct part *p)
            precedence_speaks(&p->claim->agreed->e.agreement) && p->target != NULL;
 }
 
-double plan_reserve(const struct agreement *a, double demand)
+static void promise_of(const struct agreement *a, double demand, double ret[GATE_KIND_COUNT])
 {
-    uint64_t parts = a->reservation_read_iops + a->reservation_write_iops;
-    double r = (double)(a->reservation_iops > parts ? a->reservation_iops : parts);
+    ret[GATE_IOPS_READ] = (double)a->reservation_read_iops;
+    ret[GATE_IOPS_WRITE] = (double)a->reservation_write_iops;
+    ret[GATE_IOPS_TOTAL] = (double)a->reservation_iops;
+    ret[GATE_BYTES_READ] = (double)a->reservation_read_bytes_s;
+    ret[GATE_BYTES_WRITE] = (double)a->reservation_write_bytes_s;
+    ret[GATE_BYTES_TOTAL] = (double)a->reservation_bytes_s;
     if (a->objective_count == 0)
-        return r;
+        return;
     uint64_t last = a->objective[a->objective_count - 1].while_iops;
     double promised = HEADROOM * (last == UINT64_MAX ? demand : (double)last);
-    return promised > r ? promised : r;
+    ret[GATE_IOPS_TOTAL] = fmax(ret[GATE_IOPS_TOTAL], promised);
+}
+
+/* I/Os a second, whether said so or as bytes. */
+static double either(const double promise[GATE_KIND_COUNT], enum gate_kind iops,
+                     enum gate_kind bytes, double bytes_per_io)
+{
+    return fmax(promise[iops], promise[bytes] / (bytes_per_io > 0 ? bytes_per_io : SIZE_ASSUMED));
+}
+
+/* All of it: whichever is more, each direction's or that of both together. */
+static double promise_iops(const double promise[GATE_KIND_COUNT], double bytes_per_io)
+{
+    double r = either(promise, GATE_IOPS_READ, GATE_BYTES_READ, bytes_per_io);
+    double w = either(promise, GATE_IOPS_WRITE, GATE_BYTES_WRITE, bytes_per_io);
+    return fmax(r + w, either(promise, GATE_IOPS_TOTAL, GATE_BYTES_TOTAL, bytes_per_io));
+}
+
+double plan_reserve(const struct agreement *a, double demand, double bytes_per_io)
+{
+    double promise[GATE_KIND_COUNT];
+    promise_of(a, demand, promise);
+    return promise_iops(promise, bytes_per_io);
+}
+
+static double io_bytes(const struct part *p)
+{
+    uint64_t ios = p->served[GATE_IOPS_TOTAL];
+    return ios > 0 ? (double)p->served[GATE_BYTES_TOTAL] / (double)ios : 0;
+}
+
+double plan_reserve_dir(const struct part *p, enum io_direction dir)
+{
+    return dir == IO_DIR_READ ? either(p->promise, GATE_IOPS_READ, GATE_BYTES_READ, io_bytes(p))
+                              : either(p->promise, GATE_IOPS_WRITE, GATE_BYTES_WRITE, io_bytes(p));
 }
 
 double plan_io_cost(const struct part *p)
 {
-    if (p->ios > 0 && p->cost_ns > 0)
-        return (double)p->cost_ns / (double)p->ios;
+    uint64_t ios = p->served[GATE_IOPS_TOTAL];
+    if (ios > 0 && p->cost_ns > 0)
+        return (double)p->cost_ns / (double)ios;
     struct cost_model m = cost_is_set(&p->target->cost) ? p->target->cost : cost_default();
     return (double)m.base_ns[IO_DIR_READ] + (double)m.page_ns[IO_DIR_READ];
 }
@@ -86,45 +126,75 @@ static void tighten(uint64_t *wait_us, uint64_t bound)
         *wait_us = bound;
 }
 
-/* Sum up a claim's parts at each storage; returns the demand of all. */
-static double claim_sum(struct services *s, struct claim *c)
+/* Sum up a claim's parts at each storage, and (@ret_demand, unless NULL) the demand of all. */
+static void claim_sum(struct services *s, struct claim *c, double ret_demand[GATE_KIND_COUNT])
 {
-    double demand = 0;
     uint64_t walk = ++s->walk;
     list_for_each(it, &c->parts)
     {
         struct part *p = container_of(it, struct part, in_claim);
-        demand += p->demand[GATE_IOPS_TOTAL];
+        for (int k = 0; ret_demand != NULL && k < GATE_KIND_COUNT; k++)
+            ret_demand[k] += p->demand[k];
         if (!part_speaks(p))
             continue;
         struct storage *t = p->target->storage;
         if (t->sum.walk != walk)
             memset(&t->sum, 0, sizeof(t->sum));
         t->sum.walk = walk;
-        t->sum.demand += p->demand[GATE_IOPS_TOTAL];
         t->sum.cost_ns += p->cost_ns;
-        t->sum.ios += p->ios;
-        t->sum.bytes += p->bytes;
         t->sum.parts++;
+        for (int k = 0; k < GATE_KIND_COUNT; k++) {
+            t->sum.demand[k] += p->demand[k];
+            t->sum.served[k] += p->served[k];
+        }
     }
-    return demand;
+}
+
+/* The part of the claim's reservation of @kind that its demand @here is owed, of @demand at all
+ * storages of this process and @others_iops at those of others, which are taken to ask for each
+ * kind as we are asked. Where nobody asks for it, as for I/Os; where nobody asks for these, all. */
+static double fraction(const double here[GATE_KIND_COUNT], const double demand[GATE_KIND_COUNT],
+                       double others_iops, int kind)
+{
+    double all = demand[GATE_IOPS_TOTAL] + others_iops;
+    if (all <= 0)
+        return 1;
+    if (demand[kind] <= 0 || demand[GATE_IOPS_TOTAL] <= 0)
+        return here[GATE_IOPS_TOTAL] / all;
+    return here[kind] / demand[kind] * demand[GATE_IOPS_TOTAL] / all;
+}
+
+static void part_promise(struct part *p, const double here[GATE_KIND_COUNT],
+                         const double demand[GATE_KIND_COUNT], double others_iops)
+{
+    promise_of(&p->claim->agreed->e.agreement, demand[GATE_IOPS_TOTAL] + others_iops, p->promise);
+    for (int k = 0; k < GATE_KIND_COUNT; k++)
+        if (p->promise[k] > 0)
+            p->promise[k] *= fraction(here, demand, others_iops, k);
+    p->reserve = p->reserve_fits = promise_iops(p->promise, io_bytes(p));
+}
+
+static void part_promise_none(struct part *p)
+{
+    p->reserve = p->reserve_fits = 0;
+    memset(p->promise, 0, sizeof(p->promise));
 }
 
 /* A claim over several gateways or targets. */
 static void claim_ask(struct services *s, struct claim *c)
 {
-    double demand = claim_sum(s, c) + quota_others_iops(c);
-    double reserve = plan_reserve(&c->agreed->e.agreement, demand);
+    double demand[GATE_KIND_COUNT] = {0};
+    claim_sum(s, c, demand);
     uint64_t counted = ++s->walk;
     list_for_each(it, &c->parts)
     {
         struct part *p = container_of(it, struct part, in_claim);
-        p->reserve = p->reserve_fits = 0;
-        if (!part_speaks(p))
+        if (!part_speaks(p)) {
+            part_promise_none(p);
             continue;
+        }
         struct storage *t = p->target->storage;
-        bool only = t->sum.demand >= demand;
-        p->reserve = p->reserve_fits = only ? reserve : reserve * t->sum.demand / demand;
+        part_promise(p, t->sum.demand, demand, quota_others_iops(c));
         tighten(&t->wait_us, wait_bound(p));
         t->speaks = true;
         if (t->counted == counted)
@@ -139,12 +209,11 @@ static void claim_ask(struct services *s, struct claim *c)
 /* A claim that is in one place only: summed up when its gateway reports. */
 static void part_ask_alone(struct part *p)
 {
-    p->reserve = p->reserve_fits = 0;
-    if (!part_speaks(p))
+    if (!part_speaks(p)) {
+        part_promise_none(p);
         return;
-    double here = p->demand[GATE_IOPS_TOTAL], others = quota_others_iops(p->claim);
-    double reserve = plan_reserve(&p->claim->agreed->e.agreement, here + others);
-    p->reserve = p->reserve_fits = others > 0 ? reserve * here / (here + others) : reserve;
+    }
+    part_promise(p, p->demand, p->demand, quota_others_iops(p->claim));
     p->target->reserved_alone += p->reserve * plan_io_cost(p);
     tighten(&p->target->wait_alone_us, wait_bound(p));
     p->target->speaks_alone = true;
@@ -284,16 +353,41 @@ static uint64_t grown(uint64_t now, uint64_t before)
 static void elsewhere(struct part *p, struct sched_terms *t)
 {
     const struct storage *at = p->target->storage;
-    uint64_t ios = at->sum.ios - p->ios, bytes = at->sum.bytes - p->bytes;
-    if (at->sum.demand > p->reserve) {
-        p->told_ios += grown(ios, p->others_ios);
-        p->told_bytes += grown(bytes, p->others_bytes);
+    for (int k = 0; k < GATE_KIND_COUNT; k++) {
+        uint64_t others = at->sum.served[k] - p->served[k];
+        if (p->promise[k] > 0 && at->sum.demand[k] > p->promise[k])
+            p->told[k] += grown(others, p->others[k]);
+        p->others[k] = others;
     }
-    p->others_ios = ios;
-    p->others_bytes = bytes;
     t->elsewhere_cost_ns = at->sum.cost_ns - p->cost_ns;
-    t->elsewhere_ios = p->told_ios;
-    t->elsewhere_bytes = p->told_bytes;
+    t->elsewhere_ios = p->told[GATE_IOPS_TOTAL];
+    t->elsewhere_bytes = p->told[GATE_BYTES_TOTAL];
+    t->elsewhere_dir_ios[IO_DIR_READ] = p->told[GATE_IOPS_READ];
+    t->elsewhere_dir_ios[IO_DIR_WRITE] = p->told[GATE_IOPS_WRITE];
+    t->elsewhere_dir_bytes[IO_DIR_READ] = p->told[GATE_BYTES_READ];
+    t->elsewhere_dir_bytes[IO_DIR_WRITE] = p->told[GATE_BYTES_WRITE];
+}
+
+/* The share's own reservations, by kind as in limits. */
+static uint64_t *reserved_at(struct sched_terms *t, int kind)
+{
+    switch ((enum gate_kind)kind) {
+    case GATE_IOPS_READ:
+        return &t->reserve_dir_iops[IO_DIR_READ];
+    case GATE_IOPS_WRITE:
+        return &t->reserve_dir_iops[IO_DIR_WRITE];
+    case GATE_IOPS_TOTAL:
+        return &t->reserve_iops;
+    case GATE_BYTES_READ:
+        return &t->reserve_dir_bytes_s[IO_DIR_READ];
+    case GATE_BYTES_WRITE:
+        return &t->reserve_dir_bytes_s[IO_DIR_WRITE];
+    case GATE_BYTES_TOTAL:
+        return &t->reserve_bytes_s;
+    case GATE_KIND_COUNT:
+        break;
+    }
+    weir_unreachable("a kind out of its enum");
 }
 
 /* What the agreement says, without regard to others. */
@@ -301,24 +395,26 @@ static struct sched_terms terms_of(const struct part *p)
 {
     const struct agreement *a = &p->claim->agreed->e.agreement;
     const struct objective *o = a->objective_count > 0 ? &a->objective[0] : NULL;
-    uint64_t parts = a->reservation_read_bytes_s + a->reservation_write_bytes_s;
-    return (struct sched_terms){
-        .reserve_iops = (uint64_t)llround(p->reserve),
-        .reserve_bytes_s = a->reservation_bytes_s > parts ? a->reservation_bytes_s : parts,
+    struct sched_terms t = {
         .weight = a->weight,
         .priority = a->priority,
         .latency_us = o != NULL ? o->latency_us : 0,
         .percentile_ppm = o != NULL ? o->percentile_ppm : 0,
         .while_iops = o != NULL && o->while_iops != UINT64_MAX ? o->while_iops : 0,
     };
+    for (int k = 0; k < GATE_KIND_COUNT; k++)
+        *reserved_at(&t, k) = (uint64_t)llround(p->promise[k]);
+    return t;
 }
 
 /* A working reservation follows the demand; it is not sent anew for every wobble. */
-static void steady(struct sched_terms *t, const struct sched_terms *was)
+static void steady(struct sched_terms *t, struct sched_terms *was)
 {
-    double now = (double)t->reserve_iops, then = (double)was->reserve_iops;
-    if (was->weight > 0 && then > 0 && fabs(now - then) <= WORTH_RESERVE * then)
-        t->reserve_iops = was->reserve_iops;
+    for (int k = 0; was->weight > 0 && k < GATE_KIND_COUNT; k++) {
+        double now = (double)*reserved_at(t, k), then = (double)*reserved_at(was, k);
+        if (then > 0 && now > 0 && fabs(now - then) <= WORTH_RESERVE * then)
+            *reserved_at(t, k) = *reserved_at(was, k);
+    }
 }
 
 bool plan_hands_off(const struct services *s, const struct target *t)
@@ -348,8 +444,8 @@ static void part_plan(struct services *s, struct part *p, bool several)
         several = several && p->target->storage->sum.parts > 1;
         if (several || scaled)
             planned = share;
-        if (scaled)
-            planned.reserve_iops = (uint64_t)p->reserve_fits;
+        for (int k = 0; scaled && k < GATE_KIND_COUNT; k++)
+            *reserved_at(&planned, k) = (uint64_t)(p->promise[k] * p->reserve_fits / p->reserve);
         if (several)
             elsewhere(p, &planned);
     }
@@ -450,7 +546,7 @@ void plan_run(struct services *s)
         struct claim *c = container_of(it, struct claim, in_spanning);
         if (c->agreed == NULL)
             continue;
-        claim_sum(s, c);
+        claim_sum(s, c, NULL);
         list_for_each(at, &c->parts) part_plan(s, container_of(at, struct part, in_claim), true);
     }
     list_for_each(it, &s->e.targets) target_plan(s, container_of(it, struct target, e.link));

@@ -16,7 +16,8 @@
  *
  * What is owed is device time: what streams are served that wait for nothing, and of the rest what
  * allocate.c gives to claims with something waiting (reservations first, then max-min by weight). A
- * claim that waits at several gateways is owed at each of them alike. Slots are whole I/Os, so
+ * claim that waits at several gateways is owed at each of them alike, what is reserved for reads or
+ * for writes alone where these are. Slots are whole I/Os, so
  * that gateways, which round, do not together take more; below one they are parts (qos/sched.c
  * keeps time then).
  *
@@ -209,6 +210,36 @@ static struct allocate_claim claim_spanning(const struct part *p)
                                    .weight = p->claim->agreed->e.agreement.weight};
 }
 
+static const enum gate_kind dir_kind[] = {[IO_DIR_READ] = GATE_IOPS_READ,
+                                          [IO_DIR_WRITE] = GATE_IOPS_WRITE};
+
+/* @given is owed to the claim of @p: at each place where it waits alike, but what is reserved for
+ * reads, or for writes, alone is owed where these are. */
+static void owe_spanning(const struct storage *t, const struct part *p, double given)
+{
+    double here[2] = {0}, part[2] = {0}, rest = 1;
+    list_for_each(at, &p->claim->parts) {
+        const struct part *q = container_of(at, struct part, in_claim);
+        for (int d = 0; d < 2 && q->waiting > 0 && q->target != NULL; d++)
+            here[d] += q->target->storage == t ? q->demand[dir_kind[d]] : 0;
+    }
+    for (int d = 0; d < 2; d++) {
+        if (p->reserve <= 0 || here[d] <= 0)
+            continue;
+        part[d] = fmin(plan_reserve_dir(p, (enum io_direction)d) / p->reserve, rest);
+        rest -= part[d];
+    }
+    list_for_each(at, &p->claim->parts) {
+        struct part *q = container_of(at, struct part, in_claim);
+        if (q->waiting == 0 || q->target == NULL || q->target->storage != t)
+            continue;
+        double mine = rest / (double)p->waiting_parts;
+        for (int d = 0; d < 2; d++)
+            mine += part[d] > 0 ? part[d] * q->demand[dir_kind[d]] / here[d] : 0;
+        q->target->owed += given * mine;
+    }
+}
+
 /* What is owed behind each target where something waits, of @left slots: target.owed. Returns the
  * sum. */
 static double owed_find(struct storage *t, double left)
@@ -240,13 +271,8 @@ static double owed_find(struct storage *t, double left)
         if (target_live(one) && target_waits(t, one) && claim_alone(one).weight > 0)
             one->owed += c[i++].given;
     }
-    for (const struct part *p = t->waiting; p != NULL; p = p->next_waiting, i++) {
-        list_for_each(at, &p->claim->parts) {
-            struct part *q = container_of(at, struct part, in_claim);
-            if (q->waiting > 0 && q->target != NULL && q->target->storage == t)
-                q->target->owed += c[i].given / (double)p->waiting_parts;
-        }
-    }
+    for (const struct part *p = t->waiting; p != NULL; p = p->next_waiting, i++)
+        owe_spanning(t, p, c[i].given);
     free(c);
     list_for_each(it, &t->targets) {
         const struct target *one = container_of(it, struct target, in_storage);

@@ -27,6 +27,8 @@ struct table {
  * answer. */
 struct gather {
     uint64_t arrivals;                  /* of I/Os that objectives speak of */
+    uint64_t arrived[2], bytes_arrived[2]; /* the same by direction */
+    uint64_t total_ns[2];               /* from arrival to answer, of those answered */
     uint64_t reads, writes, others;     /* completions */
     uint64_t read_bytes, write_bytes, errors, held;
     struct hist hist[METER_HIST_COUNT];
@@ -90,8 +92,8 @@ struct storage {
     double capacity;                    /* the same that it can do; 0: not known */
     struct {                            /* of the claim that is looked at (plan.c) */
         uint64_t walk;
-        double demand;
-        uint64_t cost_ns, ios, bytes;
+        double demand[GATE_KIND_COUNT];
+        uint64_t cost_ns, served[GATE_KIND_COUNT];
         size_t parts;
     } sum;
     struct {                            /* of the agreement that is looked at (admission.c) */
@@ -219,15 +221,17 @@ struct part {
     bool split;                         /* limits are set */
     /* The promise of those streams here that have it from this claim. */
     uint32_t promised;
-    uint64_t cost_ns, ios, bytes;       /* served, cumulative */
-    double reserve;                     /* I/Os a second at its storage, wanted */
+    uint64_t cost_ns;                   /* served, cumulative */
+    uint64_t served[GATE_KIND_COUNT];   /* the same as I/Os and bytes */
+    double promise[GATE_KIND_COUNT];    /* reserved at its storage; 0: none of that kind */
+    double reserve;                     /* all of that as I/Os a second, wanted */
     double reserve_fits;                /* the same as far as it fits */
     struct part *next_first;            /* in storage.firsts */
     uint32_t waiting;                   /* streams with I/Os that wait for their turn */
     uint32_t waiting_parts;             /* of the claim at its storage; slots.c */
     struct part *next_waiting;          /* in storage.waiting */
-    uint64_t others_ios, others_bytes;  /* served elsewhere, as last seen */
-    uint64_t told_ios, told_bytes;      /* and as far as it counts against the reservation */
+    uint64_t others[GATE_KIND_COUNT];   /* served elsewhere, as last seen */
+    uint64_t told[GATE_KIND_COUNT];     /* and as far as it counts against the reservation */
     struct sched_terms share;           /* in force; weight 0: none */
     struct sched_terms planned;         /* on top, while the server lives; weight 0: none */
 };
@@ -555,8 +559,11 @@ void plan_gateway(struct services *s, struct gateway *g);
 
 /* Whether nothing that is planned may hold there. */
 bool plan_hands_off(const struct services *s, const struct target *t);
-/* The rate that must come first for @a at this demand, over all storages; I/Os a second. */
-double plan_reserve(const struct agreement *a, double demand);
+/* All that must come first for @a at this demand, over all storages, as I/Os a second of
+ * @bytes_per_io (0: not known). */
+double plan_reserve(const struct agreement *a, double demand, double bytes_per_io);
+/* Of what comes first for the claim of @p at its storage: of reads, or writes, alone. */
+double plan_reserve_dir(const struct part *p, enum io_direction dir);
 /* Device time of one I/O of @p, ns. */
 double plan_io_cost(const struct part *p);
 /* What it can do, ns of device time a second; 0: not known. */
@@ -576,6 +583,8 @@ void slots_resplit(struct services *s, struct gateway *g);
 void analyzer_run(struct services *s, struct gateway *g);
 /* The demand up to which a contract promises something; 0: it promises nothing. */
 uint64_t analyzer_contract_iops(const struct agreement *a);
+/* The bytes a second that it reserves. */
+uint64_t analyzer_contract_bytes_s(const struct agreement *a);
 bool analyzer_promises(const struct agreement *a);
 void analyzer_unit_clear(struct unit *u);
 

@@ -253,8 +253,8 @@ static double entitled_iops(const struct stream *st)
     if (analyzer_contract_iops(a) == UINT64_MAX)
         contract = (double)a->reservation_iops;
     double mean = stream_mean_bytes(st);
-    if (mean > 0 && (double)a->reservation_bytes_s / mean > contract)
-        contract = (double)a->reservation_bytes_s / mean;
+    if (mean > 0)
+        contract = fmax(contract, (double)analyzer_contract_bytes_s(a) / mean);
     if (a->per == AGREEMENT_PER_GROUP && st->agreed->unit.iops > 0)
         contract *= (double)st->e.window.iops / (double)st->agreed->unit.iops;
     return contract;

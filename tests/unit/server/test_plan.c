@@ -218,6 +218,73 @@ static void reservations_beyond_the_storage_are_scaled_by_priority_and_said(void
     stage_end();
 }
 
+static void each_kind_of_reservation_is_sent_as_itself_and_scaled_with_the_others(void **state)
+{
+    (void)state;
+    stage_begin(false);
+    stage->w.parallelism_milli = 1000; /* one I/O at once: of 100 us, 10,000 a second */
+    struct agreement a = reserving("gold", "db", 2000, 0);
+    a.reservation_read_iops = 1500;
+    a.reservation_write_iops = 200;
+    a.reservation_bytes_s = 9 << 20;
+    a.reservation_read_bytes_s = 8 << 20;
+    a.reservation_write_bytes_s = 1 << 20;
+    put(&a);
+    open_stream(0, "10.0.0.1", "db", 100);
+    world_run(&stage->w, 5);
+    const struct sched_terms *t = &seen(0, "share/gold@array1")->share;
+    assert_int_equal(t->reserve_iops, 2000); /* whatever its parts ask for */
+    assert_int_equal(t->reserve_dir_iops[IO_DIR_READ], 1500);
+    assert_int_equal(t->reserve_dir_iops[IO_DIR_WRITE], 200);
+    assert_int_equal(t->reserve_bytes_s, 9 << 20);
+    assert_int_equal(t->reserve_dir_bytes_s[IO_DIR_READ], 8 << 20);
+    assert_int_equal(t->reserve_dir_bytes_s[IO_DIR_WRITE], 1 << 20);
+    assert_null(seen(0, "plan/gold@array1"));
+    /* Twice what the storage can do, half of it writes. */
+    a.version = 2;
+    a.reservation_iops = 0;
+    a.reservation_bytes_s = a.reservation_read_bytes_s = a.reservation_write_bytes_s = 0;
+    a.reservation_read_iops = a.reservation_write_iops = 10000;
+    put(&a);
+    world_run(&stage->w, 3);
+    t = &seen(0, "plan/gold@array1")->share;
+    assert_int_equal(t->reserve_iops, 0);
+    assert_in_range(t->reserve_dir_iops[IO_DIR_READ], 4900, 5100);
+    assert_in_range(t->reserve_dir_iops[IO_DIR_WRITE], 4900, 5100);
+    /* Bytes alone: 4 KiB a read are 20,000 a second. */
+    a.version = 3;
+    a.reservation_read_iops = a.reservation_write_iops = 0;
+    a.reservation_bytes_s = UINT64_C(4096) * 20000;
+    put(&a);
+    world_run(&stage->w, 3);
+    t = &seen(0, "plan/gold@array1")->share;
+    assert_int_equal(t->reserve_dir_iops[IO_DIR_READ], 0);
+    assert_in_range(t->reserve_bytes_s, UINT64_C(4096) * 9800, UINT64_C(4096) * 10200);
+    stage_end();
+}
+
+static void reads_reserved_over_two_gateways_count_what_was_read_there(void **state)
+{
+    (void)state;
+    stage_begin(false);
+    struct agreement a = reserving("gold", "db", 0, 0);
+    a.reservation_read_iops = 500;
+    a.reservation_write_iops = 1000;
+    put(&a);
+    open_stream(0, "10.0.0.1", "db", 300);
+    int there = open_stream(1, "10.0.0.2", "db", 700); /* a quarter of them writes */
+    world_run(&stage->w, 8);
+    const struct caught *c = seen(0, "plan/gold@array1");
+    assert_non_null(c);
+    assert_int_equal(c->share.reserve_dir_iops[IO_DIR_READ], 500);
+    assert_int_equal(c->share.reserve_dir_iops[IO_DIR_WRITE], 1000);
+    uint64_t by_there = world_ios(&stage->w, there);
+    assert_in_range(c->share.elsewhere_dir_ios[IO_DIR_READ], by_there / 3, by_there);
+    assert_int_equal(c->share.elsewhere_dir_ios[IO_DIR_WRITE], 0); /* within what is reserved */
+    assert_int_equal(c->share.elsewhere_ios, 0);
+    stage_end();
+}
+
 static void observing_sends_no_share(void **state)
 {
     (void)state;
@@ -248,6 +315,8 @@ int main(void)
         cmocka_unit_test(over_two_gateways_it_is_whole_with_what_the_other_served),
         cmocka_unit_test(within_the_reservation_what_the_other_served_takes_nothing_from_it),
         cmocka_unit_test(reservations_beyond_the_storage_are_scaled_by_priority_and_said),
+        cmocka_unit_test(each_kind_of_reservation_is_sent_as_itself_and_scaled_with_the_others),
+        cmocka_unit_test(reads_reserved_over_two_gateways_count_what_was_read_there),
         cmocka_unit_test(observing_sends_no_share),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
