@@ -27,11 +27,13 @@ class Load(threading.Thread):
         self.host = rawnbd.Host(gateway.address, export=volume)
         self.kind, self.size, self.depth, self.every = kind, size, depth, every
         self.asked, self.took, self.at = {}, [], []
-        self.ending, self.failed, self.cookie = threading.Event(), None, 0
+        self.ending, self.last, self.failed, self.cookie = threading.Event(), threading.Event(), None, 0
 
-    def ask(self):
+    def ask(self, last=False):
         self.cookie += 1
         self.asked[self.cookie] = time.monotonic()
+        if last:  # nothing is asked for any more once what is asked for was answered
+            self.last.set()
         payload = bytes([self.cookie % 256]) * self.size if self.kind == WRITE else b""
         self.host.send(self.kind, self.cookie, self.cookie * self.size % (16 << 20), self.size, payload=payload)
 
@@ -39,6 +41,7 @@ class Load(threading.Thread):
         while not self.ending.is_set():
             self.ask()
             time.sleep(self.every)
+        self.ask(last=True)  # so that who waits for an answer gets one
 
     def run(self):
         try:
@@ -46,7 +49,7 @@ class Load(threading.Thread):
                 self.ask()
             if self.every:
                 threading.Thread(target=self.pace, daemon=True).start()
-            while not (self.ending.is_set() and not self.asked):
+            while not (self.ending.is_set() and not self.asked and self.last.is_set() == (self.every > 0)):
                 cookie, error, _ = self.host.reply(self.size if self.kind == READ else 0)
                 now = time.monotonic()
                 if error:
@@ -104,6 +107,8 @@ class Shares(unittest.TestCase):
         begin = time.monotonic()
         time.sleep(seconds)
         end = time.monotonic()
+        for load in loads:  # all at once: what the others ask for meanwhile may leave one little
+            load.ending.set()
         for load in loads:
             load.finish()
         return [load.between(begin, end) for load in loads]
@@ -132,7 +137,7 @@ class Shares(unittest.TestCase):
         self.assertGreater(len(b), 0)
 
     def test_what_is_reserved_for_reads_does_nothing_for_writes(self):
-        g = self.gateway({"a": dict(weight=1, reserve_read_iops=300), "b": dict(weight=1000)})
+        g = self.gateway({"a": dict(weight=10, reserve_read_iops=300), "b": dict(weight=1000)})
         r, w, b = self.run_loads([Load(g, b"a", depth=32), Load(g, b"a", depth=32, kind=WRITE), Load(g, b"b", depth=64)], 2, 3)
         print(f"{len(r) / 3:.0f} reads and {len(w) / 3:.0f} writes a second of one stream beside {len(b) / 3:.0f} of the bully")
         self.assertGreater(len(r), 3 * len(w))
