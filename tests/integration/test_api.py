@@ -367,6 +367,20 @@ class Documents(ApiCase):
         self.call("PUT", "/api/v1/agreements/rival", {**rival, "appliesTo": {"volume": "*-1", "host": "*"}}, expect=201)
         self.call("PUT", "/api/v1/agreements/third", {**rival, "name": "third", "appliesTo": {"volume": "silver-*"}}, expect=201)
 
+    def test_a_reservation_above_its_tenants_limit_is_refused_whichever_comes_last(self):
+        tenant = {"kind": "Tenant", "name": "acme", "members": [{"volume": "db-*"}], "limit": {"iops": 1000}}
+        firm = {"kind": "Agreement", "name": "firm", "appliesTo": {"volume": "db-1"}, "reservation": {"iopsRead": 900}}
+        self.call("PUT", "/api/v1/tenants/acme", tenant, expect=201)
+        self.call("PUT", "/api/v1/agreements/firm", firm, expect=201)
+        for path, body in (("agreements/firm", {**firm, "reservation": {"iopsRead": 900, "iopsWrite": 200}}),
+                           ("tenants/acme", {**tenant, "limit": {"iops": 800}})):
+            for query in ("?dryRun=true", ""):
+                _, _, problem = self.call("PUT", f"/api/v1/{path}{query}", body, expect=409)
+                self.assertIn("firm", problem["detail"])
+                self.assertIn("acme", problem["detail"])
+        self.assertEqual(self.call("GET", "/api/v1/tenants/acme")[2]["spec"]["limit"]["iops"], 1000)
+        self.call("PUT", "/api/v1/tenants/acme", {**tenant, "members": [{"volume": "db-2"}], "limit": {"iops": 800}}, expect=200)
+
     def test_of_many_rivals_at_once_exactly_one_wins(self):
         def put(i):
             rival = {**AGREEMENT, "name": f"r{i}", "appliesTo": {"volume": "race-*"}}

@@ -14,7 +14,7 @@
  *
  * Invariants: (1) no answer of success before the commit; (2) the version that was checked is the
  * version that is replaced (the store compares it again); (3) two agreements that
- * agreement_clashes names are never both stored.
+ * agreement_clashes or agreement_beyond_tenant names are never both stored.
  *
  * What may fail: the store (503, nothing changed); an SLA process that does not answer after the
  * commit: the document stands, the client gets 200 with Weir-Incomplete, and the process reads it
@@ -104,10 +104,10 @@ static void ask_stored(struct request *r, const char *kind, const char *name)
     http_ask_store(r, q);
 }
 
-/* The answer of the store to ask_stored, or NULL: answered. Borrowed. */
-static json_t *stored_rows(struct request *r)
+/* The answer of the store to the ask_stored of this number, or NULL: answered. Borrowed. */
+static json_t *stored_rows(struct request *r, size_t at)
 {
-    const struct exchange_answer *a = &r->exchange.answer[0];
+    const struct exchange_answer *a = &r->exchange.answer[at];
     if (a->status == 0 && json_is_array(a->json))
         return a->json;
     http_problem_answer(r, a, "the database");
@@ -175,7 +175,7 @@ static json_t *live_statuses(struct request *r, const struct document_kind *kind
 static void list_ready(struct request *r)
 {
     const struct document_kind *kind = kind_of(r);
-    json_t *rows = stored_rows(r), *row, *items;
+    json_t *rows = stored_rows(r, 0), *row, *items;
     size_t i;
     if (!rows)
         return;
@@ -209,7 +209,7 @@ static void not_found(struct request *r, const struct document_kind *kind)
 static void get_ready(struct request *r)
 {
     const struct document_kind *kind = kind_of(r);
-    const json_t *rows = stored_rows(r);
+    const json_t *rows = stored_rows(r, 0);
     if (!rows)
         return;
     const json_t *row = row_of(rows, r->name[0]);
@@ -340,34 +340,82 @@ static bool room_for(struct request *r, const struct documents_work *w, const js
     return false;
 }
 
-/* Hold a new agreement against all stored ones. False: answered 409. */
-static bool overlap_free(struct request *r, const struct documents_work *w, const json_t *rows)
+/* Documents of the other kind that a new one must agree with: tenants for an agreement, and the
+ * other way. NULL: there is no such kind. */
+static const char *opposite_kind(const struct document_kind *kind)
+{
+    switch (kind->class) {
+    case CLASS_AGREEMENT:
+        return "Tenant";
+    case CLASS_TENANT:
+        return "Agreement";
+    case CLASS_POLICY:
+        break;
+    }
+    return NULL;
+}
+
+/* Room to read a stored document into. */
+union stored {
+    struct agreement agreement;
+    struct tenant tenant;
+};
+
+/* Whether the new document contradicts the stored @doc, of its own kind or (@opposite) the other.
+ * One that this version cannot read is not in force either. */
+static bool clashes(const struct documents_work *w, const json_t *doc, bool opposite,
+                    union stored *room, struct text *errors, char *ret_words, size_t size)
+{
+    bool put_agreement = w->kind->class == CLASS_AGREEMENT;
+    if (put_agreement && opposite)
+        return model_tenant_parse(doc, &room->tenant, errors) == 0 &&
+               agreement_beyond_tenant(&w->change.agreement, &room->tenant, ret_words, size);
+    if (!put_agreement && !opposite)
+        return false;
+    if (model_agreement_parse(doc, &room->agreement, errors) < 0)
+        return false;
+    return put_agreement
+               ? agreement_clashes(&w->change.agreement, &room->agreement, ret_words, size)
+               : agreement_beyond_tenant(&room->agreement, &w->change.tenant, ret_words, size);
+}
+
+static bool rows_clash(const struct documents_work *w, const json_t *rows, bool opposite,
+                       union stored *room, char *ret_words, size_t size)
 {
     size_t i;
     json_t *row;
     struct text errors;
-    if (w->kind->class != CLASS_AGREEMENT)
-        return true;
-    struct agreement *other = malloc(sizeof(*other));
-    char words[512] = "";
     bool clash = false;
     text_init(&errors, ERRORS_MAX);
     json_array_foreach(rows, i, row)
     {
-        if (!other || model_agreement_parse(json_object_get(row, "document"), other, &errors) < 0)
-            continue; /* one that this version cannot read is not in force either */
-        clash = agreement_clashes(&w->change.agreement, other, words, sizeof(words));
-        if (clash)
-            break;
+        clash = clash || clashes(w, json_object_get(row, "document"), opposite, room, &errors,
+                                 ret_words, size);
     }
     text_fini(&errors);
+    return clash;
+}
+
+/* Hold a new document against all stored ones. False: answered. */
+static bool overlap_free(struct request *r, const struct documents_work *w, const json_t *rows)
+{
+    char words[512] = "";
+    if (opposite_kind(w->kind) == NULL)
+        return true;
+    const json_t *others = stored_rows(r, 1);
+    if (!others)
+        return false;
+    union stored *room = malloc(sizeof(*room));
+    if (!room) {
+        http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "no memory");
+        return false;
+    }
+    bool clash = rows_clash(w, rows, false, room, words, sizeof(words)) ||
+                 rows_clash(w, others, true, room, words, sizeof(words));
+    free(room);
     if (clash)
         http_problem(r, MHD_HTTP_CONFLICT, "%s", words);
-    else if (!other)
-        http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "no memory");
-    bool good = other && !clash;
-    free(other);
-    return good;
+    return !clash;
 }
 
 static void answer_document(struct request *r, struct documents_work *w, unsigned status)
@@ -504,7 +552,7 @@ static void put_admitted(struct request *r)
 static void put_checked(struct request *r)
 {
     struct documents_work *w = r->work;
-    const json_t *rows = stored_rows(r);
+    const json_t *rows = stored_rows(r, 0);
     if (!rows)
         return;
     const json_t *row = row_of(rows, w->change.name);
@@ -529,6 +577,8 @@ static void put_turn(struct request *r)
 {
     const struct documents_work *w = r->work;
     ask_stored(r, w->kind->kind, ""); /* all: any may overlap, and they are counted */
+    if (opposite_kind(w->kind) != NULL)
+        ask_stored(r, opposite_kind(w->kind), "");
     http_wait(r, put_checked);
 }
 
@@ -553,7 +603,7 @@ static void delete_committed(struct request *r)
 static void delete_checked(struct request *r)
 {
     struct documents_work *w = r->work;
-    const json_t *rows = stored_rows(r);
+    const json_t *rows = stored_rows(r, 0);
     if (!rows)
         return;
     w->version = row_version(row_of(rows, w->change.name));

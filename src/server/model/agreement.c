@@ -147,6 +147,18 @@ static void check_reserved(struct field_reader *r, const char *key, uint64_t res
     field_leave(r, len);
 }
 
+/* Reads and writes each within the limit of both, but not together. */
+static void check_sum(struct field_reader *r, const char *key, uint64_t reads, uint64_t writes,
+                      uint64_t limit)
+{
+    if (limit == 0 || reads > limit || writes > limit || reads + writes <= limit)
+        return;
+    size_t len = field_enter(r, "reservation");
+    field_error(r, "%sRead and %sWrite: found %llu together, expected not more than limit.%s, %llu",
+                key, key, (unsigned long long)(reads + writes), key, (unsigned long long)limit);
+    field_leave(r, len);
+}
+
 /* The tighter of two limits, where 0 is none. */
 static uint64_t least(uint64_t a, uint64_t b)
 {
@@ -156,8 +168,10 @@ static uint64_t least(uint64_t a, uint64_t b)
 static void check_reservations(struct field_reader *r, const struct agreement *a)
 {
     const struct bucket_rate *l = a->limits.rate;
-    check_reserved(r, "iops", a->reservation_iops, l[GATE_IOPS_TOTAL].rate);
     uint64_t iops = l[GATE_IOPS_TOTAL].rate, bytes = l[GATE_BYTES_TOTAL].rate;
+    check_reserved(r, "iops", a->reservation_iops, iops);
+    check_sum(r, "iops", a->reservation_read_iops, a->reservation_write_iops, iops);
+    check_sum(r, "bandwidth", a->reservation_read_bytes_s, a->reservation_write_bytes_s, bytes);
     check_reserved(r, "iopsRead", a->reservation_read_iops, least(l[GATE_IOPS_READ].rate, iops));
     check_reserved(r, "iopsWrite", a->reservation_write_iops,
                    least(l[GATE_IOPS_WRITE].rate, iops));

@@ -12,6 +12,10 @@
  * its end. All steps go forward in one of the two patterns, so one sweep over the table of pairs is
  * enough.
  *
+ * A reservation is held against the limits of all that surely cover it: wider agreements, and the
+ * tenant to which its streams belong. Where only some of its streams are covered nothing is
+ * refused, and the tightest limit holds.
+ *
  * Invariants: (1) agreement_patterns_meet is symmetric; (2) it is true whenever name_match takes
  * one name for both. It may be true without such a name only where no allowed name has the
  * character. */
@@ -163,10 +167,28 @@ static bool includes(const struct selector *wide, const struct selector *narrow)
            field_includes(wide->target, narrow->target);
 }
 
-static bool above(uint64_t reserved, const struct agreement *limit, enum gate_kind kind)
+static bool above(uint64_t reserved, const struct gate_limits *l, enum gate_kind kind)
 {
-    uint64_t most = limit->limits.rate[kind].rate;
+    uint64_t most = l->rate[kind].rate;
     return most != 0 && reserved > most;
+}
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Whether @a reserves more than @l lets through: of one direction, or of both together. */
+static bool reserves_above(const struct agreement *a, const struct gate_limits *l)
+{
+    uint64_t iops = a->reservation_read_iops + a->reservation_write_iops;
+    uint64_t bytes = a->reservation_read_bytes_s + a->reservation_write_bytes_s;
+    return above(larger(a->reservation_iops, iops), l, GATE_IOPS_TOTAL) ||
+           above(a->reservation_read_iops, l, GATE_IOPS_READ) ||
+           above(a->reservation_write_iops, l, GATE_IOPS_WRITE) ||
+           above(larger(a->reservation_bytes_s, bytes), l, GATE_BYTES_TOTAL) ||
+           above(a->reservation_read_bytes_s, l, GATE_BYTES_READ) ||
+           above(a->reservation_write_bytes_s, l, GATE_BYTES_WRITE);
 }
 
 /* @wide covers @narrow: everything that is promised there must fit through here. A promise to a
@@ -178,12 +200,36 @@ static bool leaves_no_room(const struct agreement *wide, const struct agreement 
     if (wide->fallback != narrow->fallback || !includes(&wide->applies_to, &narrow->applies_to) ||
         !week_meet(wide->schedule, wide->schedule_count, narrow->schedule, narrow->schedule_count))
         return false;
-    return above(narrow->reservation_iops, wide, GATE_IOPS_TOTAL) ||
-           above(narrow->reservation_read_iops, wide, GATE_IOPS_READ) ||
-           above(narrow->reservation_write_iops, wide, GATE_IOPS_WRITE) ||
-           above(narrow->reservation_bytes_s, wide, GATE_BYTES_TOTAL) ||
-           above(narrow->reservation_read_bytes_s, wide, GATE_BYTES_READ) ||
-           above(narrow->reservation_write_bytes_s, wide, GATE_BYTES_WRITE);
+    return reserves_above(narrow, &wide->limits);
+}
+
+/* Whether all that @a selects counts to @t: it names the tenant, or names none and selects nothing
+ * but what one of the tenant's members does. Streams may be told to be another tenant's by their
+ * gateway, or by an earlier document: then members mean what they do not do, and are refused. */
+static bool tenant_includes(const struct tenant *t, const struct agreement *a)
+{
+    struct selector of = a->applies_to;
+    if (of.tenant[0] != '\0')
+        return strcmp(of.tenant, t->name) == 0;
+    for (size_t i = 0; i < t->member_count; i++) {
+        struct selector member = t->member[i];
+        member.tenant[0] = '\0';
+        if (includes(&member, &of))
+            return true;
+    }
+    return false;
+}
+
+bool agreement_beyond_tenant(const struct agreement *a, const struct tenant *t, char *ret_words,
+                             size_t size)
+{
+    if (!tenant_includes(t, a) || !reserves_above(a, &t->limits))
+        return false;
+    snprintf(ret_words, size,
+             "agreement %s reserves more than the limit of tenant %s, to which all its streams "
+             "belong, lets through: raise that limit or lower the reservation",
+             a->name, t->name);
+    return true;
 }
 
 bool agreement_contradicts(const struct agreement *a, const struct agreement *b)

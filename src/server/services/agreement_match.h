@@ -23,4 +23,9 @@ bool agreement_contradicts(const struct agreement *a, const struct agreement *b)
 bool agreement_clashes(const struct agreement *a, const struct agreement *b, char *ret_words,
                        size_t size);
 
+/* Whether @a reserves more than the limits of @t let through, and all its streams count to @t; with
+ * both names in @words. */
+bool agreement_beyond_tenant(const struct agreement *a, const struct tenant *t, char *ret_words,
+                             size_t size);
+
 #endif

@@ -132,6 +132,61 @@ static void an_agreement_never_conflicts_with_its_own_older_version(void **state
     assert_false(agreement_conflicts(&old, &new));
 }
 
+static struct tenant tenant(const char *name, const char *volume, uint64_t iops)
+{
+    struct tenant t = {.member_count = 1};
+    strcpy(t.name, name);
+    strcpy(t.member[0].volume, volume);
+    t.limits.rate[GATE_IOPS_TOTAL].rate = iops;
+    return t;
+}
+
+static void a_reservation_above_the_limit_of_its_tenant_is_refused_with_both_names(void **state)
+{
+    (void)state;
+    char words[256];
+    struct tenant acme = tenant("acme", "db-*", 1000);
+    struct agreement a = agreement("gold", "", "*");
+    strcpy(a.applies_to.tenant, "acme");
+    a.reservation_iops = 1000;
+    assert_false(agreement_beyond_tenant(&a, &acme, words, sizeof(words)));
+    a.reservation_iops = 1001;
+    assert_true(agreement_beyond_tenant(&a, &acme, words, sizeof(words)));
+    assert_non_null(strstr(words, "gold"));
+    assert_non_null(strstr(words, "acme"));
+    strcpy(a.applies_to.tenant, "other");
+    assert_false(agreement_beyond_tenant(&a, &acme, words, sizeof(words)));
+    strcpy(a.applies_to.tenant, "a*"); /* others too */
+    assert_false(agreement_beyond_tenant(&a, &acme, words, sizeof(words)));
+    /* No tenant is named: by its members, when these surely take all that is selected. */
+    struct agreement one = agreement("one", "", "db-1");
+    one.reservation_read_iops = one.reservation_write_iops = 600; /* together too much */
+    assert_true(agreement_beyond_tenant(&one, &acme, words, sizeof(words)));
+    strcpy(one.applies_to.volume, "*-1");
+    assert_false(agreement_beyond_tenant(&one, &acme, words, sizeof(words)));
+    strcpy(one.applies_to.volume, "db-*");
+    strcpy(acme.member[0].host, "10.0.0.1"); /* this host only */
+    assert_false(agreement_beyond_tenant(&one, &acme, words, sizeof(words)));
+    strcpy(one.applies_to.host, "10.0.0.1");
+    assert_true(agreement_beyond_tenant(&one, &acme, words, sizeof(words)));
+    acme.limits.rate[GATE_IOPS_TOTAL].rate = 0; /* no limit */
+    assert_false(agreement_beyond_tenant(&one, &acme, words, sizeof(words)));
+    acme.limits.rate[GATE_IOPS_WRITE].rate = 599;
+    assert_true(agreement_beyond_tenant(&one, &acme, words, sizeof(words)));
+}
+
+static void reads_and_writes_reserved_add_up_against_a_limit_of_both(void **state)
+{
+    (void)state;
+    struct agreement wide = agreement("wide", "", ""), narrow = agreement("narrow", "", "db");
+    wide.limits.rate[GATE_BYTES_TOTAL].rate = 1000;
+    narrow.reservation_read_bytes_s = narrow.reservation_write_bytes_s = 500;
+    assert_false(agreement_contradicts(&wide, &narrow));
+    narrow.reservation_read_bytes_s = 501;
+    assert_true(agreement_contradicts(&wide, &narrow));
+    assert_true(agreement_contradicts(&narrow, &wide));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -140,6 +195,8 @@ int main(void)
         cmocka_unit_test(equal_rank_and_a_common_stream_conflict),
         cmocka_unit_test(a_more_specific_agreement_does_not_conflict),
         cmocka_unit_test(an_agreement_never_conflicts_with_its_own_older_version),
+        cmocka_unit_test(a_reservation_above_the_limit_of_its_tenant_is_refused_with_both_names),
+        cmocka_unit_test(reads_and_writes_reserved_add_up_against_a_limit_of_both),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
