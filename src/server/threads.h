@@ -32,6 +32,9 @@ struct threads {
     size_t services_at_start; /* never changed */
     size_t readers;
     struct threads_load of_pair[THREADS_MAX_PAIRS], of_services[THREADS_MAX_SERVICES];
+    /* Moves of gateways (move.h): counted before the baton goes out, and after it came back. While
+     * they differ a gateway may be at no SLA process. Written by the acceptor. */
+    _Atomic uint64_t moves_begun, moves_ended;
     /* By session slot: bytes that wait to be sent; written by outbound. NULL: not kept. */
     _Atomic uint32_t *queued;
 };

@@ -26,7 +26,8 @@ void exchange_init(struct exchange *x, struct exchange_table *t, void (*done)(st
     x->table = t;
     x->done = done;
     x->in_slot = false;
-    x->count = x->waiting = x->processes = 0;
+    x->count = x->waiting = x->processes = x->views = 0;
+    x->earlier = NULL;
 }
 
 static void slot_release(struct exchange *x)
@@ -56,7 +57,9 @@ static void answers_drop(struct exchange *x)
 {
     for (size_t i = 0; i < x->count; i++)
         json_decref(x->answer[i].json);
-    x->count = x->processes = 0;
+    json_decref(x->earlier);
+    x->earlier = NULL;
+    x->count = x->processes = x->views = 0;
 }
 
 void exchange_fini(struct exchange *x)

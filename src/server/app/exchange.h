@@ -11,6 +11,7 @@
 
 /* The most that is asked at once: four views of every SLA process, and the store twice. */
 #define EXCHANGE_MAX_ANSWERS 66u
+#define EXCHANGE_VIEWS_MAX 4u
 /* Exchanges that can be under way: one a connection, and the server's own. */
 #define EXCHANGE_MAX 272u
 
@@ -37,6 +38,11 @@ struct exchange {
     size_t count, waiting;
     /* SLA processes that each view is asked of; their number may grow meanwhile. */
     size_t processes;
+    /* Views in it, each by its first answer; how many moves had ended before the first was asked;
+     * what earlier rounds of the same questions gave, by first answer (NULL: none). */
+    size_t views, view_first[EXCHANGE_VIEWS_MAX];
+    uint64_t moves_ended;
+    json_t *earlier;
     struct exchange_answer answer[EXCHANGE_MAX_ANSWERS];
 };
 

@@ -38,13 +38,41 @@
 #include "server/app/writer.h"
 #include "server/msg.h"
 
+/* Views are asked again at most so often and so long because gateways move. */
+#define ROUNDS_MAX 16u
+#define ROUNDS_NS NS_PER_S
+
+static bool ask_again(struct request *r)
+{
+    struct exchange *x = &r->exchange;
+    uint64_t now = clock_mono_ns();
+    if (!views_moved(x, r->app))
+        return false;
+    if (r->rounds == 0)
+        r->round_ns = now;
+    if (r->rounds == ROUNDS_MAX || now - r->round_ns > ROUNDS_NS)
+        return false;
+    r->rounds++;
+    json_t *kept = views_keep(x, r->app);
+    exchange_clear(x);
+    x->earlier = kept;
+    r->route->handler(r);
+    return true;
+}
+
+static void go_on(struct request *r, void (*next)(struct request *r))
+{
+    if (!ask_again(r))
+        next(r);
+}
+
 static void on_exchange_done(struct exchange *x)
 {
     struct request *r = container_of(x, struct request, exchange);
     void (*next)(struct request *) = r->next;
     weir_assert(next != NULL);
     r->next = NULL;
-    next(r);
+    go_on(r, next);
 }
 
 void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *connection)
@@ -423,7 +451,7 @@ void http_wait(struct request *r, void (*next)(struct request *r))
 {
     weir_assert(r->next == NULL);
     if (r->exchange.waiting == 0)
-        next(r);
+        go_on(r, next);
     else
         r->next = next;
 }

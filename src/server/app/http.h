@@ -58,6 +58,8 @@ struct request {
     size_t drained;             /* bytes of a body that nobody wants */
     struct exchange exchange;
     void (*next)(struct request *r); /* goes on when all is answered */
+    unsigned rounds;                 /* in which its first questions were asked again */
+    uint64_t round_ns;               /* when the first was over */
     struct list writer_link;         /* in app->writers while it waits its turn */
     void *work;                      /* the handler's own, freed with work_free */
     void (*work_free)(void *work);
@@ -99,7 +101,9 @@ bool http_body(struct request *r, json_t **ret);
 void http_ask_view(struct request *r, int view_kind, const char *name, bool histograms);
 void http_ask_store(struct request *r, struct store_query *query);
 void http_ask_write(struct request *r, struct store_write *write);
-/* Go on with @next once every question is answered (at once when none is open). */
+/* Go on with @next once every question is answered (at once when none is open). When there were
+ * views among them and a gateway moved meanwhile the handler of the route is called again first, so
+ * one that asks for views must ask for them before it does anything else. */
 void http_wait(struct request *r, void (*next)(struct request *r));
 
 /* Answer. Each may be called once; bodies are taken. */

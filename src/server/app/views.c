@@ -7,7 +7,12 @@
  * Model: every view is asked of every process and put together here. What one process left out is
  * said in the header Weir-Incomplete; only when none answered is it an error. Lists are ordered by
  * key, and the cursor is the last key given, so that a page after a change neither repeats nor
- * skips what stayed. */
+ * skips what stayed.
+ *
+ * A gateway on its way from one process to another (server/move.h) is at none, and one that arrives
+ * while they answer may be at two. So when one moved while views were asked they are asked again,
+ * for a bounded time (http.c), and what earlier rounds showed is kept: a gateway is missing from
+ * one round or another, not from all. */
 #include "server/app/views.h"
 
 #include <stdio.h>
@@ -41,6 +46,10 @@ void views_ask(struct exchange *x, struct app *app, enum view_kind kind, const c
 {
     if (x->processes == 0)
         x->processes = app->threads->services_count;
+    if (x->views == 0)
+        x->moves_ended = atomic_load(&app->threads->moves_ended);
+    weir_assert(x->views < EXCHANGE_VIEWS_MAX);
+    x->view_first[x->views++] = x->count;
     for (size_t i = 0; i < x->processes; i++) {
         struct view_request *v = calloc(1, sizeof(*v));
         struct msg m = {.kind = MSG_VIEW, .body = v, .body_free = free};
@@ -51,6 +60,70 @@ void views_ask(struct exchange *x, struct app *app, enum view_kind kind, const c
         }
         exchange_ask(x, app->threads->services[i], m, APP_VIEW_NS, app->now_ns);
     }
+}
+
+/* By which the same row is known in another answer; NULL: by nothing. */
+static const char *identity(const json_t *item, char scratch[2 * STREAM_KEY_SIZE])
+{
+    const char *id = views_text(item, "id"), *key = views_text(item, "key");
+    if (id[0] != '\0')
+        return id;
+    if (key[0] == '\0')
+        return NULL;
+    snprintf(scratch, 2 * STREAM_KEY_SIZE, "%s %s", key, views_text(item, "gateway"));
+    return scratch;
+}
+
+/* Those of @from that @into does not have yet. */
+static void add_unseen(json_t *into, json_t *seen, const json_t *from)
+{
+    char scratch[2 * STREAM_KEY_SIZE];
+    size_t i;
+    json_t *item;
+    json_array_foreach(from, i, item)
+    {
+        const char *id = identity(item, scratch);
+        if (id != NULL && json_object_get(seen, id) != NULL)
+            continue;
+        if (id != NULL)
+            json_object_set_new(seen, id, json_true());
+        json_array_append(into, item);
+    }
+}
+
+/* Takes @all. What has no identity is of the last round only. */
+static json_t *join_rounds(json_t *all, const json_t *earlier)
+{
+    char scratch[2 * STREAM_KEY_SIZE];
+    json_t *joined = json_array(), *seen = json_object();
+    add_unseen(joined, seen, all);
+    const json_t *first = json_array_get(earlier, 0);
+    if (first != NULL && identity(first, scratch) != NULL)
+        add_unseen(joined, seen, earlier);
+    json_decref(seen);
+    json_decref(all);
+    return joined;
+}
+
+static const char *round_key(size_t first, char out[24])
+{
+    snprintf(out, 24, "%zu", first);
+    return out;
+}
+
+json_t *views_keep(const struct exchange *x, const struct app *app)
+{
+    json_t *kept = json_object();
+    char key[24];
+    for (size_t i = 0; i < x->views; i++)
+        json_object_set_new(kept, round_key(x->view_first[i], key),
+                            views_gather(x, app, x->view_first[i], NULL));
+    return kept;
+}
+
+bool views_moved(const struct exchange *x, const struct app *app)
+{
+    return x->views > 0 && atomic_load(&app->threads->moves_begun) != x->moves_ended;
 }
 
 json_t *views_gather(const struct exchange *x, const struct app *app, size_t first,
@@ -69,6 +142,10 @@ json_t *views_gather(const struct exchange *x, const struct app *app, size_t fir
     }
     if (ret_failed)
         *ret_failed = failed;
+    if (x->earlier != NULL) {
+        char key[24];
+        all = join_rounds(all, json_object_get(x->earlier, round_key(first, key)));
+    }
     return all;
 }
 

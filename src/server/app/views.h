@@ -17,9 +17,17 @@ void views_ask(struct exchange *x, struct app *app, enum view_kind kind, const c
                bool histograms);
 
 /* The answers [first, first + services_count) in one new array; *@ret_failed (may be NULL) counts
- * the processes that gave none. */
+ * the processes that gave none. Gateways and streams of exchange.earlier that are missing are
+ * added, each stands there once. */
 json_t *views_gather(const struct exchange *x, const struct app *app, size_t first,
                      size_t *ret_failed);
+
+/* What views_gather gives for each view of @x, for exchange.earlier of another round. NULL: no
+ * memory. */
+json_t *views_keep(const struct exchange *x, const struct app *app);
+/* Whether a gateway moved while the views of @x were asked for: then it may be in none of the
+ * answers, or in two. */
+bool views_moved(const struct exchange *x, const struct app *app);
 
 /* Join items of one name that came from several processes. New references. */
 json_t *views_join_targets(const json_t *items);

@@ -41,6 +41,12 @@ static struct monitor *monitor_of(const struct router *r)
     return r->a->m;
 }
 
+/* The few figures of the thread map that are this thread's to write. */
+static struct threads *shared(const struct router *r)
+{
+    return (struct threads *)(uintptr_t)monitor_of(r)->threads;
+}
+
 static void id_args(const uint8_t id[GATEWAY_ID_SIZE], struct msg *m)
 {
     memcpy(m->arg, id, GATEWAY_ID_SIZE);
@@ -115,6 +121,7 @@ static bool move_begin(struct router *r, struct route_gateway *g)
     m->subgroup = route_group_number(g);
     m->began_ns = reactor_now(r->a->reactor);
     say_move(r, g);
+    atomic_fetch_add(&shared(r)->moves_begun, 1);
     r->moves++;
     monitor_count_add(monitor_of(r), moving_now, 1);
     move_queue_put(&r->unposted, m);
@@ -173,6 +180,7 @@ static void move_ended(struct router *r, struct move *m)
     uint64_t took = reactor_now_fresh(r->a->reactor) - m->began_ns;
     weir_assert(r->moves > 0);
     weir_assert(g != NULL); /* one that moves is not removed */
+    atomic_fetch_add(&shared(r)->moves_ended, 1);
     r->moves--;
     monitor_count_down(monitor_of(r), moving_now);
     log_debug("monitor: a move took %llu us", (unsigned long long)(took / NS_PER_US));
@@ -342,7 +350,7 @@ static void take_loads(struct router *r)
 
 static void show(struct router *r)
 {
-    struct threads *t = (struct threads *)(uintptr_t)monitor_of(r)->threads;
+    struct threads *t = shared(r);
     uint32_t pair[THREADS_MAX_PAIRS] = {0}, process[THREADS_MAX_SERVICES] = {0};
     uint32_t groups[THREADS_MAX_SERVICES] = {0};
     route_counts(r->table, pair, process, groups);

@@ -620,9 +620,128 @@ static void what_nobody_uses_is_forgotten(void **state)
     fleet_free(f);
 }
 
+static const struct quota *quota_of(const struct process *p, const char *id)
+{
+    struct share_key key = key_named(id);
+    const struct list *slot = table_slot(&p->services->by_quota, key.a);
+    list_for_each(it, slot) {
+        const struct quota *q = container_of(it, struct quota, in_key);
+        if (same(q->key, key))
+            return q;
+    }
+    return NULL;
+}
+
+/* Hold back, or let go of, what is on its way between two processes. */
+static void hold_posts(struct fleet *f, size_t from, size_t to, bool hold)
+{
+    for (size_t i = 0; i < f->posts[from][to]; i++)
+        f->post[from][to][(f->first[from][to] + i) % QUEUE].at_ns = hold ? UINT64_MAX : f->now;
+}
+
+/* The coordinator orders a process that has no streams to lend all it has; before the order is
+ * there, streams are. They were not known of, so the order counts for nothing. */
+static void an_order_that_crosses_news_is_not_followed(void **state)
+{
+    (void)state;
+    struct fleet *f = fleet_new(61, 0);
+    gateway_up(f, &f->gateway[0]);
+    f->gateway[0].demand = 5 * LIMIT;
+    for (int i = 0; f->posts[0][1] == 0; i++) {
+        assert_true(i < 1000);
+        step(f);
+    }
+    hold_posts(f, 0, 1, true);
+    gateway_up(f, &f->gateway[1]);
+    for (int i = 0; f->gateway[1].cap == 0; i++) {
+        assert_true(i < 1000);
+        step(f);
+        hold_posts(f, 0, 1, true);
+    }
+    uint32_t even = share_default(1, PROCESSES);
+    const struct quota *q = quota_of(&f->process[1], AGREEMENT);
+    assert_non_null(q);
+    assert_int_equal(q->own[GATE_IOPS_TOTAL], even);
+    /* The orders of before, and nothing else: the coordinator has not heard of the streams. */
+    bool ordered = false;
+    for (size_t i = 0; i < f->posts[0][1]; i++) {
+        const struct share_batch *b = f->post[0][1][(f->first[0][1] + i) % QUEUE].batch;
+        for (size_t k = 0; k < b->grants; k++)
+            ordered |= same(b->grant[k].key, key_named(AGREEMENT)) &&
+                       b->grant[k].keep[GATE_IOPS_TOTAL] == 0;
+    }
+    assert_true(ordered);
+    struct post first = f->post[0][1][f->first[0][1]];
+    assert_true(first.batch->grants > 0);
+    f->first[0][1] = (f->first[0][1] + 1) % QUEUE;
+    f->posts[0][1]--;
+    services_share(f->process[1].services, first.batch, f->now, wall(f));
+    free(first.batch);
+    assert_int_equal(q->own[GATE_IOPS_TOTAL], even);
+    assert_int_equal(q->held[GATE_IOPS_TOTAL], 0);
+    assert_in_range(f->gateway[1].cap, LIMIT / 3 - 1, LIMIT / 3);
+    hold_posts(f, 0, 1, false);
+    settle(f);
+    assert_true(in_force(f, false) <= LIMIT + GATEWAYS);
+    assert_true(in_force(f, false) + GATEWAYS >= LIMIT);
+    fleet_free(f);
+}
+
+/* What is ordered away is still in force at a gateway that has not followed yet; when it moves it
+ * takes along what covers that, so that nobody else may use it. */
+static void one_that_moves_while_tokens_are_given_back_takes_what_it_uses(void **state)
+{
+    (void)state;
+    size_t seen = 0;
+    for (uint64_t seed = 71; seed <= 90; seed++) {
+        struct fleet *f = fleet_new(seed, 0);
+        struct played *g = &f->gateway[1]; /* and 4, at the same process */
+        gateway_up(f, g);
+        gateway_up(f, &f->gateway[4]);
+        g->demand = 5 * LIMIT;
+        run(f, 20);
+        assert_true(g->cap > LIMIT / 2);
+        gateway_up(f, &f->gateway[0]);
+        f->gateway[0].demand = 5 * LIMIT;
+        const struct quota *q = quota_of(&f->process[1], AGREEMENT);
+        assert_non_null(q);
+        for (int i = 0; i < 3000 && q->held[GATE_IOPS_TOTAL] == 0; i++)
+            step(f);
+        if (q->held[GATE_IOPS_TOTAL] == 0) {
+            fleet_free(f);
+            continue;
+        }
+        seen++;
+        uint64_t used = g->cap; /* it has not heard yet, or has just */
+        uint64_t before = (uint64_t)q->own[GATE_IOPS_TOTAL] + q->held[GATE_IOPS_TOTAL];
+        depart(f, g, 2);
+        const struct gateway *moving = (const struct gateway *)g->parcel;
+        uint64_t carried = 0;
+        for (size_t k = 0; k < moving->carried_count; k++) {
+            if (same(moving->carried[k].key, key_named(AGREEMENT)))
+                carried += moving->carried[k].tokens[GATE_IOPS_TOTAL];
+        }
+        q = quota_of(&f->process[1], AGREEMENT);
+        assert_non_null(q);
+        assert_int_equal(carried + q->own[GATE_IOPS_TOTAL] + q->held[GATE_IOPS_TOTAL], before);
+        assert_true(carried * LIMIT / SHARE_ONE + 1 >= used);
+        check_tokens(f, AGREEMENT);
+        check_tokens(f, TENANT);
+        f->gateway[4].demand = LIMIT;
+        settle(f);
+        assert_int_equal(g->process, 2);
+        assert_true(in_force(f, false) <= LIMIT + GATEWAYS);
+        assert_true(in_force(f, false) + GATEWAYS >= LIMIT);
+        fleet_free(f);
+    }
+    assert_true(seen > 10);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_order_that_crosses_news_is_not_followed),
+        cmocka_unit_test(one_that_moves_while_tokens_are_given_back_takes_what_it_uses),
         cmocka_unit_test(no_token_is_made_or_lost_whatever_happens),
         cmocka_unit_test(the_sum_in_force_never_exceeds_the_limit),
         cmocka_unit_test(the_limit_goes_where_the_demand_is),
