@@ -541,6 +541,8 @@ static void reload(struct server *s)
     server_config_init(&c);
     if (s->config_path != NULL) {
         r = server_config_load(&c, s->config_path, &errors);
+        /* Of the start, where an option may have named it; the server's own keys lie in it. */
+        memcpy(c.state_dir, s->config.state_dir, sizeof(c.state_dir));
         if (r == 0)
             r = server_config_check(&c, &errors);
     } else {
