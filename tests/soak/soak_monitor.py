@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Goal: hours of gateways that come, go, stall, vanish and flood leave the server's memory and descriptors flat, and no counter lost
 or counted twice.
-Method: played gateways (bench/gwload) before one real server; each step draws one trouble from a seed that is printed, then heals it and
-looks at a quiet point: every gateway stands and is admitted, and the sum of all counters that the server holds lies between what the
+Method: played gateways (bench/gwload) before one real server; each step draws one trouble from a seed that is printed (gateways that
+leave, storm, flood, read nothing or are half-open, strangers, stolen tokens, reloads that move gateways about), then heals it and looks
+at a quiet point: every gateway stands and is admitted, and the sum of all counters that the server holds lies between what the
 gateways say just before and just after. The server is ended, killed and started again now and then on the same ports.
 SOAK_SECONDS (3600), SOAK_GATEWAYS (240) and SOAK_SEED set length, size and chance; so do three arguments.
 
@@ -26,6 +27,7 @@ GATEWAYS = int(ARGS.get(2) or os.environ.get("SOAK_GATEWAYS", "240"))
 SEED = int(ARGS.get(3) or os.environ.get("SOAK_SEED", str(random.SystemRandom().randrange(1 << 31))))
 STREAMS = 4
 MAX_RSS_KIB, MAX_DESCRIPTORS = 24 * 1024, 32
+LIFE = max(SECONDS / 6, min(SECONDS / 2, 200))  # of a server; its memory is looked at once it has warmed up for a minute and a half
 PATIENCE = 90  # generous: the machine may be busy with other things
 
 
@@ -34,9 +36,10 @@ class Soak:
         self.w, self.rng = world, rng
         self.lives = self.steps = 0
         self.grown, self.base = 0, None
+        self.conf = world.path("soak.conf")
         self.start()
         self.load = [self.play(i) for i in range(2)]
-        self.next_life = time.monotonic() + SECONDS / 6
+        self.next_life = time.monotonic() + LIFE
 
     def play(self, i):
         n = GATEWAYS // 2
@@ -48,7 +51,8 @@ class Soak:
         if self.lives:
             where = {"control": self.server.control, "http": self.server.http.removeprefix("http://"),
                      "state_dir": self.server.state_dir}
-        self.server = self.w.server("--log-level", "warning", **where)
+        self.write_conf(2, 2)
+        self.server = self.w.server("--config", self.conf, "--log-level", "warning", **where)
         self.lives += 1
         self.born, self.base = time.monotonic(), None
 
@@ -107,6 +111,17 @@ class Soak:
         weirtest.wait_until(lambda: self.server.request("DELETE", f"/api/v1/gateways/{got[0].name}")[0] == 204,
                             "the taker to be retired", PATIENCE)
 
+    def moves(self):
+        """Other numbers of pairs and SLA processes, twice and quickly: gateways move through one another."""
+        for _ in range(2):
+            self.write_conf(self.rng.randrange(1, 3), self.rng.randrange(1, 4))
+            self.server.popen.send_signal(signal.SIGHUP)
+            time.sleep(self.rng.uniform(0, 1))
+
+    def write_conf(self, pairs, processes):
+        with open(self.conf, "w", encoding="ascii") as f:
+            f.write(f"[server]\npairs = {pairs}\nsla-processes = {processes}\n")
+
     def life(self):
         self.server.stop(self.rng.choice([signal.SIGTERM, signal.SIGKILL]))
         time.sleep(self.rng.uniform(0, 2))
@@ -146,7 +161,7 @@ class Soak:
         weirtest.wait_until(self.count_right, "the server's counters to be those of the gateways", PATIENCE)
         assert self.server.alive(), self.server.output()[-4000:]
         now, age = (self.server.rss_kib(), self.server.descriptors()), time.monotonic() - self.born
-        if self.base is None and age > min(120, SECONDS / 8):
+        if self.base is None and age > min(120, LIFE * 0.6):
             self.base = now
         if self.base is not None:
             self.grown = max(self.grown, now[0] - self.base[0])
@@ -161,13 +176,14 @@ class Soak:
         agreement = {"kind": "Agreement", "name": "surging", "appliesTo": {"host": "surge-*"}, "per": "stream", "limit": {"iops": 1000000}}
         self.server.put("/agreements/surging", agreement)
         self.quiet()
-        troubles = [self.storm, self.leave, self.deaf, self.half, self.flood, self.strangers, self.tokens]
+        troubles = [self.storm, self.leave, self.deaf, self.half, self.flood, self.strangers, self.tokens,
+                    self.moves, self.moves]
         began = time.monotonic()
         while time.monotonic() - began < SECONDS:
             trouble = self.rng.choice(troubles)
             if time.monotonic() > self.next_life:
                 trouble = self.life
-                self.next_life = time.monotonic() + SECONDS / 6
+                self.next_life = time.monotonic() + LIFE
             trouble()
             self.steps += 1
             rss, fds = self.quiet()
