@@ -67,8 +67,8 @@ static void reserve_by_priority(struct allocate_claim *c, size_t n, double capac
     }
 }
 
-static double reserve(struct allocate_claim *c, size_t n, double capacity,
-                      enum collisions collisions)
+double allocate_reserve(struct allocate_claim *c, size_t n, double capacity,
+                        enum collisions collisions)
 {
     double sum = 0;
     for (size_t i = 0; i < n; i++) {
@@ -150,7 +150,7 @@ double allocate(struct allocate_claim *c, size_t n, double capacity, enum collis
         weir_assert(c[i].weight > 0 && c[i].demand >= 0);
         weir_assert(c[i].reservation >= 0 && c[i].limit >= 0);
     }
-    double fits = reserve(c, n, capacity, collisions);
+    double fits = allocate_reserve(c, n, capacity, collisions);
     double level = find_level(c, n, capacity);
     for (size_t i = 0; i < n; i++)
         c[i].given = given_at(&c[i], level);

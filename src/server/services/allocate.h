@@ -30,4 +30,9 @@ struct allocate_claim {
  * it is max-min fair in given over weight. */
 double allocate(struct allocate_claim *c, size_t n, double capacity, enum collisions collisions);
 
+/* Only the first part of that: fill reserved, and return what allocate would. For who needs no
+ * more: it walks the claims a few times, the search for the level dozens of times. */
+double allocate_reserve(struct allocate_claim *c, size_t n, double capacity,
+                        enum collisions collisions);
+
 #endif

@@ -176,6 +176,7 @@ static void part_promise(struct part *p, const double here[GATE_KIND_COUNT],
 
 static void part_promise_none(struct part *p)
 {
+    p->settled = false;
     p->reserve = p->reserve_fits = 0;
     memset(p->promise, 0, sizeof(p->promise));
 }
@@ -194,12 +195,17 @@ static void claim_ask(struct services *s, struct claim *c)
             continue;
         }
         struct storage *t = p->target->storage;
+        p->settled = false;
         part_promise(p, t->sum.demand, demand, quota_others_iops(c));
         tighten(&t->wait_us, wait_bound(p));
         t->speaks = true;
-        if (t->counted == counted)
+        if (t->counted == counted) {
+            p->leader = t->firsts;
             continue;
+        }
         t->counted = counted; /* once a storage, by its first part there */
+        p->leader = p;
+        p->factor = 1;
         t->reserved += p->reserve * plan_io_cost(p);
         p->next_first = t->firsts;
         t->firsts = p;
@@ -213,7 +219,11 @@ static void part_ask_alone(struct part *p)
         part_promise_none(p);
         return;
     }
+    double was[GATE_KIND_COUNT];
+    memcpy(was, p->promise, sizeof(was));
     part_promise(p, p->demand, p->demand, quota_others_iops(p->claim));
+    for (int k = 0; k < GATE_KIND_COUNT; k++)
+        p->settled = p->settled && p->promise[k] == was[k];
     p->target->reserved_alone += p->reserve * plan_io_cost(p);
     tighten(&p->target->wait_alone_us, wait_bound(p));
     p->target->speaks_alone = true;
@@ -260,22 +270,13 @@ static size_t firsts_gather(struct storage *t)
             struct part *p = container_of(at, struct part, in_gateway);
             if (p->target != one || p->claim->part_count > 1 || !part_speaks(p))
                 continue;
+            p->factor = 1;
             p->next_first = t->firsts;
             t->firsts = p;
             n++;
         }
     }
     return n;
-}
-
-static void scale_at(struct part *first, double factor)
-{
-    list_for_each(it, &first->claim->parts)
-    {
-        struct part *p = container_of(it, struct part, in_claim);
-        if (part_speaks(p) && p->target->storage == first->target->storage)
-            p->reserve_fits = p->reserve * factor;
-    }
 }
 
 static void storage_scale(struct services *s, struct storage *t)
@@ -287,17 +288,16 @@ static void storage_scale(struct services *s, struct storage *t)
     for (const struct part *p = t->firsts; p != NULL; p = p->next_first) {
         const struct agreement *a = &p->claim->agreed->e.agreement;
         double ask = p->reserve * plan_io_cost(p);
-        c[i++] = (struct allocate_claim){.demand = ask,
+        c[i++] = (struct allocate_claim){.demand = INFINITY,
                                          .reservation = ask,
                                          .limit = INFINITY,
-                                         .weight = a->weight,
                                          .priority = a->priority};
     }
     weir_assert(i == n);
-    t->fits = allocate(c, n, t->capacity, collisions_at(s, t));
+    t->fits = allocate_reserve(c, n, t->capacity, collisions_at(s, t));
     i = 0;
     for (struct part *p = t->firsts; p != NULL; p = p->next_first, i++)
-        scale_at(p, c[i].reservation > 0 ? c[i].reserved / c[i].reservation : 1.0);
+        p->factor = c[i].reservation > 0 ? c[i].reserved / c[i].reservation : 1.0;
     free(c);
 }
 
@@ -482,8 +482,10 @@ void plan_gateway(struct services *s, struct gateway *g)
         if (p->claim->part_count > 1 || p->claim->agreed == NULL)
             continue;
         part_ask_alone(p);
-        if (s->loaded && p->target != NULL && !p->target->storage->over)
+        if (s->loaded && p->target != NULL && !p->target->storage->over) {
             part_plan(s, p, false);
+            p->settled = false;
+        }
     }
 }
 
@@ -502,8 +504,10 @@ static void storage_begin(struct storage *t)
     }
 }
 
-/* Claims that are only at one target, when what fits changes or policies do. */
-static void storage_plan_alone(struct services *s, struct storage *t)
+/* Claims that are only at one target, when what fits changes or (@anew) policies or agreements do.
+ * Most are as they were, and touching no more of each than its few lines here is most of the time
+ * that a plan of many saves. */
+static void storage_plan_alone(struct services *s, struct storage *t, bool anew)
 {
     list_for_each(it, &t->targets)
     {
@@ -513,9 +517,13 @@ static void storage_plan_alone(struct services *s, struct storage *t)
             struct part *p = container_of(at, struct part, in_gateway);
             if (p->target != one || p->claim->part_count > 1 || p->claim->agreed == NULL)
                 continue;
-            if (!t->over)
-                p->reserve_fits = p->reserve;
+            double factor = t->over ? p->factor : 1;
+            p->reserve_fits = p->reserve * factor;
+            if (p->settled && !anew && p->settled_factor == factor)
+                continue;
             part_plan(s, p, false);
+            p->settled = true;
+            p->settled_factor = factor;
         }
     }
 }
@@ -539,7 +547,7 @@ void plan_run(struct services *s)
         bool was = t->over;
         storage_settle(s, t);
         if (t->over || was || anew)
-            storage_plan_alone(s, t);
+            storage_plan_alone(s, t, anew);
     }
     list_for_each(it, &s->spanning)
     {
@@ -547,7 +555,13 @@ void plan_run(struct services *s)
         if (c->agreed == NULL)
             continue;
         claim_sum(s, c, NULL);
-        list_for_each(at, &c->parts) part_plan(s, container_of(at, struct part, in_claim), true);
+        list_for_each(at, &c->parts)
+        {
+            struct part *p = container_of(at, struct part, in_claim);
+            if (part_speaks(p))
+                p->reserve_fits = p->reserve * p->leader->factor;
+            part_plan(s, p, true);
+        }
     }
     list_for_each(it, &s->e.targets) target_plan(s, container_of(it, struct target, e.link));
 }

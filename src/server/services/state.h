@@ -226,6 +226,10 @@ struct part {
     double promise[GATE_KIND_COUNT];    /* reserved at its storage; 0: none of that kind */
     double reserve;                     /* all of that as I/Os a second, wanted */
     double reserve_fits;                /* the same as far as it fits */
+    double factor;                      /* of the first: what fits of the claim's there */
+    double settled_factor;              /* with which it was planned, if @settled */
+    bool settled;                       /* planned, and its promise is still the same */
+    struct part *leader;                /* the claim's first at its storage, in this plan */
     struct part *next_first;            /* in storage.firsts */
     uint32_t waiting;                   /* streams with I/Os that wait for their turn */
     uint32_t waiting_parts;             /* of the claim at its storage; slots.c */
