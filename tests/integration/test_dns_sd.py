@@ -45,12 +45,16 @@ SERVICE = """<?xml version="1.0"?><!DOCTYPE service-group SYSTEM "avahi-service.
 """
 
 
+PREPARE = ["mount -t tmpfs none /run", "mount -t tmpfs none /etc/avahi", "ip link set lo up", "ip link set lo multicast on",
+           f"mkdir -p /run/avahi-daemon {SERVICES}", f"touch {HOSTS}"]
+
+
 def enter():
     """Become this program in namespaces of its own; return where that cannot be."""
     for how in (["-n", "-m"], ["-r", "-n", "-m"]):
         flags = ["unshare", *how, "--propagation", "private"]
         with contextlib.suppress(OSError):
-            if subprocess.run([*flags, "true"], capture_output=True).returncode == 0:
+            if subprocess.run([*flags, "sh", "-ec", "; ".join(PREPARE)], capture_output=True).returncode == 0:
                 os.environ[INSIDE] = "1"
                 os.execvp(flags[0], [*flags, sys.executable, os.path.abspath(__file__), *sys.argv[1:]])
 
@@ -60,10 +64,8 @@ class DnsSd(unittest.TestCase):
     def setUpClass(cls):
         weirtest.need("unshare", "ip", "dbus-daemon", "/usr/sbin/avahi-daemon", "avahi-publish-service")
         if INSIDE not in os.environ:
-            raise unittest.SkipTest("no namespace may be made here")
-        for command in ("mount -t tmpfs none /run", "mount -t tmpfs none /etc/avahi", "ip link set lo up", "ip link set lo multicast on",
-                        "mkdir -p /run/avahi-daemon " + SERVICES, "touch " + HOSTS):
-            subprocess.run(command.split(), check=True)
+            raise unittest.SkipTest("no namespace may be made here, or nothing mounted in it")
+        subprocess.run(["sh", "-ec", "; ".join(PREPARE)], check=True)
 
     def setUp(self):
         self.world = weirtest.World()
