@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DEMO_SECONDS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: all demo test test-guest install clean fuzz soak soak-monitor deps bench-gateway bench-limits bench-monitor bench-plan bench-sched bench-control
+.PHONY: all demo test test-guest install clean fuzz soak soak-monitor deps bench-gateway bench-limits bench-monitor bench-plan bench-sched bench-control bench-passive
 all: deps
 	@tools/build $(BUILD)
 
@@ -69,6 +69,13 @@ bench-control:
 	@tools/build $(BUILD)
 	@ninja -C $(BUILD) --quiet bench/bench-plan bench/bench-sched
 	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 bench/control.py $(BENCH)
+
+# What metering and a scheduler that has nothing to do cost the data path: instructions, by callgrind; a table of docs/control.md.
+bench-passive:
+	@tools/deps bench
+	@tools/build $(BUILD)
+	@ninja -C $(BUILD) --quiet bench/ramnbd bench/nbdload
+	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 bench/passive.py $(BENCH)
 
 # How exactly limits are kept, beside rivals: a table. BENCH_ROUNDS=5 by default.
 bench-limits:
