@@ -22,9 +22,6 @@
 #include "server/services/services.h"
 #include "server/sla.h"
 
-/* A gateway has one credential; a few more may be left of earlier enrolments. */
-#define MAX_CREDENTIALS 32u
-
 static void forgotten(struct request *r)
 {
     size_t silent = 0;
@@ -135,54 +132,35 @@ static struct found find(const json_t *known, const json_t *stored, const char *
     return f;
 }
 
-static void ask_delete(struct request *r, enum store_verb verb, const char *name)
-{
-    struct store_write *write = store_write_new(verb);
-    if (write)
-        (void)text_copy(write->name, sizeof(write->name), name);
-    http_ask_write(r, write);
-}
-
 static void retire_known(struct request *r)
 {
     const struct exchange *x = &r->exchange;
     char id_copy[64];
-    size_t asked = 0, i;
-    json_t *c;
-    for (i = 0; i < 2; i++) {
-        if (x->answer[i].status < 0) {
-            http_problem_answer(r, &x->answer[i], "the database");
-            return;
-        }
+    if (x->answer[0].status < 0) {
+        http_problem_answer(r, &x->answer[0], "the database");
+        return;
     }
-    json_t *known = views_gather(x, r->app, 2, NULL), *credentials = json_incref(x->answer[1].json);
+    json_t *known = views_gather(x, r->app, 1, NULL);
     const char *id = find(known, x->answer[0].json, r->name[0]).id;
     bool found = id && text_copy(id_copy, sizeof(id_copy), id) == 0;
     json_decref(known);
     if (!found) {
-        json_decref(credentials);
         http_problem(r, MHD_HTTP_NOT_FOUND, "there is no gateway %s", r->name[0]);
         return;
     }
-    if (!change_make(r, id_copy, true)) {
-        json_decref(credentials);
+    if (!change_make(r, id_copy, true))
         return;
-    }
     exchange_clear(&r->exchange);
-    json_array_foreach(credentials, i, c)
-    {
-        if (strcmp(views_text(c, "gateway_id"), id_copy) == 0 && asked++ < MAX_CREDENTIALS)
-            ask_delete(r, STORE_CREDENTIAL_DELETE, views_text(c, "key_id"));
-    }
-    ask_delete(r, STORE_GATEWAY_DELETE, id_copy);
-    json_decref(credentials);
+    struct store_write *write = store_write_new(STORE_GATEWAY_RETIRE);
+    if (write)
+        (void)text_copy(write->name, sizeof(write->name), id_copy);
+    http_ask_write(r, write);
     http_wait(r, stored);
 }
 
 void gateways_retire(struct request *r)
 {
     http_ask_store(r, store_query_new(STORE_GATEWAYS));
-    http_ask_store(r, store_query_new(STORE_CREDENTIALS));
     http_ask_view(r, VIEW_GATEWAYS, "", false);
     http_wait(r, retire_known);
 }

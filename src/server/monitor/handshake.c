@@ -337,6 +337,8 @@ void handshake_enrolled(struct handshake *h, int status)
     memcpy(e.tls_key, h->peer_key, sizeof(e.tls_key));
     (void)keys_add_credential(&h->acceptor->keys.table, &e); /* the load below brings it as well */
     sodium_memzero(&e, sizeof(e));
+    /* The gateway may come again, with what it was given, before that load is done. */
+    keys_use_token(&h->acceptor->keys.table, h->auth.key_id, h->auth.gateway_id);
     snprintf(h->auth.key_id, sizeof(h->auth.key_id), "%s", h->new_key_id);
     monitor_count(h->acceptor->m, enrolled);
     struct acceptor *a = h->acceptor;

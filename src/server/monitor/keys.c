@@ -135,6 +135,17 @@ const struct key_entry *keys_find(const struct key_table *t, const char *id, int
     return e;
 }
 
+void keys_use_token(struct key_table *t, const char *id, const uint8_t gateway_id[AUTH_ID_SIZE])
+{
+    for (size_t i = 0; i < t->count[KEY_TOKEN]; i++) {
+        struct key_entry *e = &t->entry[KEY_TOKEN][i];
+        if (strcmp(e->id, id) != 0)
+            continue;
+        e->used = true;
+        memcpy(e->gateway_id, gateway_id, AUTH_ID_SIZE);
+    }
+}
+
 bool keys_open_token(const struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE])
 {
     for (size_t i = 0; i < t->count[KEY_TOKEN]; i++) {

@@ -44,6 +44,9 @@ int keys_add_credential(struct key_table *t, const struct key_entry *e);
 /* Of the credentials of @gateway_id only @key_id is left, at once, before the store says so. */
 void keys_keep_one(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], const char *key_id);
 
+/* @gateway_id used the token @id, at once, before the store tells it. */
+void keys_use_token(struct key_table *t, const char *id, const uint8_t gateway_id[AUTH_ID_SIZE]);
+
 /* Whether a token is open that @gateway_id used. */
 bool keys_open_token(const struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE]);
 

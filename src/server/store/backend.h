@@ -59,6 +59,8 @@ struct store_backend_ops {
     bool (*intact)(struct store_backend *b);
     /* Whether opening it had to make a database anew. */
     bool (*fresh)(const struct store_backend *b);
+    /* Whether the samples were found damaged: close it, then sqlite_samples_set_aside. */
+    bool (*damaged)(const struct store_backend *b);
     /* Words for the last failure. Static text. */
     const char *(*last_error)(const struct store_backend *b);
 };
@@ -69,9 +71,18 @@ struct store_backend_ops {
  * administrator's. */
 int store_folder_make(const char *folder);
 
-/* 0, or an error with words. Folder and files are made (0700, 0600) and migrated when @access is
- * WRITE. */
+/* 0, or an error with words; WEIR_E_PARSE: the samples are damaged. Folder and files are made
+ * (0700, 0600) and migrated when @access is WRITE. */
 int sqlite_backend_open(const char *folder, enum store_access access, struct store_backend **ret,
                         char *ret_words, size_t size);
+/* The same for the writer; where the samples turn out to be damaged they are set aside and begun
+ * anew, and *@ret_aside (of @size, else "") says so. */
+int sqlite_backend_open_anew(const char *folder, struct store_backend **ret, char *ret_words,
+                             char *ret_aside, size_t size);
+/* Look at all of what was opened, in about a second. 0, or an error with words when it is
+ * damaged. */
+int sqlite_backend_check(struct store_backend *b, char *ret_words, size_t size);
+/* With no connection of the writer open. 0 or -errno; words for people in either case. */
+int sqlite_samples_set_aside(const char *folder, char *ret_words, size_t size);
 
 #endif

@@ -29,8 +29,11 @@ static void json_free_body(void *json)
 
 static void let_go(struct reader *r)
 {
-    if (r->backend != NULL)
-        r->backend->ops->close(r->backend);
+    if (r->backend == NULL)
+        return;
+    if (r->backend->ops->damaged(r->backend))
+        atomic_store_explicit(&r->store->suspect, true, memory_order_relaxed);
+    r->backend->ops->close(r->backend);
     r->backend = NULL;
 }
 
@@ -43,6 +46,8 @@ static int make_sure(struct reader *r)
         return 0;
     int rc =
         sqlite_backend_open(r->store->folder, STORE_ACCESS_READ, &r->backend, words, sizeof(words));
+    if (rc == WEIR_E_PARSE)
+        atomic_store_explicit(&r->store->suspect, true, memory_order_relaxed);
     return rc == 0 ? 0 : WEIR_E_UNAVAILABLE;
 }
 

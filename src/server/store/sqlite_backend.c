@@ -73,12 +73,14 @@ static const struct store_backend_ops sqlite_ops = {
     .query = sqlite_query,
     .intact = sqlite_intact,
     .fresh = sqlite_fresh,
+    .damaged = sqlite_samples_damaged,
     .last_error = sqlite_last_error,
 };
 
-int sqlite_backend_open(const char *folder, enum store_access access, struct store_backend **ret,
-                        char *ret_words, size_t size)
+static int backend_open(const char *folder, enum store_access access, struct store_backend **ret,
+                        bool *ret_damaged, char *ret_words, size_t size)
 {
+    *ret_damaged = false;
     ret_words[0] = '\0';
     int rc = access == STORE_ACCESS_WRITE ? store_folder_make(folder) : 0;
     if (rc != 0) {
@@ -95,9 +97,34 @@ int sqlite_backend_open(const char *folder, enum store_access access, struct sto
         rc = sqlite_db_open(&s->db[STORE_PART_SAMPLES], folder, "samples.db", access, "NORMAL",
                             sqlite_samples_migration, SQLITE_SAMPLES_VERSION, ret_words, size);
     if (rc != 0) {
+        *ret_damaged = s->db[STORE_PART_SAMPLES].damaged;
         sqlite_close(&s->base);
         return rc;
     }
     *ret = &s->base;
     return 0;
+}
+
+int sqlite_backend_open(const char *folder, enum store_access access, struct store_backend **ret,
+                        char *ret_words, size_t size)
+{
+    bool damaged;
+    int rc = backend_open(folder, access, ret, &damaged, ret_words, size);
+    return rc != 0 && damaged ? WEIR_E_PARSE : rc;
+}
+
+int sqlite_backend_open_anew(const char *folder, struct store_backend **ret, char *ret_words,
+                             char *ret_aside, size_t size)
+{
+    bool damaged;
+    ret_aside[0] = '\0';
+    int rc = backend_open(folder, STORE_ACCESS_WRITE, ret, &damaged, ret_words, size);
+    if (rc == 0 || !damaged)
+        return rc;
+    if (sqlite_samples_set_aside(folder, ret_aside, size) < 0) {
+        snprintf(ret_words, size, "%s", ret_aside);
+        ret_aside[0] = '\0';
+        return rc;
+    }
+    return backend_open(folder, STORE_ACCESS_WRITE, ret, &damaged, ret_words, size);
 }

@@ -57,6 +57,9 @@ int sqlite_maintain(struct store_backend *b, const struct store_ages *ages, int6
  * counts there too. */
 int sqlite_rollup_late(struct sqlite_db *d, int64_t series, const struct sample_record *s);
 
+/* sqlite_aside.c */
+bool sqlite_samples_damaged(const struct store_backend *b);
+
 /* sqlite_query.c */
 int sqlite_query(struct store_backend *b, const struct store_query *q, json_t **ret);
 

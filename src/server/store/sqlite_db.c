@@ -52,6 +52,11 @@ int sqlite_db_error(struct sqlite_db *d, int rc)
     case SQLITE_FULL:
     case SQLITE_NOMEM:
         break;
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+        d->damaged = true;
+        d->broken = true;
+        break;
     default: /* the machine's or the file's fault; start anew with it */
         d->broken = true;
         break;
@@ -125,7 +130,8 @@ void sqlite_db_close(struct sqlite_db *d)
     for (size_t i = 0; i < d->cached_count; i++)
         sqlite3_finalize(d->cached[i].stmt);
     d->cached_count = 0;
-    if (!there || reader)
+    /* What is damaged stays as it was found. */
+    if (!there || reader || d->damaged)
         sqlite3_db_config(d->handle, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, (int *)NULL);
     int rc = sqlite3_close(d->handle);
     weir_assert(rc == SQLITE_OK);
@@ -281,12 +287,30 @@ static int migrate_one(struct sqlite_db *d, int version)
     return rc;
 }
 
+/* Tables without a schema of ours, or another program's mark. */
+static int read_strange(struct sqlite_db *d, int64_t *ret)
+{
+    static const char sql[] = "SELECT (SELECT count(*) FROM sqlite_schema) +"
+                              " (SELECT application_id != 0 FROM pragma_application_id)";
+    sqlite3_stmt *stmt = sqlite_db_statement(d, sql);
+    if (stmt == NULL)
+        return WEIR_E_UNAVAILABLE;
+    int rc = sqlite_db_number(d, stmt, ret);
+    return rc < 0 ? rc : 0;
+}
+
 static int migrate(struct sqlite_db *d, enum store_access access, char *words, size_t size)
 {
-    int64_t version = 0;
+    int64_t version = 0, strange = 0;
     int rc = read_version(d, &version);
+    if (rc == 0 && version == 0)
+        rc = read_strange(d, &strange);
     if (rc != 0)
         return rc;
+    if (strange != 0) {
+        snprintf(words, size, "%s: another program's database", d->path);
+        return WEIR_E_REFUSED;
+    }
     if (version > d->version) {
         snprintf(words, size, "%s: made by a newer Weir (schema %lld, known here: %d)", d->path,
                  (long long)version, d->version);
@@ -358,12 +382,8 @@ int sqlite_db_open(struct sqlite_db *d, const char *folder, const char *name,
         learn_side_files(d);
         return 0;
     }
-    int code = d->last_rc & 0xff;
-    bool damaged = code == SQLITE_CORRUPT || code == SQLITE_NOTADB;
     if (ret_words[0] == '\0')
         snprintf(ret_words, size, "%s: %s%s", d->path, sqlite_db_words(d),
-                 damaged ? "; restore it from a copy, or move it away with its -wal and -shm, and "
-                           "an empty one is made"
-                         : "");
+                 d->damaged ? SQLITE_DB_DAMAGED : "");
     return rc;
 }

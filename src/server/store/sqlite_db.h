@@ -28,6 +28,7 @@ struct sqlite_db {
     char path[576];
     struct sqlite_file_id id, wal_id, shm_id;
     bool fresh;  /* the file was made, or had no schema */
+    bool damaged; /* SQLite found it so, or found that it is no database */
     bool broken; /* an error after which the connection is not to be trusted */
     int last_rc; /* extended code of the last failure, or SQLITE_OK */
     struct {
@@ -37,6 +38,10 @@ struct sqlite_db {
     size_t cached_count;
     uint64_t deadline_ns; /* of a query; 0: none */
 };
+
+/* What to do about damage, for the end of a sentence. */
+#define SQLITE_DB_DAMAGED                                                                          \
+    "; restore it from a copy, or move it away with its -wal and -shm, and an empty one is made"
 
 /* @sync: "FULL" or "NORMAL". 0 or an error with words. sqlite_db_close is right after either. */
 int sqlite_db_open(struct sqlite_db *d, const char *folder, const char *name,

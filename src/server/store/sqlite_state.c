@@ -51,6 +51,8 @@ static const char *verb_name(enum store_verb verb)
         return "gateway-put";
     case STORE_GATEWAY_DELETE:
         return "gateway-delete";
+    case STORE_GATEWAY_RETIRE:
+        return "gateway-retire";
     case STORE_GATEWAY_ADMIT:
         return "gateway-admit";
     case STORE_GATEWAY_DRAIN:
@@ -81,6 +83,7 @@ static const char *subject_kind(const struct store_write *w)
     case STORE_CREDENTIAL_DELETE:
         return "credential";
     case STORE_GATEWAY_PUT:
+    case STORE_GATEWAY_RETIRE:
     case STORE_GATEWAY_DELETE:
     case STORE_GATEWAY_ADMIT:
     case STORE_GATEWAY_DRAIN:
@@ -450,6 +453,27 @@ static int row_delete(struct sqlite_db *d, const struct store_write *w, const ch
     return rc == 0 ? audit(d, w, 0, NULL) : rc;
 }
 
+/* By the gateway's id, so that a key that it was given a moment ago goes too; a rotation or an
+ * enrolment of it that is under way then finds nothing to follow. */
+static int gateway_retire(struct sqlite_db *d, const struct store_write *w)
+{
+    static const char *const sql[] = {
+        "DELETE FROM gateways WHERE id = ?1",
+        "DELETE FROM credentials WHERE gateway_id = ?1",
+        "UPDATE enrolments SET key = '' WHERE key != '' AND substr(used_by, 1, 32) = ?1",
+    };
+    int changed[3] = {0}, rc = 0;
+    for (size_t i = 0; rc == 0 && i < 3; i++) {
+        rc = run_two(d, sql[i], w->name, NULL);
+        changed[i] = sqlite3_changes(d->handle);
+    }
+    if (rc == 0 && changed[0] + changed[1] + changed[2] == 0)
+        return WEIR_E_NOT_FOUND;
+    char detail[64];
+    snprintf(detail, sizeof(detail), "credentials: %d", changed[1]);
+    return rc == 0 ? audit(d, w, 0, detail) : rc;
+}
+
 static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **ret_reply)
 {
     static const char token_delete[] = "DELETE FROM tokens WHERE id = ?";
@@ -492,6 +516,8 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
         return value_put(d, w, gateway_put, false);
     case STORE_GATEWAY_DELETE:
         return row_delete(d, w, gateway_delete);
+    case STORE_GATEWAY_RETIRE:
+        return gateway_retire(d, w);
     case STORE_GATEWAY_ADMIT:
         return value_put(d, w, gateway_admit, false);
     case STORE_GATEWAY_DRAIN:

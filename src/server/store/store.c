@@ -61,12 +61,36 @@ static int lock_folder(struct store *s, char *words, size_t size)
 static int open_patiently(struct store *s, char *words, size_t size)
 {
     uint64_t deadline = clock_mono_ns() + OPEN_WAIT_NS;
+    char aside[sizeof(s->aside)], why[sizeof(s->aside)] = "";
     int rc;
-    while ((rc = sqlite_backend_open(s->folder, STORE_ACCESS_WRITE, &s->writer, words, size)) ==
-               WEIR_E_UNAVAILABLE &&
-           clock_mono_ns() < deadline)
-        usleep(20000); /* start-up: there are no other threads yet */
+    do {
+        rc = sqlite_backend_open_anew(s->folder, &s->writer, why, aside, sizeof(aside));
+        if (aside[0] != '\0')
+            memcpy(s->aside, aside, sizeof(s->aside));
+        if (rc == WEIR_E_UNAVAILABLE)
+            usleep(20000); /* start-up: there are no other threads yet */
+    } while (rc == WEIR_E_UNAVAILABLE && clock_mono_ns() < deadline);
+    snprintf(words, size, "%s", why);
     return rc;
+}
+
+/* A start is the time to find damage: before anything relies on what it reads. */
+static int open_sound(struct store *s, char *words, size_t size)
+{
+    int rc = open_patiently(s, words, size);
+    if (rc != 0)
+        return rc;
+    rc = sqlite_backend_check(s->writer, words, size);
+    if (rc == 0 || !s->writer->ops->damaged(s->writer))
+        return rc;
+    s->writer->ops->close(s->writer);
+    s->writer = NULL;
+    rc = sqlite_samples_set_aside(s->folder, s->aside, sizeof(s->aside));
+    if (rc != 0) {
+        snprintf(words, size, "%s", s->aside);
+        return rc;
+    }
+    return open_patiently(s, words, size);
 }
 
 int store_open(const struct server_config *config, struct store **ret, char *ret_words, size_t size)
@@ -90,7 +114,7 @@ int store_open(const struct server_config *config, struct store **ret, char *ret
     if (rc == 0)
         rc = lock_folder(s, ret_words, size);
     if (rc == 0)
-        rc = open_patiently(s, ret_words, size);
+        rc = open_sound(s, ret_words, size);
     if (rc != 0) {
         store_close(s);
         return rc;

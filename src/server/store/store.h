@@ -59,6 +59,9 @@ enum store_verb {
     /* name: id hex; json: the gateway's record (state, names, first and last seen) */
     STORE_GATEWAY_PUT,
     STORE_GATEWAY_DELETE,
+    /* name: id hex: the record, every credential of the gateway, whatever was made a moment ago,
+     * and what is left of the tokens that it used; WEIR_E_NOT_FOUND when there was nothing. */
+    STORE_GATEWAY_RETIRE,
     /* name: id hex; json: the record for when there is none yet. "admitted" is true from now on,
      * whatever is put, until it is deleted. */
     STORE_GATEWAY_ADMIT,

@@ -20,7 +20,10 @@ struct store {
     char folder[512];
     struct store_ages ages;
     int lock_fd;
+    char aside[800]; /* what became of damaged samples at the start, for the writer to tell */
     struct store_backend *writer; /* opened by store_open, then the writer thread's */
+    /* A reader met damaged samples; the writer looks and acts. */
+    atomic_bool suspect;
     struct store_figures figures;
 };
 

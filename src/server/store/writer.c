@@ -85,6 +85,7 @@ struct writer {
     struct list writes; /* struct waiting_write */
     size_t write_count;
     struct half half[STORE_PART_COUNT];
+    bool aside;
     uint64_t maintain_at_ns, look_at_ns;
     bool stopping;
     struct msg stop;
@@ -188,34 +189,53 @@ static void works(struct writer *w, enum store_part part)
     tell(w, EVENT_INFO, "store-available", text);
 }
 
+static void tell_aside(struct writer *w, const char *words)
+{
+    log_error("store: %s", words);
+    tell(w, EVENT_ERROR, "store-samples-damaged", words);
+    w->aside = true; /* that samples.db is new is said thereby */
+}
+
+/* Samples that were found damaged do not come back; what waits goes into a new file. */
 static void let_go(struct writer *w)
 {
-    if (w->backend != NULL)
-        w->backend->ops->close(w->backend);
+    char words[sizeof(w->store->aside)];
+    if (w->backend == NULL)
+        return;
+    bool damaged = w->backend->ops->damaged(w->backend);
+    w->backend->ops->close(w->backend);
     w->backend = NULL;
+    if (!damaged)
+        return;
+    if (sqlite_samples_set_aside(w->store->folder, words, sizeof(words)) == 0)
+        tell_aside(w, words);
+    else
+        log_error("store: %s", words);
 }
 
 /* A connection to what is there now. False: there is none to be had; trouble is noted for @part. */
 static bool make_sure(struct writer *w, enum store_part part)
 {
-    char words[256];
+    char words[sizeof(w->store->aside)], aside[sizeof(w->store->aside)];
     if (w->backend != NULL && !w->backend->ops->intact(w->backend))
         let_go(w);
     if (w->backend != NULL)
         return true;
-    int rc = sqlite_backend_open(w->store->folder, STORE_ACCESS_WRITE, &w->backend, words,
-                                 sizeof(words));
+    int rc = sqlite_backend_open_anew(w->store->folder, &w->backend, words, aside, sizeof(words));
+    if (aside[0] != '\0')
+        tell_aside(w, aside);
     if (rc != 0) {
         trouble(w, part, "it cannot be opened");
         return false;
     }
     atomic_fetch_add_explicit(&w->store->figures.reopened, 1, memory_order_relaxed);
-    if (w->backend->ops->fresh(w->backend)) {
+    if (w->backend->ops->fresh(w->backend) && !w->aside) {
         static const char text[] =
             "the database was gone and has been made anew; what it held is lost";
         log_error("store: %s", text);
         tell(w, EVENT_ERROR, "store-recreated", text);
     }
+    w->aside = false;
     return true;
 }
 
@@ -494,12 +514,26 @@ static void wait(struct writer *w)
     poll(&p, 1, ms > 1000 ? 1000 : (int)ms);
 }
 
+/* A reader has met damage. Our own connection may not see it (it has what it needs in memory): look
+ * at all of it, and open it once more. */
+static void look_for_damage(struct writer *w)
+{
+    char words[256];
+    if (!atomic_exchange_explicit(&w->store->suspect, false, memory_order_relaxed) ||
+        !make_sure(w, STORE_PART_SAMPLES))
+        return;
+    (void)sqlite_backend_check(w->backend, words, sizeof(words));
+    let_go(w);
+    (void)make_sure(w, STORE_PART_SAMPLES);
+}
+
 /* An idle writer notices too when its database is deleted, and when a troubled one works again. */
 static void look(struct writer *w, uint64_t now_ns)
 {
     if (now_ns < w->look_at_ns)
         return;
     w->look_at_ns = now_ns + LOOK_EVERY_NS;
+    look_for_damage(w);
     for (enum store_part part = STORE_PART_STATE; part < STORE_PART_COUNT; part++) {
         if (half_waits(w, part) || now_ns < w->half[part].retry_at_ns || !make_sure(w, part) ||
             w->half[part].since_ns == 0)
@@ -528,8 +562,12 @@ void *store_writer_main(void *store_thread)
     t->store->writer = NULL;
     list_init(&w.writes);
     pending_init(&w.pending, PENDING_MAX_BYTES, PENDING_MAX_ROWS);
+    if (w.store->aside[0] != '\0')
+        tell_aside(&w, w.store->aside);
+    w.aside = false;
     for (;;) {
         bool empty = take(&w);
+        show_figures(&w); /* before a write is answered: what came before it counts as queued */
         mailbox_busy(w.self, MSG_STORE_WRITE, clock_mono_ns());
         flush(&w);
         expire_writes(&w, clock_mono_ns(), false);

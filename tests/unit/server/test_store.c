@@ -201,6 +201,33 @@ static void a_credential_is_followed_by_another_if_it_is_still_there(void **stat
     json_decref(open);
 }
 
+static void one_that_is_retired_keeps_no_key_that_it_was_given_a_moment_ago(void **state)
+{
+    struct fixture *f = *state;
+    json_int_t later = clock_wall_us() + 3600000000;
+    json_t *token = json_pack("{s:s, s:I}", "key", "aa", "expires_us", later);
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_PUT, "t1", token), NULL), 0);
+    json_t *use = json_pack("{s:s, s:s, s:s}", "gateway_id", GW_A, "key_id", "k1", "key", "cc");
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", json_deep_copy(use)), NULL),
+                     0);
+    json_t *swap = json_pack("{s:s, s:s, s:s, s:s}", "gateway_id", GW_A, "gateway_name", "gw1",
+                             "key", "dd", "old_key_id", "k1");
+    /* A rotation that nobody who retires could have heard of, before it; one after it. */
+    assert_int_equal(
+        fixture_write(f, named(STORE_CREDENTIAL_ROTATE, "k2", json_deep_copy(swap)), NULL), 0);
+    assert_int_equal(fixture_write(f, named(STORE_GATEWAY_RETIRE, GW_A, NULL), NULL), 0);
+    json_object_set_new(swap, "old_key_id", json_string("k2"));
+    assert_int_equal(fixture_write(f, named(STORE_CREDENTIAL_ROTATE, "k3", swap), NULL),
+                     WEIR_E_NOT_FOUND);
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", use), NULL),
+                     WEIR_E_NOT_FOUND); /* with the token it once used */
+    json_t *keys = fixture_table(f, STORE_CREDENTIALS, "");
+    assert_int_equal(json_array_size(keys), 0);
+    json_decref(keys);
+    assert_int_equal(fixture_write(f, named(STORE_GATEWAY_RETIRE, GW_B, NULL), NULL),
+                     WEIR_E_NOT_FOUND);
+}
+
 static void a_used_enrolment_whose_credential_cannot_be_made_stays_unused(void **state)
 {
     struct fixture *f = *state;
@@ -589,6 +616,7 @@ int main(void)
         T(every_write_leaves_an_audit_row_and_a_refused_one_none),
         T(an_enrolment_token_works_for_one_gateway_and_not_beyond_its_time),
         T(a_credential_is_followed_by_another_if_it_is_still_there),
+        T(one_that_is_retired_keeps_no_key_that_it_was_given_a_moment_ago),
         T(a_used_enrolment_whose_credential_cannot_be_made_stays_unused),
         T(tokens_settings_and_gateways_come_back_as_put),
         T(everything_is_there_again_after_a_restart),
