@@ -91,7 +91,8 @@ def own_network(*addresses):
 
 
 class Process:
-    """A program of ours or of others, with its output in a file; ended by pid only."""
+    """A program of ours or of others, with its output in a file; ended by pid only. It stays in the test's process group, so that
+    whoever ends a test that hangs (meson does) ends what it has started too."""
 
     def __init__(self, world, name, argv, env=None):
         self.name, self.argv, self.world = name, argv, world
@@ -99,7 +100,7 @@ class Process:
         self.log = open(self.log_path, "wb")
         self.popen = subprocess.Popen(
             argv, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env={**os.environ, **(env or {})}, start_new_session=True)
+            env={**os.environ, **(env or {})})
         world.processes.append(self)
 
     @property
