@@ -17,6 +17,9 @@
 #define EVENT_MAX (16u * 1024u * 1024u)
 #define ITEMS_MAX 100000u
 #define PAGE 1000u
+/* Between two tries to have a stream of events again. */
+#define AGAIN_FIRST_US 500000u
+#define AGAIN_MOST_US 5000000u
 
 struct http {
     CURL *curl;
@@ -331,6 +334,7 @@ struct event_reader {
     http_on_event *on_event;
     void *arg;
     bool stopped;
+    bool came; /* an event did, on this connection */
 };
 
 static void end_event(struct event_reader *e)
@@ -338,6 +342,7 @@ static void end_event(struct event_reader *e)
     if (e->data.len > 0) {
         json_error_t error;
         json_t *data = json_loadb(e->data.data, e->data.len, 0, &error);
+        e->came = e->came || data;
         if (data && !e->on_event(e->arg, e->event[0] ? e->event : "message", data))
             e->stopped = true;
         json_decref(data);
@@ -386,12 +391,14 @@ static size_t take_events(char *data, size_t size, size_t n, void *arg)
     return e->stopped ? 0 : n;
 }
 
-enum cli_exit http_events(struct cli *c, const char *path, http_on_event *on_event, void *arg)
+/* One connection's events. @again: it stood before, so that the server's absence is no news. */
+static enum cli_exit events_once(struct cli *c, const char *path, struct event_reader *reader,
+                                 bool again)
 {
     struct curl_slist *headers = NULL;
     enum cli_exit r = prepare(c, "GET", path, NULL, &headers);
     if (r == CLI_OK) {
-        struct event_reader e = {.on_event = on_event, .arg = arg};
+        struct event_reader e = *reader;
         text_init(&e.line_buffer, EVENT_MAX);
         text_init(&e.data, EVENT_MAX);
         CURL *curl = c->http->curl;
@@ -403,8 +410,11 @@ enum cli_exit http_events(struct cli *c, const char *path, http_on_event *on_eve
         curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, 60L);
         CURLcode code = curl_easy_perform(curl);
         curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+        again = again || e.came;
         if (e.stopped)
             r = CLI_OK;
+        else if (again && (code != CURLE_OK || status == 200 || status == 503))
+            r = CLI_UNREACHABLE; /* the caller says so */
         else if (code == CURLE_OK && status == 200)
             r = cli_fail(CLI_UNREACHABLE, "the server ended the stream");
         else if (code == CURLE_OK)
@@ -413,7 +423,33 @@ enum cli_exit http_events(struct cli *c, const char *path, http_on_event *on_eve
             r = tell_unreachable(c, code);
         text_fini(&e.line_buffer);
         text_fini(&e.data);
+        reader->stopped = e.stopped;
+        reader->came = e.came;
     }
     curl_slist_free_all(headers);
     return r;
+}
+
+enum cli_exit http_events(struct cli *c, const char *path, http_on_event *on_event, void *arg)
+{
+    struct event_reader e = {.on_event = on_event, .arg = arg};
+    useconds_t pause_us = AGAIN_FIRST_US;
+    bool stood = false, said = false;
+    for (;;) {
+        e.came = false;
+        enum cli_exit r = events_once(c, path, &e, stood);
+        if (e.came) {
+            stood = true;
+            said = false;
+            pause_us = AGAIN_FIRST_US;
+        }
+        if (r != CLI_UNREACHABLE || !stood || ferror(stdout))
+            return r;
+        if (!said)
+            cli_fail(r, "the server at %s is gone; trying again (what happens meanwhile is not "
+                        "shown here)", c->http->server);
+        said = true;
+        usleep(pause_us);
+        pause_us = pause_us * 2 < AGAIN_MOST_US ? pause_us * 2 : AGAIN_MOST_US;
+    }
 }

@@ -26,7 +26,9 @@ enum cli_exit http_find(struct cli *c, const char *path, struct http_answer *ret
 enum cli_exit http_list(struct cli *c, const char *path, const char *query, size_t max,
                         json_t **ret_items);
 
-/* Read server-sent events until @on_event says false or the server ends. */
+/* Read server-sent events until @on_event says false. A server that ends once events have come is
+ * tried again, said once, every 0.5 s to 5 s; one that refuses, or cannot be reached at first, is
+ * not. */
 typedef bool http_on_event(void *arg, const char *event, const json_t *data);
 enum cli_exit http_events(struct cli *c, const char *path, http_on_event *on_event, void *arg);
 

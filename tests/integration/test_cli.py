@@ -285,6 +285,36 @@ class Cli(unittest.TestCase):
         self.assertIsNone(p.poll())
         self.assertEqual(g.stop(), 0)
 
+    def test_watch_goes_on_when_the_server_comes_back_and_says_once_that_it_was_gone(self):
+        w = self.world
+        server = w.server(state_dir=w.path("restarted"))
+        server.put("/agreements/gold", {"kind": "Agreement", "name": "gold", "appliesTo": {"volume": "*"}, "limit": {"iops": 5}})
+        env = {**os.environ, "HOME": w.dir, "WEIR_SERVER": server.http, "WEIR_TOKEN": server.admin_token}
+        p = subprocess.Popen([weirtest.WEIR, "watch", "agreements", "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True, env=env)
+        try:
+            self.assertEqual(json.loads(p.stdout.readline())["name"], "gold")
+            where = {"state_dir": server.state_dir, "http": server.http.split("//")[1], "control": server.control}
+            server.stop()
+            self.assertIn("is gone; trying again", p.stderr.readline())
+            server = w.server(**where)
+            stood = server.get("/agreements/gold")["name"]
+            deadline = time.monotonic() + weirtest.PATIENCE
+            while time.monotonic() < deadline:  # what was in the pipe before, then what comes now
+                line = json.loads(p.stdout.readline())
+                self.assertEqual(line["name"], stood)
+                if select.select([p.stdout], [], [], 0)[0] == []:
+                    break
+            self.assertIsNone(p.poll())
+        finally:
+            p.kill()
+            said = p.stderr.read()
+            p.wait()
+            p.stdout.close()
+            p.stderr.close()
+        self.assertNotIn("is gone", said, "said twice")
+        server.stop()
+
     def test_watch_and_follow_give_lines_as_they_come(self):
         line = json.loads(self.weir("watch", "streams", "--once", "-o", "json").splitlines()[0])
         self.assertEqual(line["key"], "127.0.0.1/default")
