@@ -59,7 +59,7 @@ struct sla {
     struct services *services;
     struct sla_out out;
     enum load_state load[LOAD_COUNT];
-    bool load_again;      /* documents changed while they were read */
+    bool load_again[LOAD_COUNT]; /* changed by people while it was read */
     bool switched;        /* enforcement was said by people: newer than what is read */
     uint64_t load_at_ns;  /* not before */
     uint64_t load_tries;
@@ -151,10 +151,10 @@ static void load_reply(struct sla *s, const struct msg *m, uint64_t now_ns, int6
     weir_assert(m->tag < LOAD_COUNT);
     enum load what = (enum load)m->tag;
     json_t *body = m->body;
-    bool again = what == LOAD_DOCUMENTS && s->load_again;
+    bool again = s->load_again[what];
     if (m->status != 0 || body == NULL || again) {
         s->load[what] = LOAD_WANTED;
-        s->load_again = false;
+        s->load_again[what] = false;
         s->load_at_ns = again ? now_ns : now_ns + NS_PER_S;
         if (!again && s->load_tries++ % 30 == 0)
             log_warning("the store does not say yet what is agreed (%s); it is asked again",
@@ -260,8 +260,11 @@ static void on_document(struct sla *s, const struct msg *m, uint64_t now_ns, int
 {
     char why[512] = "";
     int err = document_apply(s, m->body, now_ns, wall_us, why, sizeof(why));
-    if (s->load[LOAD_DOCUMENTS] != LOAD_DONE)
-        s->load_again = s->load[LOAD_DOCUMENTS] == LOAD_ASKED;
+    /* A draining or retirement is of the gateways' records, all else of the documents. */
+    const struct document_change *c = m->body;
+    enum load what = strcmp(c->kind, "Gateway") == 0 ? LOAD_GATEWAYS : LOAD_DOCUMENTS;
+    if (s->load[what] == LOAD_ASKED)
+        s->load_again[what] = true;
     json_t *body = NULL;
     if (err < 0)
         body = json_pack("{s:s}", "words", why[0] != '\0' ? why : weir_strerror(err));

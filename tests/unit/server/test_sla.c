@@ -364,6 +364,47 @@ static void a_switch_thrown_while_settings_are_read_stays_thrown(void **state)
     stage_end(t);
 }
 
+/* A gateway's record was read while it was drained, and arrives after people ended the draining. */
+static void a_draining_ended_while_gateways_are_read_stays_ended(void **state)
+{
+    static const char id[] = "09000000000000000000000000000000";
+    (void)state;
+    struct stage *t = stage_new(1024);
+    struct mailbox *reader = t->threads.store_reader[0];
+    struct msg q[3];
+    for (int i = 0; i < 3; i++)
+        q[i] = take(reader, MSG_STORE_QUERY);
+    struct document_change *c = calloc(1, sizeof(*c));
+    snprintf(c->kind, sizeof(c->kind), "Gateway");
+    snprintf(c->name, sizeof(c->name), "%s", id);
+    c->drain = true;
+    struct msg r = ask(t, MSG_DOCUMENT_CHANGED, 0, c);
+    msg_release(&r);
+    for (int i = 0; i < 3; i++) {
+        const struct store_query *query = q[i].body;
+        json_t *rows = query->table == STORE_GATEWAYS
+                           ? json_pack("[{s:{s:s, s:s, s:{s:i, s:i}}}]", "gateway", "id", id,
+                                       "name", "gw1", "drain", "since_us", 77, "deadline_us", 0)
+                           : json_array();
+        mailbox_reply(reader, &q[i], 0, rows, json_release);
+        msg_release(&q[i]);
+    }
+    struct msg again = take(reader, MSG_STORE_QUERY);
+    assert_int_equal(((const struct store_query *)again.body)->table, STORE_GATEWAYS);
+    mailbox_reply(reader, &again, 0,
+                  json_pack("[{s:{s:s, s:s}}]", "gateway", "id", id, "name", "gw1"), json_release);
+    msg_release(&again);
+    gateway_up(t);
+    answer_poll(t);
+    struct msg m = take_controls(t); /* all is loaded */
+    msg_release(&m);
+    json_t *gateways = view(t, VIEW_GATEWAYS);
+    const json_t *drain = json_object_get(json_array_get(gateways, 0), "drain");
+    assert_true(json_is_null(json_object_get(drain, "since")));
+    json_decref(gateways);
+    stage_end(t);
+}
+
 /* The store takes nothing at all: its ring of 4 is full at once. Views and polls go on. */
 static void a_store_that_takes_nothing_delays_nobody(void **state)
 {
@@ -422,6 +463,7 @@ int main(void)
         cmocka_unit_test(each_view_is_an_array_of_objects_in_the_apis_form),
         cmocka_unit_test(a_conflict_is_answered_with_words_that_name_both),
         cmocka_unit_test(a_switch_thrown_while_settings_are_read_stays_thrown),
+        cmocka_unit_test(a_draining_ended_while_gateways_are_read_stays_ended),
         cmocka_unit_test(a_store_that_takes_nothing_delays_nobody),
         cmocka_unit_test(what_happens_is_written_down_and_noticed),
     };
