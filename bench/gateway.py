@@ -18,6 +18,7 @@ import glob
 import json
 import os
 import platform
+import random
 import re
 import shlex
 import shutil
@@ -139,7 +140,7 @@ def load(address, row, seconds):
 
 def measure(rows, names, rounds, seconds):
     """{(row name, proxy name): [one result a round]}."""
-    results = {}
+    results, order = {}, random.Random(1)
     with weirtest.World() as w:
         storage = weirtest.Process(w, "ramnbd", [RAM])
         address = storage.wait_line(r"^ramnbd: listening on (\S+)$").group(1)
@@ -148,9 +149,11 @@ def measure(rows, names, rounds, seconds):
         for i in range(rounds):
             print(f"round {i + 1} of {rounds}, load average {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
             for row in rows:
-                # A proxy must not always run right after the same other one.
+                # A proxy must not always run right after the same other one: what ran before moves the next one's figures. (Each
+                # one further in turn would keep all neighbours: two of the same program then differed by 4 % in IOPS, 25 % in CPU.)
                 turn = list(ready.items())
-                for name, (process, at) in turn[i % len(turn):] + turn[:i % len(turn)]:
+                order.shuffle(turn)
+                for name, (process, at) in turn:
                     before = cpu_seconds(process.pid) if process else 0
                     r = load(at, row, seconds)
                     r["proxy_cpu_us"] = (cpu_seconds(process.pid) - before) * 1e6 / r["all_ios"] if process else None
