@@ -15,23 +15,15 @@
 #include "base/err.h"
 #include "server/services/state.h"
 
+static int id_order(const void *item, const void *id)
+{
+    return memcmp(item, id, GATEWAY_ID_SIZE);
+}
+
 static size_t place(const struct services *s, const uint8_t id[GATEWAY_ID_SIZE], bool *ret_there)
 {
-    size_t low = 0, high = s->admitted_count;
-    *ret_there = false;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        int order = memcmp(s->admitted[middle], id, GATEWAY_ID_SIZE);
-        if (order == 0) {
-            *ret_there = true;
-            return middle;
-        }
-        if (order < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
+    return sorted_place(s->admitted, s->admitted_count, sizeof(s->admitted[0]), id, id_order,
+                        ret_there);
 }
 
 bool admitted_is(const struct services *s, const uint8_t id[GATEWAY_ID_SIZE])

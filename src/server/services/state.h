@@ -394,7 +394,7 @@ void gateway_poll(struct services *s, struct gateway *g);
 /* Ask it now, unless it is asked already or cannot be. */
 void gateway_poll_now(struct services *s, struct gateway *g);
 
-/* --- table.c: hash tables and the heap of due times
+/* --- table.c: hash tables, sorted arrays and the heap of due times
  * ------------------------------------------------- */
 int table_init(struct table *t, size_t at_least);
 void table_fini(struct table *t);
@@ -402,6 +402,10 @@ struct list *table_slot(const struct table *t, uint64_t hash);
 /* FNV-1a (RFC 9923), continued from @seed. */
 uint64_t hash_bytes(uint64_t seed, const void *bytes, size_t n);
 #define HASH_SEED UINT64_C(0xcbf29ce484222325)
+/* Of @count items of @size bytes: where @key is, or where it would go in. @order is less than,
+ * equal to or greater than 0, as the item is to the key. */
+size_t sorted_place(const void *base, size_t count, size_t size, const void *key,
+                    int (*order)(const void *item, const void *key), bool *ret_there);
 
 /* Put @g in the heap at @due_ns, or move it there. */
 void heap_set(struct services *s, struct gateway *g, uint64_t due_ns);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Hash tables of intrusive lists, and the binary heap that says which gateway is due next.
+/* Hash tables of intrusive lists, sorted arrays, and the binary heap that says which gateway is due
+ * next.
  *
  * Invariants of the heap: (1) the parent of entry i, at i / 2, is not due after it; (2) an entry's
  * heap_index is its place; 0 means it is not there. Room for every gateway is taken at the start.
@@ -101,4 +102,24 @@ void heap_remove(struct services *s, struct gateway *g)
     heap_place(s, i, last);
     heap_up(s, i);
     heap_down(s, last->heap_index);
+}
+
+size_t sorted_place(const void *base, size_t count, size_t size, const void *key,
+                    int (*order)(const void *item, const void *key), bool *ret_there)
+{
+    size_t low = 0, high = count;
+    *ret_there = false;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        int is = order((const char *)base + middle * size, key);
+        if (is == 0) {
+            *ret_there = true;
+            return middle;
+        }
+        if (is < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
 }

@@ -26,23 +26,14 @@
 
 #define DEATHS_NS (UINT64_C(10) * 1000000000)
 
+static int wish_order(const void *wish, const void *id)
+{
+    return strcmp(((const struct drain_wish *)wish)->id, id);
+}
+
 static size_t wish_place(const struct services *s, const char *id, bool *ret_there)
 {
-    size_t low = 0, high = s->drain_count;
-    *ret_there = false;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        int order = strcmp(s->drain[middle].id, id);
-        if (order == 0) {
-            *ret_there = true;
-            return middle;
-        }
-        if (order < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
+    return sorted_place(s->drain, s->drain_count, sizeof(s->drain[0]), id, wish_order, ret_there);
 }
 
 static int wish_put(struct services *s, const struct drain_wish *w)
