@@ -9,7 +9,6 @@ test, and what people can see of it (the answer, the events, the counters) is lo
 import os
 import socket
 import struct
-import subprocess
 import sys
 import unittest
 

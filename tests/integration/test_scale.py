@@ -9,7 +9,6 @@ import random
 import resource
 import socket
 import struct
-import threading
 import time
 import unittest
 

@@ -23,7 +23,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../folder.h"
 #include "base/sandbox.h"
+
+static char folder[100]; /* this test's own */
 
 /* How the child ended that did @body in the sandbox of @role. */
 static int in_sandbox(enum sandbox_role role, int (*body)(void))
@@ -65,7 +68,8 @@ static int work(void)
 {
     struct addrinfo *list = NULL;
     pthread_t thread;
-    char path[] = "/tmp/weir-sandbox-XXXXXX";
+    char path[128];
+    snprintf(path, sizeof(path), "%s/XXXXXX", folder);
     int fd = mkstemp(path);
     if (fd < 0 || write(fd, "x", 1) != 1 || fsync(fd) < 0 || unlink(path) < 0)
         return 1;
@@ -108,7 +112,7 @@ static int traces(void)
 
 static int mounts(void)
 {
-    return mount("none", "/tmp", "tmpfs", 0, NULL);
+    return mount("none", folder, "tmpfs", 0, NULL);
 }
 
 static int supervises(void)
@@ -166,5 +170,11 @@ int main(void)
         puts("a sanitizer: no sandbox to test");
         return 77;
     }
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    if (!folder_make(folder, sizeof(folder), "sandbox")) {
+        perror("a folder for this test");
+        return 1;
+    }
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    rmdir(folder);
+    return failed;
 }

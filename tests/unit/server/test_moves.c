@@ -22,6 +22,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "../folder.h"
 #include "fleet.h"
 #include "server/monitor/monitor_private.h"
 #include "server/msg.h"
@@ -34,7 +35,7 @@
 #define PATIENCE_NS (60 * NS_PER_S)
 
 struct ground {
-    char dir[64];
+    char dir[100];
     struct server_config config;
     struct threads threads;
     struct monitor *monitor;
@@ -86,8 +87,7 @@ static void ground_open(struct ground *g, size_t pairs, size_t processes)
     char words[256] = "", path[128];
     memset(g, 0, sizeof(*g));
     log_init("test", LOG_LEVEL_ERROR);
-    snprintf(g->dir, sizeof(g->dir), "/tmp/weir-moves-XXXXXX");
-    assert_non_null(mkdtemp(g->dir));
+    assert_true(folder_make(g->dir, sizeof(g->dir), "moves"));
     server_config_init(&g->config);
     snprintf(g->config.state_dir, sizeof(g->config.state_dir), "%s", g->dir);
     snprintf(g->config.control_listen[0], sizeof(g->config.control_listen[0]), "127.0.0.1:0");

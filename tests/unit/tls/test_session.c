@@ -21,6 +21,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../folder.h"
 #include "base/err.h"
 #include "base/text.h"
 #include "tls/identity.h"
@@ -29,7 +30,7 @@
 #define TURNS 10000
 
 struct ends {
-    char dir[32], server_pem[64], client_pem[64], psk[64];
+    char dir[100], server_pem[128], client_pem[128], psk[128];
     struct tls_files server_files, client_files;
     struct tls_creds *server_creds, *client_creds;
     struct tls_session *server, *client;
@@ -40,8 +41,7 @@ static int set_up(void **state)
 {
     struct ends *e = calloc(1, sizeof(*e));
     char words[256];
-    snprintf(e->dir, sizeof(e->dir), "/tmp/weir-tls-XXXXXX");
-    assert_non_null(mkdtemp(e->dir));
+    assert_true(folder_make(e->dir, sizeof(e->dir), "tls"));
     snprintf(e->server_pem, sizeof(e->server_pem), "%s/server.pem", e->dir);
     snprintf(e->client_pem, sizeof(e->client_pem), "%s/client.pem", e->dir);
     snprintf(e->psk, sizeof(e->psk), "%s/psk", e->dir);
