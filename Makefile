@@ -18,7 +18,6 @@ demo:
 	@DEMO_SECONDS="$(DEMO_SECONDS)" demo/run $(BUILD)
 
 test:
-	@tools/deps test
 	@tools/run-tests
 
 # A Linux kernel's own NBD client, booted in QEMU: some minutes. Packages only.
