@@ -19,10 +19,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../folder.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "../folder.h"
 #include "fleet.h"
 #include "server/monitor/monitor_private.h"
 #include "server/msg.h"
