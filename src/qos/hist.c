@@ -75,9 +75,9 @@ void hist_subtract(struct hist *out, const struct hist *now, const struct hist *
     out->max_ns = max_ns < now->max_ns ? max_ns : now->max_ns;
 }
 
-/* ceil(q * count), at least 1. A product that is a whole number but for the last bits of the double
- * must not be rounded up to the next rank. */
-static uint64_t hist_rank(double q, uint64_t count)
+/* A product that is a whole number but for the last bits of the double must not be rounded up to
+ * the next rank. */
+uint64_t hist_rank(double q, uint64_t count)
 {
     double exact = q * (double)count * (1.0 - 1e-12);
     if (exact >= (double)count)

@@ -59,6 +59,8 @@ void hist_merge(struct hist *into, const struct hist *from);
 /* out = now - before, bucket by bucket; @before is an earlier reading of the same (asserted). */
 void hist_subtract(struct hist *out, const struct hist *now, const struct hist *before);
 
+/* Which of @count values in order is the quantile: ceil(q * count), at least 1. */
+uint64_t hist_rank(double q, uint64_t count);
 /* The smallest bucket bound that at least q (0 < q <= 1) of the values do not exceed (upper edge of
  * the bucket, less one); 0 when empty. */
 uint64_t hist_quantile(const struct hist *h, double q);

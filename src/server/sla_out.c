@@ -278,24 +278,10 @@ static bool target_post(struct sla_out *o, const char *gateway, const char *targ
     return false;
 }
 
-/* Behind several gateways it is said once. */
-static bool target_said(const struct sla_out *o, const char *gateway, const char *target,
-                        const char *uri)
-{
-    const struct entities *e = services_entities(o->services);
-    list_for_each(it, &e->targets) {
-        const struct entity_target *t = container_of(it, struct entity_target, link);
-        if (strcmp(t->name, target) == 0 && strcmp(t->uri, uri) == 0 &&
-            strcmp(t->gateway->hello.name, gateway) != 0)
-            return true;
-    }
-    return false;
-}
-
 static void out_target_seen(void *ctx, const char *gateway, const char *target, const char *uri)
 {
     struct sla_out *o = ctx;
-    if (!target_said(o, gateway, target, uri) && !target_post(o, gateway, target, uri))
+    if (!target_post(o, gateway, target, uri))
         o->targets_owed = true;
 }
 
@@ -314,12 +300,10 @@ static bool targets_post(struct sla_out *o, const struct entity_gateway *g)
     if (t == NULL)
         return false;
     memcpy(t->gateway, g->hello.id, sizeof(t->gateway));
-    const struct entities *e = services_entities(o->services);
-    list_for_each(it, &e->targets) {
-        const struct entity_target *target = container_of(it, struct entity_target, link);
-        if (target->gateway == g && target->uri[0] != '\0' && t->count < GATEWAY_TARGETS_MAX)
-            t->hash[t->count++] = uri_hash(target->uri);
-    }
+    const struct entity_target *target[GATEWAY_TARGETS_MAX];
+    t->count = services_gateway_targets(g, target, GATEWAY_TARGETS_MAX);
+    for (size_t i = 0; i < t->count; i++)
+        t->hash[i] = uri_hash(target[i]->uri);
     struct msg m = {.kind = MSG_GATEWAY_TARGETS, .body = t, .body_free = free};
     if (mailbox_post(o->box, o->setup->threads->acceptor, &m) == 0)
         return true;

@@ -44,11 +44,11 @@ static json_t *control(const struct entity_throttle *t)
                      t->active ? text_or_null(t->reason) : json_null());
 }
 
-static json_t *counters(const struct meter *m)
+static json_t *counters(const struct meter_op ops[IO_OP_COUNT])
 {
     json_t *all = json_object();
     for (int op = 0; op < IO_OP_COUNT; op++) {
-        const struct meter_op *c = &m->op[op];
+        const struct meter_op *c = &ops[op];
         json_object_set_new(
             all, io_op_name((enum io_op)op),
             json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "arrivals", count(c->arrivals),
@@ -60,15 +60,16 @@ static json_t *counters(const struct meter *m)
 }
 
 /* Cumulative, as [upper edge in us, count up to it]; only buckets in use. */
-static json_t *histogram(const struct hist *h)
+static json_t *histogram(const struct sparse_hist *h)
 {
     json_t *buckets = json_array();
     uint64_t sum = 0;
-    for (uint32_t i = 0; i < HIST_BUCKETS; i++) {
-        if (h->bucket[i] == 0)
+    for (uint32_t i = 0; i < h->used; i++) {
+        uint32_t index = sparse_hist_index(h, i);
+        if (sparse_hist_count(h, i) == 0)
             continue;
-        sum += h->bucket[i];
-        uint64_t high = i + 1 < HIST_BUCKETS ? hist_bucket_high(i) : h->max_ns + 1;
+        sum += sparse_hist_count(h, i);
+        uint64_t high = index + 1 < HIST_BUCKETS ? hist_bucket_high(index) : h->max_ns + 1;
         json_array_append_new(buckets,
                               json_pack("[f, o]", (double)(high - 1) / 1e3, count(sum)));
     }
@@ -76,14 +77,14 @@ static json_t *histogram(const struct hist *h)
                      "buckets", buckets);
 }
 
-static json_t *histograms(const struct meter *m)
+static json_t *histograms(const struct entity_stream *st)
 {
     json_t *both = json_object();
     for (int d = IO_DIR_READ; d <= IO_DIR_WRITE; d++) {
         json_t *set = json_object();
         for (int k = 0; k < METER_HIST_COUNT; k++)
             json_object_set_new(set, meter_hist_name((enum meter_hist)k),
-                                histogram(&m->hist[d][k]));
+                                histogram(&st->now.hist[d][k]));
         json_object_set_new(both, d == IO_DIR_READ ? "read" : "write", set);
     }
     return both;
@@ -170,9 +171,9 @@ static json_t *stream(const struct entity_stream *st, bool with_histograms)
     json_object_set_new(j, "verdict", text(verdict_name(st->verdict)));
     json_object_set_new(j, "harmPercent", percent(st->harm_ppm));
     json_object_set_new(j, "control", control(&st->throttle));
-    json_object_set_new(j, "counters", counters(&st->now));
+    json_object_set_new(j, "counters", counters(st->now.op));
     if (with_histograms)
-        json_object_set_new(j, "histograms", histograms(&st->now));
+        json_object_set_new(j, "histograms", histograms(st));
     return j;
 }
 

@@ -43,7 +43,7 @@ static void rows_add_streams(const struct entities *e, struct target_row *rows, 
         if (row->hist == NULL)
             row->hist = calloc(METER_HIST_COUNT, sizeof(*row->hist));
         for (int k = 0; row->hist != NULL && k < METER_HIST_COUNT; k++)
-            hist_merge(&row->hist[k], &st->window.hist[k]);
+            sparse_hist_merge(&row->hist[k], &st->window.hist[k]);
     }
 }
 

@@ -8,9 +8,14 @@
  * session. A whole frame becomes one message for the SLA process of the session's gateway. What
  * that process has no room for:
  *   statistics, surges   are dropped and counted: statistics are cumulative, the next ones say it
- *   all again;
+ *   all again. Of an answer in several frames all that follow are dropped with one: one that ends
+ *   without its middle would pass for whole;
  *   acknowledgements     are kept, the newest of a session;
  *   up and down          are kept and posted again every 10 ms; reports wait for "up".
+ *
+ * An early warning goes before statistics, and so does the answer to the poll that it causes:
+ * answers of a gateway that warned take the urgent lane, one answer all its frames the same, until
+ * URGENT_ANSWERS have gone (the one that was under way, and the one that was asked for).
  *
  * A session's half:
  *
@@ -60,6 +65,7 @@
 #define FRAMES_PER_SECOND 4000u
 #define CONFIRMS          1024u /* of keys in one session: one in a rotation */
 #define SURGE_LEAST_NS    (5 * NS_PER_MS)
+#define URGENT_ANSWERS    2u
 /* What a read costs, in what WORK_BYTES bytes cost. */
 #define WORK_READ  64u
 #define WORK_BYTES 16u
@@ -80,6 +86,8 @@ struct half {
     uint64_t heard_ns, surge_ns, window_ns;
     uint32_t window_frames;
     uint32_t confirms; /* of keys, ever */
+    uint8_t urgent_answers;      /* that may still go before others */
+    bool answering, urgent, cut; /* in the middle of an answer; its lane; its rest is dropped */
     bool up_owed, down_owed, ack_owed, outbound_owed, acceptor_owed;
     int32_t ack_status;
     uint64_t ack_epoch;
@@ -305,6 +313,25 @@ static void end_protocol(struct half *h, const char *why)
 /* ---- frames
  * -------------------------------------------------------------------------------------------- */
 
+/* One frame of an answer; the first one may take the lane where there is room. */
+static bool post_report(struct half *h, const Weir__Control__Statistics *s, bool first)
+{
+    struct inbound *in = h->in;
+    struct slab *slab = monitor_slab(in->m, in->pair, h->process);
+    struct report *r = h->up_owed || slab == NULL ? NULL : report_new(s, h->id, slab);
+    struct msg m = {.kind = MSG_REPORT, .arg = {h->id}, .body = r, .body_free = report_free};
+    if (r == NULL)
+        return false;
+    if (h->urgent && mailbox_post_urgent(in->me, services_of(h), &m) == 0)
+        return true;
+    if ((!h->urgent || first) && mailbox_post_bulk(in->me, services_of(h), &m) == 0) {
+        h->urgent = false;
+        return true;
+    }
+    report_free(r);
+    return false;
+}
+
 static void got_statistics(struct half *h, const Weir__Control__Statistics *s)
 {
     struct inbound *in = h->in;
@@ -312,15 +339,19 @@ static void got_statistics(struct half *h, const Weir__Control__Statistics *s)
         end_protocol(h, "statistics of another boot");
         return;
     }
-    struct slab *slab = monitor_slab(in->m, in->pair, h->process);
-    struct report *r = h->up_owed || slab == NULL ? NULL : report_new(s, h->id, slab);
-    struct msg m = {.kind = MSG_REPORT, .arg = {h->id}, .body = r, .body_free = report_free};
-    if (r != NULL && mailbox_post_bulk(in->me, services_of(h), &m) == 0) {
-        monitor_count(in->m, reports);
+    bool first = !h->answering;
+    h->answering = s->more;
+    if (first) {
+        h->cut = false;
+        h->urgent = h->urgent_answers > 0;
+        h->urgent_answers -= h->urgent;
+    }
+    if (h->cut || !post_report(h, s, first)) {
+        h->cut = true;
+        monitor_count(in->m, reports_dropped);
         return;
     }
-    report_free(r);
-    monitor_count(in->m, reports_dropped);
+    monitor_count(in->m, reports);
 }
 
 static void got_ack(struct half *h, const Weir__Control__ControlsAck *a)
@@ -342,6 +373,7 @@ static void got_surge(struct half *h, const Weir__Control__Surge *s)
     atomic_bool *once = &in->m->surge_waits[session_slot(h->id)];
     if (!early && !h->up_owed && mailbox_post_once(in->me, services_of(h), &m, once) == 0) {
         h->surge_ns = now;
+        h->urgent_answers = URGENT_ANSWERS;
         monitor_count(in->m, surges);
         return;
     }

@@ -50,7 +50,7 @@
 #define QUIET_AFTER 10u
 
 struct evidence {
-    const struct hist *hist;     /* judged latencies */
+    const struct sparse_hist *hist; /* judged latencies */
     uint64_t arrivals, ops;      /* ops: in hist */
     uint64_t demand_iops, iops, bytes_s;
     uint64_t read_iops, write_iops, read_bytes_s, write_bytes_s;
@@ -100,11 +100,12 @@ static double quantile_of(const struct objective *o)
     return o->percentile_ppm == 0 ? 0.5 : (double)o->percentile_ppm / 1e6;
 }
 
-static uint64_t objective_latency_us(const struct objective *o, const struct hist *h)
+static uint64_t objective_latency_us(const struct objective *o, const struct sparse_hist *h)
 {
     if (h->count == 0)
         return 0;
-    uint64_t ns = o->percentile_ppm == 0 ? hist_mean(h) : hist_quantile(h, quantile_of(o));
+    uint64_t ns = o->percentile_ppm == 0 ? sparse_hist_mean(h)
+                                          : sparse_hist_quantile(h, quantile_of(o));
     return ns / 1000;
 }
 
@@ -139,20 +140,17 @@ static bool stream_own_held(const struct stream *st)
     return st->e.window.held > 0 && !stream_braked(st) && !held_by_throttle(st);
 }
 
-static const struct hist *judged_hist(const struct stream *st, uint32_t *low, uint32_t *high)
+static const struct sparse_hist *judged_hist(const struct stream *st)
 {
     int kind = stream_own_held(st) || stream_braked(st) ? METER_TARGET : METER_TOTAL;
-    *low = st->low[kind];
-    *high = st->high[kind];
     return &st->e.window.hist[kind];
 }
 
 static void evidence_of_stream(struct evidence *e, const struct stream *st)
 {
     const struct entity_window *w = &st->e.window;
-    uint32_t low, high;
-    const struct hist *h = judged_hist(st, &low, &high);
-    const struct hist *total = &w->hist[METER_TOTAL];
+    const struct sparse_hist *h = judged_hist(st);
+    const struct sparse_hist *total = &w->hist[METER_TOTAL];
     *e = (struct evidence){
         .hist = h,
         .arrivals = w->arrivals,
@@ -177,29 +175,42 @@ static void evidence_of_stream(struct evidence *e, const struct stream *st)
         e->outstanding = (double)total->sum_ns / (double)w->duration_ns;
 }
 
-static void hist_add_range(struct hist *into, const struct hist *from, uint32_t low, uint32_t high)
+/* The buckets of a group, between the lowest and the highest of its streams. */
+struct group_hist {
+    struct hist *sum;
+    uint32_t low, high;
+};
+
+static void group_add(struct group_hist *g, const struct sparse_hist *h)
 {
-    for (uint32_t i = low; i <= high; i++)
-        into->bucket[i] += from->bucket[i];
-    into->count += from->count;
-    into->sum_ns += from->sum_ns;
-    if (from->max_ns > into->max_ns)
-        into->max_ns = from->max_ns;
+    if (h->used == 0)
+        return;
+    uint32_t low = sparse_hist_index(h, 0), high = sparse_hist_index(h, h->used - 1u);
+    g->low = low < g->low ? low : g->low;
+    g->high = high > g->high ? high : g->high;
+    sparse_hist_merge(g->sum, h);
+}
+
+/* Into @ret, and @g->sum is all zero again. Without memory @ret is empty: a period not judged. */
+static void group_finish(struct group_hist *g, struct sparse_hist *ret)
+{
+    sparse_hist_take(ret, g->sum, g->low, g->high);
+    if (g->low <= g->high)
+        memset(&g->sum->bucket[g->low], 0, (g->high - g->low + 1) * sizeof(g->sum->bucket[0]));
+    g->sum->count = g->sum->sum_ns = g->sum->max_ns = 0;
 }
 
 static void evidence_of_group(struct services *s, struct evidence *e, const struct agreed *a)
 {
-    hist_clear(&s->scratch);
-    *e = (struct evidence){.hist = &s->scratch};
+    struct group_hist sum = {.sum = &s->scratch, .low = HIST_BUCKETS, .high = 0};
+    *e = (struct evidence){.hist = &s->group};
     list_for_each(it, &a->streams) {
         const struct stream *st = container_of(it, struct stream, in_agreed);
         if (st->e.window.duration_ns == 0)
             continue;
         struct evidence one;
-        uint32_t low, high;
         evidence_of_stream(&one, st);
-        const struct hist *h = judged_hist(st, &low, &high);
-        hist_add_range(&s->scratch, h, low, high);
+        group_add(&sum, one.hist);
         e->arrivals += one.arrivals;
         e->demand_iops += one.demand_iops;
         e->iops += one.iops;
@@ -221,7 +232,8 @@ static void evidence_of_group(struct services *s, struct evidence *e, const stru
         if (one.duration_ns > e->duration_ns)
             e->duration_ns = one.duration_ns;
     }
-    e->ops = s->scratch.count;
+    group_finish(&sum, &s->group);
+    e->ops = s->group.count;
 }
 
 /* --- the verdict
@@ -282,7 +294,7 @@ static double minimum_missed(const struct agreement *a, const struct evidence *e
 static enum verdict judge_thin(struct unit *u, const struct objective *o, const struct evidence *e)
 {
     u->thin_ops += e->ops;
-    u->thin_late += hist_count_above(e->hist, o->latency_us * 1050);
+    u->thin_late += sparse_hist_count_above(e->hist, o->latency_us * 1050);
     u->thin_periods++;
     double n = (double)u->thin_ops, may = n * (1.0 - quantile_of(o));
     enum verdict v = VERDICT_NONE;
@@ -385,7 +397,7 @@ static void compliance_count(struct services *s, struct agreed *a, struct unit *
         else if (f->objective->percentile_ppm == 0)
             u->late += mean_late ? n : 0;
         else
-            u->late += (double)hist_count_above(e->hist, f->objective->latency_us * 1000);
+            u->late += (double)sparse_hist_count_above(e->hist, f->objective->latency_us * 1000);
     } else if (f->verdict == VERDICT_MET || f->verdict == VERDICT_FAILING) {
         u->allowed += 1; /* only a minimum is promised: each period counts once */
         u->late += f->verdict == VERDICT_FAILING ? 2 : 0;

@@ -332,7 +332,7 @@ void entity_gateway_attach(struct services *s, struct gateway *g, const struct g
     g->e.last_seen_ns = s->now_ns;
     list_remove(&g->in_session);
     list_push_back(table_slot(&s->by_session, session_hash(h->session)), &g->in_session);
-    g->outstanding = false;
+    g->outstanding = g->surge_owed = false;
     g->unanswered = 0;
     g->gather_seq = 0;
     g->ask_all = true;
@@ -401,6 +401,19 @@ struct target *entity_target_get(struct services *s, struct gateway *g, const ch
     g->target_count++;
     s->e.target_count++;
     return t;
+}
+
+size_t services_gateway_targets(const struct entity_gateway *e, const struct entity_target **ret,
+                                size_t most)
+{
+    const struct gateway *g = container_of(e, struct gateway, e);
+    size_t n = 0;
+    for (const struct list *it = g->targets.next; it != &g->targets && n < most; it = it->next) {
+        const struct target *t = container_of(it, const struct target, link);
+        if (t->e.uri[0] != '\0')
+            ret[n++] = &t->e;
+    }
+    return n;
 }
 
 /* --- streams
@@ -479,8 +492,6 @@ static struct stream *stream_new(struct services *s, struct gateway *g, const ch
     list_init(&st->in_index);
     list_init(&st->in_storage);
     list_init(&st->in_agreed);
-    for (int k = 0; k < METER_HIST_COUNT; k++)
-        st->low[k] = st->gather.low[k] = HIST_BUCKETS;
     analyzer_unit_clear(&st->unit);
     list_push_back(table_slot(&s->by_key, key_hash(g, key)), &st->in_key);
     list_push_back(&g->streams, &st->in_gateway);
@@ -566,5 +577,6 @@ void entity_stream_free(struct services *s, struct stream *st)
     st->gateway->e.stream_count--;
     s->e.stream_count--;
     s->generation++;
+    merge_fini(st);
     free(st);
 }

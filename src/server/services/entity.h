@@ -12,6 +12,7 @@
 #include "base/list.h"
 #include "qos/hist.h"
 #include "qos/meter.h"
+#include "qos/sparse.h"
 #include "server/services/agreement.h"
 #include "server/services/record.h"
 #include "server/services/report.h"
@@ -101,7 +102,7 @@ struct entity_window {
     uint64_t read_bytes, write_bytes, errors, held;
     uint64_t p50_us[METER_HIST_COUNT], p99_us[METER_HIST_COUNT], max_us[METER_HIST_COUNT],
         mean_us[METER_HIST_COUNT];
-    struct hist hist[METER_HIST_COUNT];    /* held, target, total; reads and writes together */
+    struct sparse_hist hist[METER_HIST_COUNT]; /* held, target, total; reads and writes together */
 };
 
 /* The control a stream is under. Desired: decided here. Applied: acknowledged by its gateway. */
@@ -129,7 +130,10 @@ struct entity_stream {
     char held_by[2 * NAME_SIZE];
     bool has_burst;
     uint32_t burst_ppm;
-    struct meter now;                      /* cumulative, as last reported */
+    struct {                               /* cumulative, as last reported */
+        struct meter_op op[IO_OP_COUNT];
+        struct sparse_hist hist[2][METER_HIST_COUNT]; /* [direction][kind] */
+    } now;
     uint64_t cost_served_ns, late;         /* cumulative, of the target's scheduler */
     uint32_t queued_now;                   /* wait for their turn at the target */
     char share[2 * NAME_SIZE];             /* id of the control whose share it has; "" : none */

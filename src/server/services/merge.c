@@ -31,14 +31,8 @@
 
 static void gather_clear(struct gather *a)
 {
-    for (int k = 0; k < METER_HIST_COUNT; k++) {
-        struct hist *h = &a->hist[k];
-        if (a->low[k] <= a->high[k])
-            memset(&h->bucket[a->low[k]], 0, (a->high[k] - a->low[k] + 1) * sizeof(h->bucket[0]));
-        h->count = h->sum_ns = h->max_ns = 0;
-        a->low[k] = HIST_BUCKETS;
-        a->high[k] = 0;
-    }
+    for (int k = 0; k < METER_HIST_COUNT; k++)
+        sparse_hist_clear(&a->hist[k]);
     memset(a->arrived, 0, sizeof(a->arrived));
     memset(a->bytes_arrived, 0, sizeof(a->bytes_arrived));
     memset(a->total_ns, 0, sizeof(a->total_ns));
@@ -50,13 +44,7 @@ static void window_clear(struct stream *st)
 {
     struct entity_window *w = &st->e.window;
     for (int k = 0; k < METER_HIST_COUNT; k++) {
-        struct hist *h = &w->hist[k];
-        if (st->low[k] <= st->high[k])
-            memset(&h->bucket[st->low[k]], 0,
-                   (st->high[k] - st->low[k] + 1) * sizeof(h->bucket[0]));
-        h->count = h->sum_ns = h->max_ns = 0;
-        st->low[k] = HIST_BUCKETS;
-        st->high[k] = 0;
+        sparse_hist_clear(&w->hist[k]);
         w->p50_us[k] = w->p99_us[k] = w->max_us[k] = w->mean_us[k] = 0;
     }
     w->duration_ns = 0;
@@ -75,9 +63,23 @@ void merge_window_end(struct stream *st)
     st->was_active = false;
 }
 
+void merge_fini(struct stream *st)
+{
+    for (int k = 0; k < METER_HIST_COUNT; k++) {
+        sparse_hist_fini(&st->e.now.hist[IO_DIR_READ][k]);
+        sparse_hist_fini(&st->e.now.hist[IO_DIR_WRITE][k]);
+        sparse_hist_fini(&st->gather.hist[k]);
+        sparse_hist_fini(&st->e.window.hist[k]);
+    }
+}
+
 void merge_forget(struct stream *st)
 {
-    memset(&st->e.now, 0, sizeof(st->e.now));
+    memset(st->e.now.op, 0, sizeof(st->e.now.op));
+    for (int k = 0; k < METER_HIST_COUNT; k++) {
+        sparse_hist_fini(&st->e.now.hist[IO_DIR_READ][k]);
+        sparse_hist_fini(&st->e.now.hist[IO_DIR_WRITE][k]);
+    }
     gather_clear(&st->gather);
     window_clear(st);
     st->e.connections = st->e.held_now = 0;
@@ -136,39 +138,46 @@ static void merge_op(struct gateway *g, struct stream *st, const struct report_o
     }
 }
 
+/* Without memory a bucket is not known yet: what it lacks comes with its next count. */
+static void merge_bucket(struct gateway *g, struct sparse_hist *now, struct sparse_hist *into,
+                         const struct report_bucket *b, uint32_t hint[2])
+{
+    if (b->index >= HIST_BUCKETS) {
+        g->e.counter_faults++;
+        return;
+    }
+    uint64_t *known = sparse_hist_at(now, b->index, &hint[0]);
+    if (known == NULL)
+        return;
+    uint64_t was = *known, d = counter_step(g, known, b->count);
+    now->count += b->count - was; /* modulo 2^64: the sum of all buckets */
+    uint64_t *gathered = d != 0 && into != NULL ? sparse_hist_at(into, b->index, &hint[1]) : NULL;
+    if (gathered == NULL)
+        return;
+    *gathered += d;
+    into->count += d;
+}
+
 static void merge_hist(struct gateway *g, struct stream *st, const struct report_hist *r)
 {
     if ((unsigned)r->kind >= METER_HIST_COUNT || (unsigned)r->direction > IO_DIR_WRITE)
         return;
-    struct hist *now = &st->e.now.hist[r->direction][r->kind];
-    struct hist *into = &st->gather.hist[r->kind];
-    uint32_t *low = &st->gather.low[r->kind], *high = &st->gather.high[r->kind];
+    bool counts = !g->baseline && !st->baseline;
+    struct sparse_hist *now = &st->e.now.hist[r->direction][r->kind];
+    struct sparse_hist *into = counts ? &st->gather.hist[r->kind] : NULL;
     uint64_t sum = counter_step(g, &now->sum_ns, r->sum_ns);
     if (r->max_ns > now->max_ns)
         now->max_ns = r->max_ns;
-    for (size_t i = 0; i < r->bucket_count; i++) {
-        uint32_t index = r->bucket[i].index;
-        if (index >= HIST_BUCKETS) {
-            g->e.counter_faults++;
-            continue;
-        }
-        uint64_t was = now->bucket[index];
-        uint64_t d = counter_step(g, &now->bucket[index], r->bucket[i].count);
-        now->count += r->bucket[i].count - was; /* modulo 2^64: the sum of all buckets */
-        if (d == 0 || g->baseline || st->baseline)
-            continue;
-        into->bucket[index] += d;
-        into->count += d;
-        *low = index < *low ? index : *low;
-        *high = index > *high ? index : *high;
-    }
-    if (g->baseline || st->baseline)
+    uint32_t hint[2] = {0, 0};
+    for (size_t i = 0; i < r->bucket_count; i++)
+        merge_bucket(g, now, into, &r->bucket[i], hint);
+    if (into == NULL)
         return;
     into->sum_ns += sum;
     if (r->kind == METER_TOTAL)
         st->gather.total_ns[r->direction] += sum;
-    if (*low <= *high) {
-        uint64_t bound = hist_bucket_high(*high) - 1;
+    if (into->used > 0) {
+        uint64_t bound = hist_bucket_high(sparse_hist_index(into, into->used - 1u)) - 1;
         into->max_ns = bound < now->max_ns || now->max_ns == 0 ? bound : now->max_ns;
     }
 }
@@ -231,7 +240,8 @@ static void merge_target(struct services *s, struct gateway *g, const struct rep
         words(t->e.uri, sizeof(t->e.uri), "%.*s", (int)sizeof(r->uri) - 1, r->uri);
         storage_join(s, t);
         g->targets_changed = true;
-        s->sink.target_seen(s->sink.ctx, g->e.hello.name, t->e.name, t->e.uri);
+        if (!storage_named_elsewhere(t))
+            s->sink.target_seen(s->sink.ctx, g->e.hello.name, t->e.name, t->e.uri);
     }
     t->e.window_milli = r->window_milli;
     t->e.parallelism_milli = r->parallelism_milli;
@@ -283,20 +293,14 @@ static void window_take(struct stream *st, uint64_t duration_ns)
         w->write_bytes_s = per_second(a->write_bytes, duration_ns);
     }
     for (int k = 0; k < METER_HIST_COUNT; k++) {
-        struct hist *h = &w->hist[k];
-        if (a->low[k] > a->high[k])
+        struct sparse_hist *h = &w->hist[k];
+        if (a->hist[k].used == 0)
             continue;
-        memcpy(&h->bucket[a->low[k]], &a->hist[k].bucket[a->low[k]],
-               (a->high[k] - a->low[k] + 1) * sizeof(h->bucket[0]));
-        h->count = a->hist[k].count;
-        h->sum_ns = a->hist[k].sum_ns;
-        h->max_ns = a->hist[k].max_ns;
-        st->low[k] = a->low[k];
-        st->high[k] = a->high[k];
-        w->p50_us[k] = hist_quantile(h, 0.50) / 1000;
-        w->p99_us[k] = hist_quantile(h, 0.99) / 1000;
+        sparse_hist_swap(h, &a->hist[k]); /* what was there is empty: window_clear */
+        w->p50_us[k] = sparse_hist_quantile(h, 0.50) / 1000;
+        w->p99_us[k] = sparse_hist_quantile(h, 0.99) / 1000;
         w->max_us[k] = h->max_ns / 1000;
-        w->mean_us[k] = hist_mean(h) / 1000;
+        w->mean_us[k] = sparse_hist_mean(h) / 1000;
     }
     gather_clear(a);
 }

@@ -65,21 +65,21 @@ void note_action(struct services *s, struct action_record *a)
  */
 static void sample_buckets(struct sample_record *r, const struct stream *st)
 {
-    const struct hist *h = &st->e.window.hist[METER_TOTAL];
-    uint32_t low = st->low[METER_TOTAL], high = st->high[METER_TOTAL], used = 0;
-    for (uint32_t i = low; i <= high; i++)
-        used += h->bucket[i] != 0;
+    const struct sparse_hist *h = &st->e.window.hist[METER_TOTAL];
+    uint32_t used = 0;
+    for (uint32_t i = 0; i < h->used; i++)
+        used += sparse_hist_count(h, i) != 0;
     uint32_t join = (used + SAMPLE_MAX_BUCKETS - 1) / SAMPLE_MAX_BUCKETS, in_group = 0, n = 0;
     uint64_t sum = 0;
-    for (uint32_t i = low; i <= high; i++) {
-        if (h->bucket[i] == 0)
+    for (uint32_t i = 0; i < h->used; i++) {
+        if (sparse_hist_count(h, i) == 0)
             continue;
-        sum += h->bucket[i];
+        sum += sparse_hist_count(h, i);
         used--;
         if (++in_group < join && used > 0)
             continue;
         weir_assert(n < SAMPLE_MAX_BUCKETS);
-        r->bucket[n].index = (uint16_t)i;
+        r->bucket[n].index = (uint16_t)sparse_hist_index(h, i);
         r->bucket[n++].count = sum > UINT32_MAX ? UINT32_MAX : (uint32_t)sum;
         sum = 0;
         in_group = 0;

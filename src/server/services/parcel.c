@@ -153,7 +153,12 @@ void services_parcel_free(struct gateway_parcel *p)
     struct gateway *g = (struct gateway *)p;
     if (g == NULL)
         return;
-    list_for_each_safe(it, &g->streams) free(container_of(it, struct stream, in_gateway));
+    list_for_each_safe(it, &g->streams)
+    {
+        struct stream *st = container_of(it, struct stream, in_gateway);
+        merge_fini(st);
+        free(st);
+    }
     list_for_each_safe(it, &g->targets) free(container_of(it, struct target, link));
     free(g->sent);
     free(g->carried);

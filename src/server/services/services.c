@@ -109,6 +109,7 @@ void services_free(struct services *s)
     table_fini(&s->by_session);
     table_fini(&s->by_index);
     table_fini(&s->by_key);
+    sparse_hist_fini(&s->group);
     free(s->heap);
     free(s);
 }
@@ -418,6 +419,13 @@ static void whole_report_state(struct services *s, struct gateway *g)
     g->send_full = true;
 }
 
+static void surge_poll(struct services *s, struct gateway *g)
+{
+    g->surge_owed = false;
+    g->surged = true;
+    gateway_poll_now(s, g);
+}
+
 void services_report(struct services *s, const struct report *r, uint64_t now_ns, int64_t wall_us)
 {
     services_at(s, now_ns, wall_us);
@@ -450,6 +458,8 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
     dispatch_gateway(s, g);
     dispatch_changed(s, CHANGED_AT_ONCE);
     note_samples(s, g);
+    if (g->surge_owed && !g->outstanding)
+        surge_poll(s, g);
 }
 
 void services_ack(struct services *s, uint64_t session, uint64_t epoch, int status, uint64_t now_ns,
@@ -481,13 +491,15 @@ void services_surge(struct services *s, uint64_t session, uint32_t stream, uint6
 {
     services_at(s, now_ns, wall_us);
     struct gateway *g = entity_gateway_by_session(s, session);
-    if (g == NULL || !g->e.live || g->outstanding || s->now_ns - g->surge_ns < SURGE_GAP_NS)
+    if (g == NULL || !g->e.live || s->now_ns - g->surge_ns < SURGE_GAP_NS)
         return;
     if (entity_stream_find(s, g, stream) == NULL)
         return;
     g->surge_ns = s->now_ns;
-    g->surged = true;
-    gateway_poll_now(s, g);
+    if (g->outstanding)
+        g->surge_owed = true; /* what is on its way may be of before */
+    else
+        surge_poll(s, g);
 }
 
 void services_stalled(struct services *s, uint64_t session, bool stalled, uint64_t now_ns,
@@ -516,15 +528,24 @@ void services_subgroup(struct services *s, const uint8_t id[GATEWAY_ID_SIZE], ui
         g->e.hello.subgroup = subgroup;
 }
 
-void services_target_health(struct services *s, const struct target_health *h, uint64_t now_ns)
+static void storage_health(const struct storage *at, const struct target_health *h)
 {
-    services_at(s, now_ns, s->wall_us);
-    list_for_each(it, &s->e.targets) {
-        struct entity_target *t = container_of(it, struct entity_target, link);
-        if (strcmp(t->name, h->target) != 0 || strcmp(t->uri, h->uri) != 0)
+    list_for_each(it, &at->targets) {
+        struct entity_target *t = &container_of(it, struct target, in_storage)->e;
+        if (strcmp(t->name, h->target) != 0)
             continue;
         t->health = *h; /* whoever probes says when it changes */
         t->has_health = true;
+    }
+}
+
+void services_target_health(struct services *s, const struct target_health *h, uint64_t now_ns)
+{
+    services_at(s, now_ns, s->wall_us);
+    list_for_each(it, &s->storages) {
+        const struct storage *at = container_of(it, struct storage, link);
+        if (strcmp(at->uri, h->uri) == 0)
+            storage_health(at, h);
     }
 }
 

@@ -29,9 +29,10 @@ struct services_sink {
     void (*sample)(void *ctx, const struct sample_record *s);
     void (*action)(void *ctx, const struct action_record *a);
     void (*event)(void *ctx, const struct event_record *e);
+    /* A storage that no other gateway has by this name. */
     void (*target_seen)(void *ctx, const char *gateway, const char *target, const char *uri);
-    /* @g said, in a whole report, that it is in front of other targets than before: those in
-     * services_entities with this gateway and a uri. May be NULL. */
+    /* @g said, in a whole report, that it is in front of other targets than before: see
+     * services_gateway_targets. May be NULL. */
     void (*targets)(void *ctx, const struct entity_gateway *g);
     /* A gateway's record changed (state, name, address): keep it. May be NULL. */
     void (*gateway)(void *ctx, const struct entity_gateway *g);
@@ -166,5 +167,8 @@ void services_stats(const struct services *s, struct services_stats *ret);
 
 /* The entity cache, for views. Borrowed; valid until the next call that is not const. */
 const struct entities *services_entities(const struct services *s);
+/* The targets of @g that have a uri, at most @most of them; returns how many. Borrowed likewise. */
+size_t services_gateway_targets(const struct entity_gateway *g, const struct entity_target **ret,
+                                size_t most);
 
 #endif

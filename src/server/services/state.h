@@ -2,9 +2,10 @@
 /* What one SLA process holds in memory: the private side of the entity cache. For files of
  * services/ only.
  *
- * Bounds: gateways config.max_gateways; streams config.max_streams, about 160 KiB of address space
- * each, of which only the pages of histogram octaves in use are touched; targets
- * TARGETS_PER_GATEWAY each; documents SERVICES_MAX_*. Everything is freed by services_free. */
+ * Bounds: gateways config.max_gateways; streams config.max_streams, 5 KiB each and ten bytes for
+ * each histogram bucket that the stream ever used (at most 12 x 16 KiB, where every one is);
+ * targets TARGETS_PER_GATEWAY each; documents SERVICES_MAX_*. Everything is freed by
+ * services_free. */
 #ifndef WEIR_SERVER_SERVICES_STATE_H
 #define WEIR_SERVER_SERVICES_STATE_H
 #include <stdarg.h>
@@ -31,8 +32,7 @@ struct gather {
     uint64_t total_ns[2];               /* from arrival to answer, of those answered */
     uint64_t reads, writes, others;     /* completions */
     uint64_t read_bytes, write_bytes, errors, held;
-    struct hist hist[METER_HIST_COUNT];
-    uint32_t low[METER_HIST_COUNT], high[METER_HIST_COUNT]; /* buckets in use; low > high: none */
+    struct sparse_hist hist[METER_HIST_COUNT];
 };
 
 /* What verdicts are given on: a stream alone, or all streams of an agreement together. */
@@ -268,7 +268,6 @@ struct stream {
     bool max_hold_said;
     struct gather gather;
     uint64_t cost_before_ns;            /* e.cost_served_ns at the end of the last window */
-    uint32_t low[METER_HIST_COUNT], high[METER_HIST_COUNT]; /* buckets in use in e.window */
     struct unit unit;
     struct brake brake;
     struct {                            /* while it travels to another process (parcel.c) */
@@ -305,6 +304,7 @@ struct gateway {
     uint64_t window_start_ns;           /* of the last whole window, server's clock */
     uint64_t lost_ns, surge_ns;
     bool surged;                        /* the answer that comes is to an early warning */
+    bool surge_owed;                    /* one came while an answer was outstanding: ask again */
     bool stale_counted; /* lost for so long that it no longer takes a share of limits */
     bool ask_all;                       /* the next poll asks for everything */
     bool refused_streams;
@@ -384,7 +384,8 @@ struct services {
     size_t drain_count, drain_cap;
     int64_t schedules_min;              /* wall minute at which they were last looked at */
     bool streams_full_said, gateways_full_said;
-    struct hist scratch;                /* for merging groups */
+    struct hist scratch;                /* for merging groups: all zero between them */
+    struct sparse_hist group;           /* the one that was merged last */
     struct sample_record sample;        /* for making one */
 };
 
@@ -445,6 +446,7 @@ void entity_gateway_subject(const struct gateway *g, char *out, size_t size);
  * ----------------------------------------------------------------------------------------- */
 enum merge { MERGE_IGNORED, MERGE_PART, MERGE_WHOLE };
 enum merge merge_report(struct services *s, struct gateway *g, const struct report *r);
+void merge_fini(struct stream *st);   /* it is freed next */
 void merge_forget(struct stream *st); /* counters begin at zero: a new boot */
 void merge_window_end(struct stream *st); /* its gateway is lost: nothing is known of now */
 
@@ -499,6 +501,8 @@ void select_free(struct services *s);
  * --------------------------------------------------------------------------------------- */
 /* The storage that @t is by its URI now; what it was before is left. False: no memory. */
 bool storage_join(struct services *s, struct target *t);
+/* Whether another gateway has it, under the same name. */
+bool storage_named_elsewhere(const struct target *t);
 void storage_leave(struct services *s, struct target *t);
 /* @st belongs to @t from now on (may be NULL). */
 void storage_take(struct stream *st, struct target *t);

@@ -18,6 +18,17 @@
 #include "base/assert.h"
 #include "server/services/state.h"
 
+bool storage_named_elsewhere(const struct target *t)
+{
+    list_for_each(it, &t->storage->targets) {
+        const struct target *other = container_of(it, struct target, in_storage);
+        if (other != t && strcmp(other->e.name, t->e.name) == 0 &&
+            strcmp(other->gateway->e.hello.name, t->gateway->e.hello.name) != 0)
+            return true;
+    }
+    return false;
+}
+
 static struct storage *storage_get(struct services *s, const struct target *t)
 {
     list_for_each(it, &s->storages) {

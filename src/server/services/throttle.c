@@ -367,10 +367,10 @@ static bool cut_has_shown(const struct services *s, const struct stream *st,
         victim->gateway->window_start_ns >= b->drained_ns)
         return true;
     const struct objective *o = victim->e.objective;
-    const struct hist *h = &victim->e.window.hist[METER_TOTAL];
+    const struct sparse_hist *h = &victim->e.window.hist[METER_TOTAL];
     if (o == NULL || h->count == 0)
         return false;
-    return (double)hist_count_above(h, o->latency_us * 1000) > DRAIN_LATE * (double)h->count;
+    return (double)sparse_hist_count_above(h, o->latency_us * 1000) > DRAIN_LATE * (double)h->count;
 }
 
 static uint32_t failing_periods(const struct stream *victim)

@@ -525,6 +525,27 @@ static void polls_of_many_gateways_spread_over_the_period(void **state)
     plain_free(t);
 }
 
+static void a_warning_while_an_answer_is_awaited_is_asked_for_after_it(void **state)
+{
+    (void)state;
+    struct plain *t = plain_new(4, 16);
+    struct counts c = {.m = {.max_hold_hits = 0}};
+    up(t, 1, 1, 7);
+    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    next_second(t); /* polled, and not answered yet */
+    uint64_t polls = t->polls;
+    services_surge(t->s, t->session, 0, t->now, wall(t));
+    assert_int_equal(t->polls, polls);
+    t->now += 1000000;
+    say_free(t, report_of(t, &c, 1, 1, t->seq, true));
+    assert_int_equal(t->polls, polls); /* not whole */
+    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    assert_int_equal(t->polls, polls + 1);
+    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    assert_int_equal(t->polls, polls + 1); /* once */
+    plain_free(t);
+}
+
 static void a_probe_is_kept_and_told_by_nobody_here(void **state)
 {
     (void)state;
@@ -689,6 +710,7 @@ int main(void)
         cmocka_unit_test(streams_above_the_bound_are_refused_and_said_once),
         cmocka_unit_test(the_gateway_lost_longest_makes_room_for_a_new_one),
         cmocka_unit_test(polls_of_many_gateways_spread_over_the_period),
+        cmocka_unit_test(a_warning_while_an_answer_is_awaited_is_asked_for_after_it),
         cmocka_unit_test(a_probe_is_kept_and_told_by_nobody_here),
         cmocka_unit_test(a_recalled_gateway_waits_as_lost_and_is_known_again),
         cmocka_unit_test(no_history_counts_anything_twice_or_loses_it),

@@ -340,6 +340,11 @@ static void statistics_of_another_boot_end_the_session(void **state)
     raw_close(&r);
 }
 
+static bool one_session(void *arg)
+{
+    return stage_stats(arg).sessions_now == 1;
+}
+
 static void a_silent_gateway_is_left_after_three_heartbeats(void **state)
 {
     struct stage *s = *state;
@@ -366,7 +371,7 @@ static void a_silent_gateway_is_left_after_three_heartbeats(void **state)
         told++;
         assert_true(turn < 2000);
     }
-    assert_int_equal(stage_stats(s).sessions_now, 1);
+    stage_until(s, one_session, s); /* the acceptor hears of it last */
     assert_int_equal(stage_stats(s).ended_silent, 2);
     raw_close(&silent);
     raw_close(&half_open);
@@ -612,6 +617,111 @@ static void when_the_services_are_full_statistics_drop_and_life_does_not(void **
     raw_close(&r);
 }
 
+static void add_answer(struct text *t, struct raw *r, uint64_t seq, bool more)
+{
+    Weir__Control__Statistics st = WEIR__CONTROL__STATISTICS__INIT;
+    Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
+    st.boot_id = (ProtobufCBinaryData){.len = AUTH_ID_SIZE, .data = r->auth.boot_id};
+    st.seq = seq;
+    st.more = more;
+    f.body_case = WEIR__CONTROL__FRAME__BODY_STATISTICS;
+    f.statistics = &st;
+    assert_int_equal(frame_append(t, &f), 0);
+}
+
+static void add_warning(struct text *t)
+{
+    Weir__Control__Surge surge = WEIR__CONTROL__SURGE__INIT;
+    Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
+    f.body_case = WEIR__CONTROL__FRAME__BODY_SURGE;
+    f.surge = &surge;
+    assert_int_equal(frame_append(t, &f), 0);
+}
+
+static uint64_t handled(const struct stage *s)
+{
+    struct monitor_stats n = stage_stats(s);
+    return n.reports + n.reports_dropped + n.surges + n.surges_dropped;
+}
+
+/* Sends it, and waits until inbound has handled so many frames more. */
+static void send_and_wait(struct stage *s, struct raw *r, struct text *t, uint64_t frames)
+{
+    uint64_t wanted = handled(s) + frames;
+    raw_send_bytes(r, t->data, t->len);
+    text_clear(t);
+    for (int i = 0; i < 40000 && handled(s) < wanted; i++)
+        usleep(1000);
+    assert_int_equal(handled(s), wanted);
+}
+
+static void expect_report(struct stage *s, uint64_t seq, bool more)
+{
+    struct msg m = stage_take(s, MSG_REPORT);
+    const struct report *r = m.body;
+    assert_int_equal(r->seq, seq);
+    assert_int_equal(r->more, more);
+    msg_release(&m);
+}
+
+static void an_answer_after_a_warning_goes_before_others(void **state)
+{
+    struct stage *s = *state;
+    struct raw r;
+    struct text t;
+    raw_open(s, &r);
+    raw_stand(&r);
+    text_init(&t, FRAME_MAX);
+    /* Nothing is taken from the SLA services' mailbox meanwhile. The warning comes in the middle of
+     * an answer: the rest of that one must not overtake its beginning. */
+    add_answer(&t, &r, 1, false);
+    add_answer(&t, &r, 2, true);
+    add_warning(&t);
+    add_answer(&t, &r, 2, false);
+    add_answer(&t, &r, 3, false);
+    add_answer(&t, &r, 4, true);
+    add_answer(&t, &r, 4, false);
+    add_answer(&t, &r, 5, false);
+    send_and_wait(s, &r, &t, 8);
+    expect_report(s, 3, false);
+    expect_report(s, 4, true);
+    expect_report(s, 4, false);
+    expect_report(s, 1, false);
+    expect_report(s, 2, true);
+    expect_report(s, 2, false);
+    expect_report(s, 5, false);
+    struct msg m = stage_take(s, MSG_SURGE);
+    msg_release(&m);
+    text_fini(&t);
+    raw_close(&r);
+}
+
+static void an_answer_that_lost_a_frame_ends_there(void **state)
+{
+    struct stage *s = *state;
+    struct raw r;
+    struct text t;
+    raw_open(s, &r);
+    raw_stand(&r);
+    text_init(&t, FRAME_MAX);
+    uint64_t frames = 0;
+    for (; frames < 64; frames++) /* more than there are places for statistics */
+        add_answer(&t, &r, 1 + frames, false);
+    add_answer(&t, &r, 100, true);
+    send_and_wait(s, &r, &t, frames + 1);
+    struct monitor_stats full = stage_stats(s);
+    assert_true(full.reports_dropped > 1);
+    for (uint64_t i = 0; i < full.reports; i++)
+        expect_report(s, 1 + i, false);
+    add_answer(&t, &r, 100, false);
+    add_answer(&t, &r, 101, false);
+    send_and_wait(s, &r, &t, 2);
+    expect_report(s, 101, false);
+    assert_int_equal(stage_stats(s).reports_dropped, full.reports_dropped + 1);
+    text_fini(&t);
+    raw_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -639,6 +749,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_server_sends_heartbeats, set_up_quick, tear_down),
         cmocka_unit_test_setup_teardown(the_services_word_ends_a_session_with_a_farewell, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(an_answer_after_a_warning_goes_before_others, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(an_answer_that_lost_a_frame_ends_there, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_large_set_comes_in_parts_and_whole, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             a_gateway_that_does_not_read_gets_the_newest_word_or_is_ended, set_up, tear_down),
