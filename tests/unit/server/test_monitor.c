@@ -340,11 +340,6 @@ static void statistics_of_another_boot_end_the_session(void **state)
     raw_close(&r);
 }
 
-static bool one_session(void *arg)
-{
-    return stage_stats(arg).sessions_now == 1;
-}
-
 static void a_silent_gateway_is_left_after_three_heartbeats(void **state)
 {
     struct stage *s = *state;
