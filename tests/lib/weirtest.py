@@ -425,6 +425,22 @@ def each_test(suite):
             yield t
 
 
+class Timed(unittest.TextTestResult):
+    """Knows how long each test took."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.times = []
+
+    def startTest(self, test):
+        self.began = time.monotonic()
+        super().startTest(test)
+
+    def stopTest(self, test):
+        self.times.append((time.monotonic() - self.began, test.id().rsplit(".", 1)[-1]))
+        super().stopTest(test)
+
+
 def main():
     """Run the tests of the calling script, with a closing line that a shell can add up: 'N passed, N failed, N skipped'.
     Arguments name single tests; WEIR_SHARD=2/3 takes the second third."""
@@ -435,8 +451,10 @@ def main():
         tests = list(each_test(loader.loadTestsFromModule(module)))
         part, parts = (int(n) for n in os.environ.get("WEIR_SHARD", "1/1").split("/"))
         tests = tests[part - 1::parts]
-    r = unittest.TextTestRunner(verbosity=2).run(unittest.TestSuite(tests))
+    r = unittest.TextTestRunner(verbosity=2, resultclass=Timed).run(unittest.TestSuite(tests))
     bad = len(r.failures) + len(r.errors) + len(r.unexpectedSuccesses)
     skipped = len(r.skipped)
+    for seconds, name in sorted(r.times, reverse=True)[:5]:
+        print(f"{seconds:7.1f} s  {name}")
     print(f"{r.testsRun - bad - skipped} passed, {bad} failed, {skipped} skipped", flush=True)
     sys.exit(1 if bad or not r.testsRun else 0)

@@ -184,7 +184,10 @@ static void report_hist(struct report_hist *r, const struct hist *h, enum meter_
     r->direction = (enum io_direction)direction;
     r->sum_ns = h->sum_ns;
     r->max_ns = h->max_ns;
-    r->bucket = calloc(HIST_BUCKETS, sizeof(*r->bucket));
+    size_t used = 1; /* nothing that is not used: a world makes thousands of reports */
+    for (uint32_t i = 0; i < HIST_BUCKETS; i++)
+        used += h->bucket[i] != 0;
+    r->bucket = calloc(used, sizeof(*r->bucket));
     weir_assert(r->bucket != NULL);
     for (uint32_t i = 0; i < HIST_BUCKETS; i++) {
         if (h->bucket[i] != 0)
