@@ -258,9 +258,13 @@ def main():
         return 2
     linger = not wanted and sys.stdout.isatty()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with weirtest.World() as world:
+    try:
         # Starting and ending take about four seconds of what was asked for.
-        return run(world, screen, max(seconds - 4, 16), linger)
+        with weirtest.World() as world:
+            return run(world, screen, max(seconds - 4, 16), linger)
+    except KeyboardInterrupt:  # before the last phase; all that was started has ended
+        screen.say("interrupted")
+        return 130
 
 
 if __name__ == "__main__":
