@@ -97,11 +97,13 @@ static void *fold_main(void *arg)
     struct fold *f = arg;
     struct msg m;
     for (;;) {
+        mailbox_hold(f->box); /* who posts many wakes once, as inbound does */
         while (mailbox_take(f->box, &m)) {
             message(f, &m, clock_mono_ns());
             msg_release(&m);
         }
         due(f, clock_mono_ns());
+        mailbox_let_go(f->box);
         if (mailbox_drained(f->box))
             continue;
         struct pollfd p = {.fd = mailbox_fd(f->box), .events = POLLIN};
@@ -134,10 +136,10 @@ static void mailboxes(struct pair_server *p)
     t->store_reader[0] = box(p, "store.reader", 0, 256);
     for (size_t i = 0; i < t->pairs; i++) {
         t->inbound[i] = box(p, "inbound", i, 4096);
-        t->outbound[i] = box(p, "outbound", i, 32768);
+        t->outbound[i] = box(p, "outbound", i, 16384);
     }
     for (size_t i = 0; i < t->services_count; i++)
-        t->services[i] = box(p, "services", i, 32768);
+        t->services[i] = box(p, "services", i, 16384);
 }
 
 static void start(const char *name, size_t i, thread_main *body, void *arg)

@@ -59,8 +59,10 @@
 struct reactor_slot {
     struct reactor_source *source; /* NULL: free */
     uint32_t generation;
-    uint32_t next_free;
-    uint32_t events; /* for io_uring, to ask again */
+    union {
+        uint32_t next_free;
+        uint32_t events; /* in use: for io_uring, to ask again */
+    };
 };
 
 struct reactor_put_off {
@@ -286,6 +288,7 @@ int reactor_add(struct reactor *r, struct reactor_source *s, uint32_t epoll_even
         return WEIR_E_FULL;
     struct reactor_slot *entry = &r->slots[slot];
     weir_assert(entry->source == NULL);
+    uint32_t next_free = entry->next_free;
     entry->events = epoll_events;
     struct epoll_event event = {
         .events = epoll_events | EPOLLET,
@@ -293,9 +296,11 @@ int reactor_add(struct reactor *r, struct reactor_source *s, uint32_t epoll_even
     };
     if (r->uring)
         reactor_uring_poll(r, slot, s->fd);
-    else if (epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) < 0)
+    else if (epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, s->fd, &event) < 0) {
+        entry->next_free = next_free;
         return -errno;
-    r->free_slot = entry->next_free;
+    }
+    r->free_slot = next_free;
     entry->source = s;
     s->slot = slot;
     s->sending = false;

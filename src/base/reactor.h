@@ -18,9 +18,9 @@
 struct reactor;
 
 struct reactor_source {
-    int fd; /* owner's; not closed by the reactor */
-    void (*ready)(struct reactor_source *s, uint32_t epoll_events);
+    int fd;        /* owner's; not closed by the reactor */
     uint32_t slot; /* reactor's; 0 when not added */
+    void (*ready)(struct reactor_source *s, uint32_t epoll_events);
     /* For those who use reactor_send: of @n bytes at @data, less than all were sent. @ret is how
      * many, or -errno. Called in a flush or at the beginning of a round, before any ready(). */
     void (*unsent)(struct reactor_source *s, const void *data, size_t n, int ret);

@@ -212,7 +212,9 @@ static int read_settings(int argc, char **argv, struct server_config *c, struct 
 }
 
 /* Capacities: a mailbox holds a burst of one period from everyone who writes to it; the memory is
- * capacity x 104 bytes each, all of it together below 20 MiB at the defaults. */
+ * capacity x 104 bytes each, all of it together below 16 MiB at the defaults. Those of outbound
+ * and services hold a whole second's polls or answers of ten thousand gateways; more would only be
+ * older answers that the next ones say again. */
 static struct mailbox *box(struct server *s, const char *name, size_t index, bool numbered,
                            size_t capacity, size_t tickets)
 {
@@ -246,10 +248,10 @@ static int make_mailboxes(struct server *s)
     ok = ok && (t->store_writer = box(s, "store.writer", 0, false, 8192, 64)) != NULL;
     for (size_t i = 0; ok && i < THREADS_MAX_PAIRS; i++) {
         ok = (t->inbound[i] = box(s, "inbound", i, true, 4096, 64)) != NULL;
-        ok = ok && (t->outbound[i] = box(s, "outbound", i, true, 32768, 64)) != NULL;
+        ok = ok && (t->outbound[i] = box(s, "outbound", i, true, 16384, 64)) != NULL;
     }
     for (size_t i = 0; ok && i < THREADS_MAX_SERVICES; i++)
-        ok = (t->services[i] = box(s, "services", i, true, 32768, 256)) != NULL;
+        ok = (t->services[i] = box(s, "services", i, true, 16384, 256)) != NULL;
     for (size_t i = 0; ok && i < t->readers; i++)
         ok = (t->store_reader[i] = box(s, "store.reader", i, true, 1024, 64)) != NULL;
     return ok ? 0 : -ENOMEM;

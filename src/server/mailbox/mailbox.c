@@ -35,6 +35,10 @@
  *     this.
  *  6. `live` of a ticket is its number while it waits and 0 else: a single relaxed word, advice
  *     only.
+ *  7. Between mailbox_hold and mailbox_let_go the look of 3 is put off, never left out: a producer
+ *     that holds notes whom it has posted to and looks at each later. It is as if it had been slow
+ *     between its two steps, which every interleaving of the model has. What is urgent, and whom
+ *     there is no note for, is looked at at once.
  *
  * What may fail. A full ring (WEIR_E_FULL, nothing taken); no memory or descriptors when it is
  * made. */
@@ -53,6 +57,8 @@
 #include "server/mailbox/ring.h"
 
 #define SET_MAX 256u
+/* Receivers whose wake may be put off at once. */
+#define HELD_MAX 16u
 
 enum ticket_state { TICKET_FREE, TICKET_WAITING, TICKET_DEAD };
 
@@ -80,6 +86,9 @@ struct mailbox {
     struct ticket *tickets;
     uint32_t ticket_count, ticket_free, expire_cursor, urgent_run;
     uint16_t busy_kind;
+    bool holding;
+    uint32_t held_count, held_posts;
+    struct mailbox *held[HELD_MAX];
     uint64_t taken_posted_ns; /* of the message taken last */
     /* Gauges of the owner. */
     _Atomic uint64_t tickets_out, expired, owned;
@@ -204,7 +213,39 @@ static void wake(struct mailbox *to)
     weir_assert(n == sizeof(one) || errno == EAGAIN);
 }
 
-static int request_put(const struct mailbox *from, struct mailbox *to, struct ring *lane,
+/* Invariant 7. */
+static void wake_later(struct mailbox *from, struct mailbox *to)
+{
+    uint32_t i = 0;
+    while (i < from->held_count && from->held[i] != to)
+        i++;
+    if (!from->holding || i == HELD_MAX) {
+        wake(to);
+        return;
+    }
+    from->held[i] = to;
+    from->held_count += i == from->held_count;
+    if (++from->held_posts >= MAILBOX_HOLD_POSTS) {
+        mailbox_let_go(from);
+        from->holding = true;
+    }
+}
+
+void mailbox_hold(struct mailbox *m)
+{
+    m->holding = true;
+}
+
+void mailbox_let_go(struct mailbox *m)
+{
+    uint32_t n = m->held_count;
+    m->holding = false;
+    m->held_count = m->held_posts = 0;
+    for (uint32_t i = 0; i < n; i++)
+        wake(m->held[i]);
+}
+
+static int request_put(struct mailbox *from, struct mailbox *to, struct ring *lane,
                        struct msg *m, uint64_t spare)
 {
     m->from = from->id;
@@ -216,7 +257,10 @@ static int request_put(const struct mailbox *from, struct mailbox *to, struct ri
     }
     m->body = NULL;
     m->body_free = NULL;
-    wake(to);
+    if (lane == &to->urgent)
+        wake(to);
+    else
+        wake_later(from, to);
     return 0;
 }
 

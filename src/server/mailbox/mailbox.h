@@ -59,6 +59,13 @@ uint16_t mailbox_id(const struct mailbox *m);
  * owner's epoll (edge-triggered or level). */
 int mailbox_fd(const struct mailbox *m);
 
+/* Put the waking of those whom @m posts to off until mailbox_let_go, so that a batch of messages
+ * costs each receiver one wake; what is urgent, and replies, wake at once, and after
+ * MAILBOX_HOLD_POSTS messages the others do. Owner only; let go before waiting or working long. */
+#define MAILBOX_HOLD_POSTS 32u
+void mailbox_hold(struct mailbox *m);
+void mailbox_let_go(struct mailbox *m);
+
 /* Step one. @from is the posting thread's own mailbox. Takes the body on success only. 0 or
  * WEIR_E_FULL. */
 int mailbox_post(struct mailbox *from, struct mailbox *to, struct msg *m);

@@ -75,7 +75,6 @@ struct owned_session *acceptor_session_new(struct acceptor *a, const struct hand
     memcpy(s->hello.id, h->auth.gateway_id, sizeof(s->hello.id));
     memcpy(s->hello.boot, h->auth.boot_id, sizeof(s->hello.boot));
     o->rekey = h->rekey;
-    snprintf(o->key_id, sizeof(o->key_id), "%s", h->auth.key_id);
     s->early = h->in_size > 0 ? malloc(h->in_size) : NULL;
     if (s->early != NULL)
         memcpy(s->early, h->in, h->in_size);
@@ -89,6 +88,7 @@ struct owned_session *acceptor_session_new(struct acceptor *a, const struct hand
         free(o);
         return NULL;
     }
+    o->key_id = s->hello.key_id;
     m->session[slot] = o;
     return o;
 }
@@ -100,6 +100,7 @@ void acceptor_session_forget(struct acceptor *a, struct owned_session *o)
     a->m->session[slot] = NULL;
     a->free_slot[a->free_slots++] = slot;
     router_session_over(&a->router, o);
+    free(o->key_changed);
     free((char *)(uintptr_t)o->session.hello.name);
     free(o->session.early);
     free(o);

@@ -208,11 +208,11 @@ static int add_items(struct control_queue *q, const struct control_update *u, ch
 
 int control_queue_add(struct control_queue *q, const struct control_update *u, size_t *ret_replaced)
 {
-    size_t most = 1;
+    size_t most = u->item_count > 0; /* a renewal alone needs no memory */
     for (size_t i = 0; i < u->item_count; i++)
         most = u->item[i].member_count > most ? u->item[i].member_count : most;
-    char **members = malloc(most * sizeof(*members));
-    if (members == NULL)
+    char **members = most > 0 ? malloc(most * sizeof(*members)) : NULL;
+    if (members == NULL && most > 0)
         return -ENOMEM;
     if (u->full) {
         *ret_replaced += q->count;

@@ -77,7 +77,7 @@ static void release(struct handshake *h)
     sodium_memzero(h->new_key, sizeof(h->new_key));
     set_state(h, HANDSHAKE_FREE);
     list_remove(&h->link);
-    list_push_back(&a->free, &h->link);
+    list_push_front(&a->free, &h->link); /* what was used last is in memory already */
     dialler_over(a->dialler, h->dial);
     h->dial = 0;
     monitor_count_down(a->m, handshakes_now);

@@ -57,6 +57,7 @@
 #include "server/monitor/monitor_private.h"
 #include "server/monitor/report.h"
 #include "server/monitor/rotation.h"
+#include "server/monitor/spare.h"
 #include "server/move.h"
 #include "server/msg.h"
 
@@ -75,19 +76,19 @@ struct inbound;
 /* One session's reading half, by slot. */
 struct half {
     struct inbound *in;
-    bool used, closing;
-    bool ended_there; /* the peer sends no more, or the socket failed: read to the end */
     uint64_t id;
     const struct session *session; /* lent until SESSION_SHUT is said to the acceptor */
-    uint16_t process;
     struct reactor_source source;
     struct list all, again, owing;
-    struct text partial;
+    struct spare *partial; /* NULL: nothing is pending */
     uint64_t heard_ns, surge_ns, window_ns;
     uint32_t window_frames;
     uint32_t confirms; /* of keys, ever */
+    uint16_t process;
     uint8_t urgent_answers;      /* that may still go before others */
     bool answering, urgent, cut; /* in the middle of an answer; its lane; its rest is dropped */
+    bool used, closing;
+    bool ended_there; /* the peer sends no more, or the socket failed: read to the end */
     bool up_owed, down_owed, ack_owed, outbound_owed, acceptor_owed;
     int32_t ack_status;
     uint64_t ack_epoch;
@@ -107,8 +108,9 @@ struct inbound {
     struct frame_arena arena;
     uint8_t *scratch;
     struct half *half; /* max_sessions */
+    struct spare_pool spares;
     struct list all, again, owing;
-    struct reactor_work read_more;
+    struct reactor_work read_more, let_go;
     struct reactor_timer retry, sweep;
     struct move_queue refused; /* batons that could not be handed back yet */
     bool stop;
@@ -195,7 +197,7 @@ static bool pay_acceptor(struct half *h)
 static void half_free(void *half)
 {
     struct half *h = half;
-    text_fini(&h->partial);
+    spare_free(h->partial);
     free(h->why);
 }
 
@@ -243,6 +245,12 @@ static bool pay(struct half *h)
            (!h->acceptor_owed || pay_acceptor(h));
 }
 
+static void drop_partial(struct half *h)
+{
+    spare_give(&h->in->spares, h->partial);
+    h->partial = NULL;
+}
+
 static void settle(struct half *h)
 {
     struct inbound *in = h->in;
@@ -259,7 +267,6 @@ static void settle(struct half *h)
     if (!h->closing)
         return;
     list_remove(&h->all);
-    text_fini(&h->partial);
     free(h->why);
     h->why = NULL;
     h->used = false;
@@ -300,7 +307,7 @@ static void end(struct half *h, const char *why)
     reactor_remove(h->in->reactor, &h->source);
     if (list_linked(&h->again))
         list_remove(&h->again);
-    text_fini(&h->partial);
+    drop_partial(h);
     settle(h);
 }
 
@@ -466,30 +473,37 @@ static size_t take_frames(struct half *h, const uint8_t *bytes, size_t n)
     return done;
 }
 
+static void keep_partial(struct half *h, const uint8_t *bytes, size_t n)
+{
+    h->partial = spare_take(&h->in->spares, PARTIAL_MAX);
+    if (h->partial != NULL)
+        text_append(&h->partial->text, bytes, n);
+    if (h->partial == NULL || h->partial->text.failed)
+        end(h, "no memory for a frame");
+}
+
 static void take_bytes(struct half *h, const uint8_t *bytes, size_t n)
 {
     monitor_count_add(h->in->m, bytes_in, n);
     gauge_add_own(&h->in->m->work[session_slot(h->id)], WORK_READ + n / WORK_BYTES);
-    if (h->partial.len == 0) {
+    if (h->partial == NULL) {
         size_t done = take_frames(h, bytes, n);
-        if (h->closing || done == n)
-            return;
-        text_append(&h->partial, bytes + done, n - done);
-    } else {
-        text_append(&h->partial, bytes, n);
-        if (!h->partial.failed) {
-            size_t done = take_frames(h, (const uint8_t *)h->partial.data, h->partial.len);
-            if (h->closing)
-                return;
-            text_consume(&h->partial, done);
-        }
+        if (!h->closing && done < n)
+            keep_partial(h, bytes + done, n - done);
+        return;
     }
-    if (h->partial.failed)
+    struct text *t = &h->partial->text; /* nobody else's: end() gives it back */
+    text_append(t, bytes, n);
+    if (t->failed) {
         end(h, "no memory for a frame");
-    else if (h->partial.len == 0) {
-        text_fini(&h->partial); /* most sessions have nothing pending: keep no memory for them */
-        text_init(&h->partial, PARTIAL_MAX);
+        return;
     }
+    size_t done = take_frames(h, (const uint8_t *)t->data, t->len);
+    if (h->closing)
+        return;
+    text_consume(t, done);
+    if (t->len == 0)
+        drop_partial(h);
 }
 
 /* Whether a read of @n bytes left nothing behind. A short one emptied a plain socket, and what
@@ -541,11 +555,19 @@ static void read_again(struct reactor_work *w)
         read_some(container_of(l, struct half, again));
 }
 
+/* One wake for what a round found. */
+static void let_go(struct reactor_work *w)
+{
+    mailbox_let_go(container_of(w, struct inbound, let_go)->me);
+}
+
 static void ready(struct reactor_source *s, uint32_t events)
 {
     struct half *h = container_of(s, struct half, source);
     struct inbound *in = h->in;
     h->ended_there |= (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+    mailbox_hold(in->me);
+    reactor_defer(in->reactor, &in->let_go);
     mailbox_busy(in->me, MSG_REPORT, reactor_now(in->reactor));
     read_some(h);
     mailbox_idle(in->me, reactor_now_fresh(in->reactor));
@@ -572,7 +594,6 @@ static void session_open(struct inbound *in, const struct session *s)
     list_init(&h->owing);
     list_init(&h->all);
     list_push_back(&in->all, &h->all);
-    text_init(&h->partial, PARTIAL_MAX);
     log_info("monitor: session %llu of gateway %s (%s) stands", (unsigned long long)h->id,
              s->hello.name, s->hello.address);
     settle(h);
@@ -705,6 +726,7 @@ static void inbound_open(struct inbound *in)
     int r = frame_arena_init(&in->arena, FRAME_ARENA_SIZE);
     weir_assert(r == 0);
     reactor_work_init(&in->read_more, read_again);
+    reactor_work_init(&in->let_go, let_go);
     in->retry.fire = retry_all;
     in->sweep.fire = sweep;
     r = mail_open(&in->mail, in->reactor, in->me, message, in);
@@ -726,6 +748,7 @@ static void inbound_close(struct inbound *in)
     mail_close(&in->mail);
     reactor_free(in->reactor);
     frame_arena_fini(&in->arena);
+    spare_pool_fini(&in->spares);
     free(in->scratch);
     free(in->half);
 }

@@ -197,6 +197,7 @@ void monitor_close(struct monitor *m)
         wire_close(&m->session[i]->session.wire);
         free(m->session[i]->session.early);
         free((char *)(uintptr_t)m->session[i]->session.hello.name);
+        free(m->session[i]->key_changed);
         free(m->session[i]);
     }
     mailbox_set_drain(m->threads->set); /* reports there are blocks of the slabs */

@@ -45,7 +45,8 @@ struct owned_session {
     size_t dial;  /* of dialler.c; 0: the gateway dialled */
     bool counted;
     bool rekey;                    /* the gateway understands Rekey */
-    char key_id[AUTH_KEY_ID_SIZE]; /* in force: hello's, or what it was changed to */
+    const char *key_id;            /* in force: hello's, or what it was changed to */
+    char *key_changed;             /* owned; NULL: it was not */
     struct owned_session *next_untold;
     struct route_gateway *route; /* NULL: not in the table */
 };

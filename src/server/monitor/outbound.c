@@ -42,6 +42,7 @@
 #include "server/monitor/mail.h"
 #include "server/monitor/monitor_private.h"
 #include "server/monitor/rotation.h"
+#include "server/monitor/spare.h"
 #include "server/move.h"
 #include "server/msg.h"
 
@@ -56,21 +57,21 @@ enum half_state { HALF_OPEN, HALF_ENDING, HALF_DOWN };
 /* One session's writing half, by slot. */
 struct half {
     struct outbound *out;
-    bool used;
-    bool poll, beat, bye;
-    struct rekey_word *rekey; /* NULL: none waits */
-    bool acceptor_owed, inbound_owed, stalled, stall_owed, reads_owed;
-    uint16_t process;
-    enum half_state state;
     uint64_t id;
     const struct session *session; /* lent until SESSION_SHUT is said to the acceptor */
     struct reactor_source source;
     struct list all, dirty, owing;
-    struct text unsent;
-    uint64_t blocked_ns; /* since when something is unsent; 0: nothing is */
+    struct spare *unsent; /* NULL: nothing is */
+    uint64_t blocked_ns;  /* since when something is unsent; 0: nothing is */
     uint64_t said_ns, ending_ns;
-    struct poll_request poll_request;
+    uint64_t poll_seq, poll_acked;
+    struct poll_drain *poll_drain; /* NULL: nothing to say of it */
     struct control_queue controls;
+    struct rekey_word *rekey; /* NULL: none waits */
+    enum half_state state;
+    uint16_t process;
+    bool used, poll, beat, bye;
+    bool acceptor_owed, inbound_owed, stalled, stall_owed, reads_owed;
     char *why; /* from ENDING on; NULL: no memory for words */
 };
 
@@ -83,6 +84,7 @@ struct outbound {
     struct reactor *reactor;
     struct mail mail;
     struct half *half; /* max_sessions */
+    struct spare_pool spares;
     struct list all, dirty, owing;
     struct reactor_work flush;
     struct reactor_timer retry, sweep;
@@ -175,24 +177,42 @@ static void retry_all(struct reactor_timer *t, uint64_t now)
 /* ---- ending
  * -------------------------------------------------------------------------------------------- */
 
+static size_t unsent_len(const struct half *h)
+{
+    return h->unsent != NULL ? h->unsent->text.len : 0;
+}
+
+static void drop_unsent(struct half *h)
+{
+    spare_give(&h->out->spares, h->unsent);
+    h->unsent = NULL;
+    h->blocked_ns = 0;
+}
+
+static void drop_poll(struct half *h)
+{
+    free(h->poll_drain);
+    h->poll_drain = NULL;
+    h->poll = false;
+}
+
 static void note_queued(struct half *h)
 {
     _Atomic uint32_t *queued = h->out->m->threads->queued;
     if (queued != NULL)
         atomic_store_explicit(&queued[session_slot(h->id)],
-                              (uint32_t)(h->unsent.len + h->controls.bytes),
+                              (uint32_t)(unsent_len(h) + h->controls.bytes),
                               memory_order_relaxed);
 }
 
 static void forget_waiting(struct half *h)
 {
-    h->poll = h->beat = h->bye = false;
+    drop_poll(h);
+    h->beat = h->bye = false;
     free(h->rekey);
     h->rekey = NULL;
     control_queue_clear(&h->controls);
-    text_fini(&h->unsent);
-    text_init(&h->unsent, PACK_MAX);
-    h->blocked_ns = 0;
+    drop_unsent(h);
     note_queued(h);
     if (list_linked(&h->dirty))
         list_remove(&h->dirty);
@@ -205,7 +225,8 @@ static void stall(struct half *h)
         return;
     h->stalled = h->stall_owed = true;
     h->reads_owed = false;
-    h->poll = h->beat = false;
+    drop_poll(h);
+    h->beat = false;
     control_queue_clear(&h->controls);
     note_queued(h);
     monitor_count(h->out->m, stalls);
@@ -234,7 +255,8 @@ static void begin_end(struct half *h, const char *why)
     h->state = HALF_ENDING;
     h->why = strdup(why);
     h->ending_ns = reactor_now(h->out->reactor);
-    h->poll = h->beat = false;
+    drop_poll(h);
+    h->beat = false;
     control_queue_clear(&h->controls);
     h->bye = true;
     mark(h);
@@ -254,19 +276,19 @@ static void pack_poll(struct half *h)
 {
     Weir__Control__Poll p = WEIR__CONTROL__POLL__INIT;
     Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
-    p.seq = h->poll_request.seq;
-    p.acked = h->poll_request.acked;
+    p.seq = h->poll_seq;
+    p.acked = h->poll_acked;
     Weir__Control__Drain drain = WEIR__CONTROL__DRAIN__INIT;
-    if (h->poll_request.drain.said) {
-        drain.since = h->poll_request.drain.since;
-        drain.bounded = h->poll_request.drain.bounded;
-        drain.left_ms = h->poll_request.drain.left_ms;
+    if (h->poll_drain != NULL && h->poll_drain->said) {
+        drain.since = h->poll_drain->since;
+        drain.bounded = h->poll_drain->bounded;
+        drain.left_ms = h->poll_drain->left_ms;
         p.drain = &drain;
     }
     f.body_case = WEIR__CONTROL__FRAME__BODY_POLL;
     f.poll = &p;
     pack_frame(h, &f);
-    h->poll = false;
+    drop_poll(h);
 }
 
 static void pack_rekey(struct half *h)
@@ -352,24 +374,35 @@ static ssize_t push(struct half *h, const char *bytes, size_t n)
 /* True when nothing is unsent any more. */
 static bool push_unsent(struct half *h)
 {
-    if (h->unsent.len == 0)
+    if (h->unsent == NULL)
         return true;
-    ssize_t n = push(h, h->unsent.data, h->unsent.len);
+    struct text *t = &h->unsent->text;
+    ssize_t n = push(h, t->data, t->len);
     if (n < 0)
         return false;
-    text_consume(&h->unsent, (size_t)n);
+    text_consume(t, (size_t)n);
     note_queued(h);
-    if (h->unsent.len > 0)
+    if (t->len > 0)
         return false;
-    h->blocked_ns = 0;
-    text_fini(&h->unsent);
-    text_init(&h->unsent, PACK_MAX);
+    drop_unsent(h);
     if (h->stalled) {
         h->stalled = false;
         h->reads_owed = true;
         settle(h);
     }
     return true;
+}
+
+static void keep_unsent(struct half *h, const char *bytes, size_t n)
+{
+    weir_assert(h->unsent == NULL);
+    h->unsent = spare_take(&h->out->spares, PACK_MAX);
+    if (h->unsent != NULL)
+        text_append(&h->unsent->text, bytes, n);
+    h->blocked_ns = reactor_now(h->out->reactor);
+    note_queued(h);
+    if (h->unsent == NULL || h->unsent->text.failed)
+        go_down(h, "no memory to send");
 }
 
 static void flush(struct half *h)
@@ -385,11 +418,7 @@ static void flush(struct half *h)
     if (n < 0)
         return;
     if ((size_t)n < out->pack.len) {
-        text_append(&h->unsent, out->pack.data + n, out->pack.len - (size_t)n);
-        h->blocked_ns = reactor_now(out->reactor);
-        note_queued(h);
-        if (h->unsent.failed)
-            go_down(h, "no memory to send");
+        keep_unsent(h, out->pack.data + n, out->pack.len - (size_t)n);
         return;
     }
     if (h->state == HALF_ENDING)
@@ -408,7 +437,7 @@ static void ready(struct reactor_source *s, uint32_t events)
     struct half *h = container_of(s, struct half, source);
     if ((events & (EPOLLERR | EPOLLHUP)) != 0 && h->state == HALF_OPEN)
         return; /* inbound reads the reason */
-    if (h->unsent.len > 0 || h->state == HALF_ENDING)
+    if (h->unsent != NULL || h->state == HALF_ENDING)
         mark(h);
 }
 
@@ -432,7 +461,6 @@ static void session_open(struct outbound *out, const struct session *s)
     list_init(&h->dirty);
     list_init(&h->owing);
     list_push_back(&out->all, &h->all);
-    text_init(&h->unsent, PACK_MAX);
     int r = reactor_add(out->reactor, &h->source, EPOLLOUT);
     if (r < 0)
         go_down(h, weir_strerror(r));
@@ -445,7 +473,6 @@ static void session_shut(struct outbound *out, uint64_t id)
     weir_assert(h != NULL);
     h->state = HALF_DOWN;
     forget_waiting(h);
-    text_fini(&h->unsent);
     reactor_remove(out->reactor, &h->source);
     wire_shut(&h->session->wire);
     h->inbound_owed = h->stall_owed = h->reads_owed = false;
@@ -453,14 +480,16 @@ static void session_shut(struct outbound *out, uint64_t id)
     settle(h);
 }
 
-static void send_poll(struct half *h, uint64_t seq, uint64_t acked, const struct poll_drain *drain)
+/* Takes @drain, which may be NULL. */
+static void send_poll(struct half *h, uint64_t seq, uint64_t acked, struct poll_drain *drain)
 {
     if (h->poll)
         monitor_count(h->out->m, polls_coalesced);
+    drop_poll(h);
     h->poll = true;
-    h->poll_request = (struct poll_request){.seq = seq, .acked = acked};
-    if (drain != NULL)
-        h->poll_request.drain = *drain;
+    h->poll_seq = seq;
+    h->poll_acked = acked;
+    h->poll_drain = drain;
     mark(h);
 }
 
@@ -490,7 +519,8 @@ static void half_free(void *half)
 {
     struct half *h = half;
     control_queue_clear(&h->controls);
-    text_fini(&h->unsent);
+    spare_free(h->unsent);
+    free(h->poll_drain);
     free(h->rekey);
     free(h->why);
 }
@@ -587,6 +617,7 @@ static void message(void *ctx, struct msg *m)
     }
     if (m->kind == MSG_SEND_POLL) {
         send_poll(h, m->arg[1], m->arg[2], m->body);
+        m->body = NULL;
     } else if (m->kind == MSG_SEND_CONTROLS) {
         send_controls(h, m->body);
     } else if (m->kind == MSG_SEND_REKEY) {
@@ -663,6 +694,7 @@ static void outbound_close(struct outbound *out)
     mail_close(&out->mail);
     reactor_free(out->reactor);
     text_fini(&out->pack);
+    spare_pool_fini(&out->spares);
     free(out->half);
 }
 

@@ -349,6 +349,17 @@ void rotation_session_over(struct rotation_table *t, uint64_t session)
 /* ---- answers of the store, and time
  * ---------------------------------------------------------------- */
 
+/* Without memory the session keeps the old name, is ended when keys are next looked through, and
+ * comes back with the new key. */
+static void key_now(struct owned_session *o, const char *key_id)
+{
+    char *copy = strdup(key_id);
+    if (copy == NULL)
+        return;
+    free(o->key_changed);
+    o->key_id = o->key_changed = copy;
+}
+
 static void rotation_swapped(struct rotation_table *t, struct rotation *r)
 {
     struct acceptor *a = t->acceptor;
@@ -363,7 +374,7 @@ static void rotation_swapped(struct rotation_table *t, struct rotation *r)
     sodium_memzero(&e, sizeof(e));
     struct owned_session *o = session_of(a, r->exchange.gateway_id);
     if (o != NULL && strcmp(o->key_id, r->old_id) == 0)
-        snprintf(o->key_id, sizeof(o->key_id), "%s", r->exchange.key_id);
+        key_now(o, r->exchange.key_id);
     monitor_count(a->m, rotated);
     log_info("monitor: gateway %s has a new key, %s in the place of %s", r->name,
              r->exchange.key_id, r->old_id);

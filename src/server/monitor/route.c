@@ -381,6 +381,7 @@ static void entry_free(struct route *r, struct entry *e)
         list_remove(&e->astray);
     HASH_DELETE(hh, r->by_id, e);
     r->count--;
+    free(e->g.name);
     free(e);
     if (shared)
         group_part(r, group);
@@ -417,13 +418,15 @@ struct route_gateway *route_add(struct route *r, const uint8_t id[GATEWAY_ID_SIZ
         return NULL;
     size_t process = at >= 0 && (size_t)at < r->processes ? (size_t)at : idlest(r, NULL);
     struct entry *e = calloc(1, sizeof(*e));
-    struct route_group *group = e != NULL ? group_new(r, place_of(r, process)) : NULL;
+    char *copy = e != NULL ? strdup(name) : NULL;
+    struct route_group *group = copy != NULL ? group_new(r, place_of(r, process)) : NULL;
     if (group == NULL) {
+        free(copy);
         free(e);
         return NULL;
     }
     memcpy(e->g.id, id, GATEWAY_ID_SIZE);
-    snprintf(e->g.name, sizeof(e->g.name), "%s", name);
+    e->g.name = copy;
     e->g.place = group->place;
     e->g.load = LOAD_LEAST;
     list_init(&e->edges);
@@ -433,6 +436,17 @@ struct route_gateway *route_add(struct route *r, const uint8_t id[GATEWAY_ID_SIZ
     r->count++;
     group_put(r, group, e);
     return &e->g;
+}
+
+void route_rename(struct route_gateway *g, const char *name)
+{
+    if (strcmp(g->name, name) == 0)
+        return;
+    char *copy = strdup(name);
+    if (copy == NULL)
+        return;
+    free(g->name);
+    g->name = copy;
 }
 
 void route_remove(struct route *r, struct route_gateway *g)

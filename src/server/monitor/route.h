@@ -29,7 +29,7 @@ struct route_group;
 /* One gateway. Everything is the table's to write, except `user`. */
 struct route_gateway {
     uint8_t id[GATEWAY_ID_SIZE];
-    char name[NAME_SIZE];
+    char *name; /* route_rename */
     struct route_place place; /* where it is, or from where it moves */
     bool moving;
     uint32_t sessions; /* that stand or are about to */
@@ -59,6 +59,8 @@ struct route_evicted {
 };
 struct route_gateway *route_add(struct route *r, const uint8_t id[GATEWAY_ID_SIZE],
                                 const char *name, int at, struct route_evicted *ret_evicted);
+/* Takes a copy; without memory it keeps its name. */
+void route_rename(struct route_gateway *g, const char *name);
 /* Forget one without sessions that does not move; else nothing. */
 void route_remove(struct route *r, struct route_gateway *g);
 

@@ -214,7 +214,7 @@ bool router_session_new(struct router *r, struct owned_session *o)
     g->session = o->session.id;
     r->work_seen[session_slot(o->session.id)] =
         gauge_read(&monitor_of(r)->work[session_slot(o->session.id)]);
-    snprintf(g->name, sizeof(g->name), "%s", o->session.hello.name);
+    route_rename(g, o->session.hello.name);
     return true;
 }
 

@@ -71,6 +71,50 @@ static void wakes_are_coalesced_and_none_is_lost(void **state)
     mailbox_set_free(set);
 }
 
+static void wakes_that_are_held_come_as_one_and_urgent_ones_at_once(void **state)
+{
+    (void)state;
+    struct mailbox_set *set = mailbox_set_new(3);
+    struct mailbox *a = mailbox_new(set, "a", 64, 0);
+    struct mailbox *b = mailbox_new(set, "b", 64, 0);
+    struct mailbox *c = mailbox_new(set, "c", 64, 0);
+    struct msg m = {.kind = 1};
+    mailbox_hold(a);
+    mailbox_post(a, b, &m);
+    mailbox_post(a, b, &m);
+    mailbox_post(a, c, &m);
+    assert_false(readable(mailbox_fd(b)));
+    mailbox_post_urgent(a, c, &m);
+    assert_true(readable(mailbox_fd(c)));
+    assert_false(readable(mailbox_fd(b)));
+    mailbox_let_go(a);
+    assert_true(readable(mailbox_fd(b)));
+    while (mailbox_take(b, &m))
+        continue;
+    assert_false(mailbox_drained(b));
+    mailbox_post(a, b, &m); /* not held any more */
+    assert_true(readable(mailbox_fd(b)));
+    while (mailbox_take(b, &m))
+        continue;
+    assert_false(mailbox_drained(b));
+    mailbox_hold(a); /* a long batch lets go by itself, and holds on */
+    for (unsigned i = 0; i < MAILBOX_HOLD_POSTS; i++) {
+        assert_false(readable(mailbox_fd(b)));
+        mailbox_post(a, b, &m);
+    }
+    assert_true(readable(mailbox_fd(b)));
+    while (mailbox_take(b, &m))
+        continue;
+    assert_false(mailbox_drained(b));
+    mailbox_post(a, b, &m);
+    assert_false(readable(mailbox_fd(b)));
+    mailbox_let_go(a);
+    struct mailbox_stats st;
+    mailbox_stats(set, 1, &st);
+    assert_int_equal(st.wakes, 4);
+    mailbox_set_free(set);
+}
+
 static void a_reply_finds_room_even_when_requests_fill_the_ring(void **state)
 {
     (void)state;
@@ -400,6 +444,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_post_moves_the_body_and_a_full_ring_leaves_it),
         cmocka_unit_test(wakes_are_coalesced_and_none_is_lost),
+        cmocka_unit_test(wakes_that_are_held_come_as_one_and_urgent_ones_at_once),
         cmocka_unit_test(a_reply_finds_room_even_when_requests_fill_the_ring),
         cmocka_unit_test(an_expired_ticket_comes_back_once_and_its_late_reply_is_dropped),
         cmocka_unit_test(the_thread_map_names_the_longest_message),
