@@ -35,6 +35,31 @@ static struct two *two_new(uint64_t seed)
     return t;
 }
 
+/* Gateways wait for people here, and none is there yet. */
+static struct two *two_new_manual(uint64_t seed)
+{
+    struct two *t = calloc(1, sizeof(*t));
+    assert_non_null(t);
+    world_init_manual(&t->w, seed);
+    return t;
+}
+
+/* As above, with gateway "gw1" known to the world and a stream behind it. */
+static struct two *one_waits(uint64_t seed, int *stream)
+{
+    struct two *t = two_new_manual(seed);
+    t->gateway[0] = world_add_gateway(&t->w, "gw1", 0);
+    *stream = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "db");
+    return t;
+}
+
+/* Its first gateway connects and is heard for a while. */
+static void comes(struct two *t, bool new_boot)
+{
+    world_gateway_up(&t->w, t->gateway[0], new_boot);
+    world_run(&t->w, 3);
+}
+
 static void two_free(struct two *t)
 {
     world_fini(&t->w);
@@ -150,9 +175,7 @@ static int admit(struct two *t, const char *name)
 static void who_waits_for_admission_is_seen_and_neither_controlled_nor_counted(void **state)
 {
     (void)state;
-    struct two *t = calloc(1, sizeof(*t));
-    assert_non_null(t);
-    world_init_manual(&t->w, 6);
+    struct two *t = two_new_manual(6);
     world_agree(&t->w, "gold", "db", OBJECTIVE_US, 1500);
     put_limit(t, "cap", "vol*", 1000, AGREEMENT_PER_GROUP);
     for (int i = 0; i < 2; i++) {
@@ -199,23 +222,17 @@ static void who_waits_for_admission_is_seen_and_neither_controlled_nor_counted(v
 static void who_waited_and_was_lost_waits_again_unless_admitted_meanwhile(void **state)
 {
     (void)state;
-    struct two *t = calloc(1, sizeof(*t));
-    assert_non_null(t);
-    world_init_manual(&t->w, 7);
-    t->gateway[0] = world_add_gateway(&t->w, "gw1", 0);
-    int stream = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "db");
-    world_gateway_up(&t->w, t->gateway[0], true);
-    world_run(&t->w, 3);
+    int stream;
+    struct two *t = one_waits(7, &stream);
+    comes(t, true);
     world_gateway_down(&t->w, t->gateway[0]);
     assert_int_equal(gateway_of(t, stream)->state, GATEWAY_LOST);
-    world_gateway_up(&t->w, t->gateway[0], false);
-    world_run(&t->w, 3);
+    comes(t, false);
     assert_int_equal(gateway_of(t, stream)->state, GATEWAY_PENDING);
     world_gateway_down(&t->w, t->gateway[0]);
     assert_int_equal(admit(t, gateway_of(t, stream)->id_text), 0);
     assert_int_equal(gateway_of(t, stream)->state, GATEWAY_LOST);
-    world_gateway_up(&t->w, t->gateway[0], true);
-    world_run(&t->w, 3);
+    comes(t, true);
     assert_int_equal(gateway_of(t, stream)->state, GATEWAY_ADMITTED);
     assert_true(t->w.updates > 0);
     two_free(t);
@@ -225,17 +242,13 @@ static void who_is_recalled_needs_admission_only_if_it_never_had_it(void **state
 {
     (void)state;
     for (int admitted = 0; admitted < 2; admitted++) {
-        struct two *t = calloc(1, sizeof(*t));
-        assert_non_null(t);
-        world_init_manual(&t->w, 8);
-        t->gateway[0] = world_add_gateway(&t->w, "gw1", 0);
-        int stream = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "db");
+        int stream;
+        struct two *t = one_waits(8, &stream);
         assert_int_equal(services_gateway_recall(t->w.services,
                                                  t->w.gateway[t->gateway[0]].hello.id, "gw1", "",
                                                  "", 5, 6, admitted != 0, t->w.now),
                          0);
-        world_gateway_up(&t->w, t->gateway[0], true);
-        world_run(&t->w, 3);
+        comes(t, true);
         assert_int_equal(gateway_of(t, stream)->state,
                          admitted ? GATEWAY_ADMITTED : GATEWAY_PENDING);
         two_free(t);
@@ -249,17 +262,13 @@ static void who_comes_before_its_record_does_not_wait_for_people_again(void **st
     (void)state;
     enum { UNKNOWN, IN_TIME, WHILE_IT_REPORTS, RETIRED, CASES };
     for (int how = UNKNOWN; how < CASES; how++) {
-        struct two *t = calloc(1, sizeof(*t));
-        assert_non_null(t);
-        world_init_manual(&t->w, 9);
-        t->gateway[0] = world_add_gateway(&t->w, "gw1", 0);
-        int stream = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "db");
+        int stream;
+        struct two *t = one_waits(9, &stream);
         const uint8_t *id = t->w.gateway[t->gateway[0]].hello.id;
         struct services *s = t->w.services;
         if (how == IN_TIME || how == RETIRED)
             assert_int_equal(services_gateway_admitted(s, id, t->w.now, world_wall(&t->w)), 0);
-        world_gateway_up(&t->w, t->gateway[0], true);
-        world_run(&t->w, 3);
+        comes(t, true);
         bool waited = how == UNKNOWN || how == WHILE_IT_REPORTS;
         assert_int_equal(gateway_of(t, stream)->state, waited ? GATEWAY_PENDING : GATEWAY_ADMITTED);
         if (how == WHILE_IT_REPORTS) {
@@ -272,8 +281,7 @@ static void who_comes_before_its_record_does_not_wait_for_people_again(void **st
             assert_int_equal(services_document_remove(s, "Gateway", name, t->w.now,
                                                       world_wall(&t->w)),
                              0);
-            world_gateway_up(&t->w, t->gateway[0], true);
-            world_run(&t->w, 3);
+            comes(t, true);
         }
         bool waits = how == UNKNOWN || how == RETIRED;
         assert_int_equal(gateway_of(t, stream)->state, waits ? GATEWAY_PENDING : GATEWAY_ADMITTED);
@@ -286,13 +294,9 @@ static void who_comes_before_its_record_does_not_wait_for_people_again(void **st
 static void who_is_admitted_on_the_way_to_another_process_is_so_on_arrival(void **state)
 {
     (void)state;
-    struct two *t = calloc(1, sizeof(*t));
-    assert_non_null(t);
-    world_init_manual(&t->w, 9);
-    t->gateway[0] = world_add_gateway(&t->w, "gw1", 0);
-    int stream = world_add_stream(&t->w, t->gateway[0], "10.0.0.1", "db");
-    world_gateway_up(&t->w, t->gateway[0], true);
-    world_run(&t->w, 3);
+    int stream;
+    struct two *t = one_waits(9, &stream);
+    comes(t, true);
     char id[2 * GATEWAY_ID_SIZE + 1];
     assert_int_equal(text_copy(id, sizeof(id), gateway_of(t, stream)->id_text), 0);
     struct gateway_parcel *p = services_gateway_export(

@@ -307,6 +307,15 @@ static void each_view_is_an_array_of_objects_in_the_apis_form(void **state)
     stage_end(t);
 }
 
+static bool is_enforced(struct stage *t)
+{
+    json_t *status = view(t, VIEW_STATUS);
+    bool on = json_is_true(
+        json_object_get(json_object_get(json_array_get(status, 0), "enforcement"), "on"));
+    json_decref(status);
+    return on;
+}
+
 static void a_conflict_is_answered_with_words_that_name_both(void **state)
 {
     (void)state;
@@ -327,11 +336,35 @@ static void a_conflict_is_answered_with_words_that_name_both(void **state)
     msg_release(&r);
     r = ask(t, MSG_ENFORCEMENT, 0, NULL);
     assert_int_equal(r.status, 0);
-    json_t *status = view(t, VIEW_STATUS);
-    assert_true(json_is_false(
-        json_object_get(json_object_get(json_array_get(status, 0), "enforcement"), "on")));
-    json_decref(status);
+    assert_false(is_enforced(t));
     stage_end(t);
+}
+
+/* What was asked for at the start, before anything is answered. */
+static void take_questions(struct stage *t, struct msg q[3])
+{
+    for (int i = 0; i < 3; i++)
+        q[i] = take(t->threads.store_reader[0], MSG_STORE_QUERY);
+}
+
+/* @rows for @table, which are taken over, and nothing for the others. */
+static void answer_questions(struct stage *t, struct msg q[3], enum store_table table, json_t *rows)
+{
+    for (int i = 0; i < 3; i++) {
+        const struct store_query *query = q[i].body;
+        mailbox_reply(t->threads.store_reader[0], &q[i], 0,
+                      query->table == table ? rows : json_array(), json_release);
+        msg_release(&q[i]);
+    }
+}
+
+/* Controls are sent, so all is loaded. */
+static void is_loaded(struct stage *t)
+{
+    gateway_up(t);
+    answer_poll(t);
+    struct msg m = take_controls(t);
+    msg_release(&m);
 }
 
 /* The switch is thrown after the settings were read and before they arrive. */
@@ -339,28 +372,14 @@ static void a_switch_thrown_while_settings_are_read_stays_thrown(void **state)
 {
     (void)state;
     struct stage *t = stage_new(1024);
-    struct mailbox *reader = t->threads.store_reader[0];
     struct msg q[3];
-    for (int i = 0; i < 3; i++)
-        q[i] = take(reader, MSG_STORE_QUERY);
+    take_questions(t, q);
     struct msg r = ask(t, MSG_ENFORCEMENT, 0, NULL);
     assert_int_equal(r.status, 0);
-    for (int i = 0; i < 3; i++) {
-        const struct store_query *query = q[i].body;
-        json_t *rows = query->table == STORE_SETTINGS
-                           ? json_pack("[{s:s, s:{s:b}}]", "name", "enforcement", "value", "on", 1)
-                           : json_array();
-        mailbox_reply(reader, &q[i], 0, rows, json_release);
-        msg_release(&q[i]);
-    }
-    gateway_up(t);
-    answer_poll(t);
-    struct msg m = take_controls(t); /* all is loaded */
-    msg_release(&m);
-    json_t *status = view(t, VIEW_STATUS);
-    assert_true(json_is_false(
-        json_object_get(json_object_get(json_array_get(status, 0), "enforcement"), "on")));
-    json_decref(status);
+    answer_questions(t, q, STORE_SETTINGS,
+                     json_pack("[{s:s, s:{s:b}}]", "name", "enforcement", "value", "on", 1));
+    is_loaded(t);
+    assert_false(is_enforced(t));
     stage_end(t);
 }
 
@@ -372,32 +391,22 @@ static void a_draining_ended_while_gateways_are_read_stays_ended(void **state)
     struct stage *t = stage_new(1024);
     struct mailbox *reader = t->threads.store_reader[0];
     struct msg q[3];
-    for (int i = 0; i < 3; i++)
-        q[i] = take(reader, MSG_STORE_QUERY);
+    take_questions(t, q);
     struct document_change *c = calloc(1, sizeof(*c));
     snprintf(c->kind, sizeof(c->kind), "Gateway");
     snprintf(c->name, sizeof(c->name), "%s", id);
     c->drain = true;
     struct msg r = ask(t, MSG_DOCUMENT_CHANGED, 0, c);
     msg_release(&r);
-    for (int i = 0; i < 3; i++) {
-        const struct store_query *query = q[i].body;
-        json_t *rows = query->table == STORE_GATEWAYS
-                           ? json_pack("[{s:{s:s, s:s, s:{s:i, s:i}}}]", "gateway", "id", id,
-                                       "name", "gw1", "drain", "since_us", 77, "deadline_us", 0)
-                           : json_array();
-        mailbox_reply(reader, &q[i], 0, rows, json_release);
-        msg_release(&q[i]);
-    }
+    answer_questions(t, q, STORE_GATEWAYS,
+                     json_pack("[{s:{s:s, s:s, s:{s:i, s:i}}}]", "gateway", "id", id, "name",
+                               "gw1", "drain", "since_us", 77, "deadline_us", 0));
     struct msg again = take(reader, MSG_STORE_QUERY);
     assert_int_equal(((const struct store_query *)again.body)->table, STORE_GATEWAYS);
     mailbox_reply(reader, &again, 0,
                   json_pack("[{s:{s:s, s:s}}]", "gateway", "id", id, "name", "gw1"), json_release);
     msg_release(&again);
-    gateway_up(t);
-    answer_poll(t);
-    struct msg m = take_controls(t); /* all is loaded */
-    msg_release(&m);
+    is_loaded(t);
     json_t *gateways = view(t, VIEW_GATEWAYS);
     const json_t *drain = json_object_get(json_array_get(gateways, 0), "drain");
     assert_true(json_is_null(json_object_get(drain, "since")));
