@@ -97,6 +97,31 @@ class Documents(ApiCase):
         self.assertEqual(self.call("GET", "/api/v1/tenants/acme")[2]["spec"]["limit"]["iops"], 1000)
         self.call("PUT", "/api/v1/tenants/acme", {**tenant, "members": [{"volume": "db-2"}], "limit": {"iops": 800}}, expect=200)
 
+    def test_reservations_above_a_shared_limit_are_refused_with_all_names_and_numbers(self):
+        def firm(n, iops, **more):
+            return {"kind": "Agreement", "name": f"firm{n}", "appliesTo": {"volume": f"db-{n}"}, "reservation": {"iops": iops}, **more}
+        tenant = {"kind": "Tenant", "name": "acme", "members": [{"volume": "db-*"}], "limit": {"iops": 1000}}
+        wide = {"kind": "Agreement", "name": "wide", "appliesTo": {"target": "*"}, "limit": {"iops": 850}}
+        night = {"days": ["mon"], "from": "00:00", "to": "06:00"}
+        day = {"days": ["mon"], "from": "06:00", "to": "24:00"}
+        self.call("PUT", "/api/v1/tenants/acme", tenant, expect=201)
+        self.call("PUT", "/api/v1/agreements/firm1", firm(1, 500), expect=201)
+        self.call("PUT", "/api/v1/agreements/firm2", firm(2, 400), expect=201)
+        for path, body, others in (("agreements/firm3", firm(3, 101), {"firm3": 101}), ("agreements/firm2", firm(2, 501), {}),
+                                   ("tenants/acme", {**tenant, "limit": {"iops": 899}}, {}),
+                                   ("agreements/wide", wide, {})):
+            for query in ("?dryRun=true", ""):
+                _, _, problem = self.call("PUT", f"/api/v1/{path}{query}", body, expect=409)
+                reserved = {"firm1": 500, "firm2": body["reservation"]["iops"] if body["name"] == "firm2" else 400} | others
+                self.assertEqual(problem["errors"], [f"agreement {k} reserves {v} I/Os a second" for k, v in sorted(reserved.items())])
+                self.assertIn(f"reserve {sum(reserved.values())} I/Os a second", problem["detail"])
+                self.assertIn("wide" if "wide" in path else "acme", problem["detail"])
+        self.call("PUT", "/api/v1/agreements/firm3", firm(3, 100), expect=201)
+        # Never at the same time.
+        self.call("PUT", "/api/v1/agreements/firm3", firm(3, 100, schedule=[night]), expect=200)
+        self.call("PUT", "/api/v1/agreements/firm4", firm(4, 100, schedule=[day]), expect=201)
+        self.call("PUT", "/api/v1/agreements/firm4", firm(4, 101, schedule=[day]), expect=409)
+
     def test_of_many_rivals_at_once_exactly_one_wins(self):
         def put(i):
             rival = {**AGREEMENT, "name": f"r{i}", "appliesTo": {"volume": "race-*"}}

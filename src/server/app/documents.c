@@ -14,7 +14,8 @@
  *
  * Invariants: (1) no answer of success before the commit; (2) the version that was checked is the
  * version that is replaced (the store compares it again); (3) two agreements that
- * agreement_clashes or agreement_beyond_tenant names are never both stored.
+ * agreement_clashes or agreement_beyond_tenant names are never both stored, nor any that together
+ * reserve more than a limit they share (agreement_sum.h).
  *
  * What may fail: the store (503, nothing changed); an SLA process that does not answer after the
  * commit: the document stands, the client gets 200 with Weir-Incomplete, and the process reads it
@@ -32,6 +33,7 @@
 #include "server/app/header.h"
 #include "server/app/http.h"
 #include "server/app/routes.h"
+#include "server/app/together.h"
 #include "server/app/views.h"
 #include "server/app/writer.h"
 #include "server/model/model.h"
@@ -396,6 +398,26 @@ static bool rows_clash(const struct documents_work *w, const json_t *rows, bool 
     return clash;
 }
 
+/* Reservations that fit one by one must fit together. False: answered. */
+static bool sums_fit(struct request *r, const struct documents_work *w, const json_t *rows,
+                     const json_t *others)
+{
+    struct text found;
+    text_init(&found, ERRORS_MAX);
+    int err = w->kind->class == CLASS_AGREEMENT
+                  ? together_agreement(&w->change.agreement, rows, others, &found)
+                  : together_tenant(&w->change.tenant, others, &found);
+    char *lines = found.len > 0 ? strchr(found.data, '\n') : NULL;
+    if (lines != NULL) {
+        *lines++ = '\0';
+        http_problem_lines(r, MHD_HTTP_CONFLICT, found.data, lines);
+    } else if (err < 0) {
+        http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "no memory");
+    }
+    text_fini(&found);
+    return err == 0;
+}
+
 /* Hold a new document against all stored ones. False: answered. */
 static bool overlap_free(struct request *r, const struct documents_work *w, const json_t *rows)
 {
@@ -415,7 +437,7 @@ static bool overlap_free(struct request *r, const struct documents_work *w, cons
     free(room);
     if (clash)
         http_problem(r, MHD_HTTP_CONFLICT, "%s", words);
-    return !clash;
+    return !clash && sums_fit(r, w, rows, others);
 }
 
 static void answer_document(struct request *r, struct documents_work *w, unsigned status)

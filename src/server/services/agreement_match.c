@@ -167,6 +167,11 @@ static bool includes(const struct selector *wide, const struct selector *narrow)
            field_includes(wide->target, narrow->target);
 }
 
+bool agreement_includes(const struct agreement *wide, const struct agreement *narrow)
+{
+    return wide->fallback == narrow->fallback && includes(&wide->applies_to, &narrow->applies_to);
+}
+
 static bool above(uint64_t reserved, const struct gate_limits *l, enum gate_kind kind)
 {
     uint64_t most = l->rate[kind].rate;
@@ -197,16 +202,15 @@ static bool leaves_no_room(const struct agreement *wide, const struct agreement 
 {
     if (wide->per == AGREEMENT_PER_STREAM && narrow->per == AGREEMENT_PER_GROUP)
         return false;
-    if (wide->fallback != narrow->fallback || !includes(&wide->applies_to, &narrow->applies_to) ||
+    if (!agreement_includes(wide, narrow) ||
         !week_meet(wide->schedule, wide->schedule_count, narrow->schedule, narrow->schedule_count))
         return false;
     return reserves_above(narrow, &wide->limits);
 }
 
-/* Whether all that @a selects counts to @t: it names the tenant, or names none and selects nothing
- * but what one of the tenant's members does. Streams may be told to be another tenant's by their
- * gateway, or by an earlier document: then members mean what they do not do, and are refused. */
-static bool tenant_includes(const struct tenant *t, const struct agreement *a)
+/* Streams may be told to be another tenant's by their gateway, or by an earlier document: then
+ * members mean what they do not do, and are refused. */
+bool agreement_of_tenant(const struct agreement *a, const struct tenant *t)
 {
     struct selector of = a->applies_to;
     if (of.tenant[0] != '\0')
@@ -223,7 +227,7 @@ static bool tenant_includes(const struct tenant *t, const struct agreement *a)
 bool agreement_beyond_tenant(const struct agreement *a, const struct tenant *t, char *ret_words,
                              size_t size)
 {
-    if (!tenant_includes(t, a) || !reserves_above(a, &t->limits))
+    if (!agreement_of_tenant(a, t) || !reserves_above(a, &t->limits))
         return false;
     snprintf(ret_words, size,
              "agreement %s reserves more than the limit of tenant %s, to which all its streams "

@@ -16,6 +16,12 @@ bool agreement_patterns_meet(const char *a, const char *b);
  * one agreement and never conflict. */
 bool agreement_conflicts(const struct agreement *a, const struct agreement *b);
 
+/* Whether @wide surely covers every stream that @narrow does; never true when it does not. */
+bool agreement_includes(const struct agreement *wide, const struct agreement *narrow);
+/* Whether all that @a selects counts to @t: it names the tenant, or names none and selects nothing
+ * but what one of the tenant's members does. */
+bool agreement_of_tenant(const struct agreement *a, const struct tenant *t);
+
 /* Whether one reserves more than the other, which surely covers all its streams, lets through. */
 bool agreement_contradicts(const struct agreement *a, const struct agreement *b);
 
