@@ -201,7 +201,7 @@ enum cli_exit cli_enforcement(struct cli *c)
     return r;
 }
 
-/* POST to .../@verb; then "gateway/NAME @done". */
+/* POST to .../@verb; then "gateway/NAME @done", or what is ordered for later. */
 static enum cli_exit gateway_post(struct cli *c, const char *name, const char *verb, json_t *body,
                                   const char *done)
 {
@@ -216,6 +216,8 @@ static enum cli_exit gateway_post(struct cli *c, const char *name, const char *v
     if (r == CLI_OK) {
         text_append_str(&out, "gateway/");
         text_append_escaped(&out, name);
+        if (json_is_string(json_object_get(a.json, "ordered")))
+            done = "is away: it gets a new key when it next connects";
         text_printf(&out, " %s\n", done);
         cli_put(&out);
     }

@@ -57,7 +57,8 @@ static const struct command commands[VERB_COUNT] = {
                       "enrol prints a token with which one gateway may enrol; admit lets one that\n"
                       "is pending be controlled (admission = manual). drain has one take no more\n"
                       "hosts, until undrain; with --within connections that are idle are closed\n"
-                      "when that time is over. rotate gives one a new key.\n",
+                      "when that time is over. rotate gives one a new key: now,\n"
+                      "or when it next connects.\n",
                       "enrol admit drain undrain rotate retire", 1, 2, cli_gateway},
     [VERB_DEBUG] = {"debug", "threads | polls", "The server's threads and mailboxes; polls",
                     NULL, "threads polls", 1, 1, cli_debug},

@@ -131,15 +131,27 @@ class ByHand(Stage):
         self.assertTrue(self.works(key, frame["key_id"], g))
         self.assertEqual(len(self.audit("credential-rotate")), 1)
 
-    def test_who_goes_before_it_confirms_keeps_its_key(self):
+    def test_who_goes_before_it_confirms_keeps_its_key_until_it_returns(self):
         g = self.enrol(self.token())
         t, result, frame = self.rekeyed(g)
         _, key = self.new_key(g, g.credential, frame)
         g.close()
         t.join()
-        self.assertEqual(result, [503])
+        self.assertEqual(result, [202])
         self.assertTrue(self.works(g.credential, g.welcome["new_key_id"], g))
         self.assertFalse(self.works(key, frame["key_id"], g))
+        self.assertIsNotNone(self.gateways()["hand"]["keyOrdered"])
+        again = self.by_hand(g.credential, g.welcome["new_key_id"], g).connect(rekey=True)
+        body = None
+        while body != "rekey":  # what was ordered, without being asked again
+            body, frame = again.wire.receive()
+        mine, key = self.new_key(again, g.credential, frame)
+        self.confirm(again, frame["key_id"], key, exchange=mine)
+        wait_until(lambda: self.audit("credential-rotate"), "the order to be carried out")
+        wait_until(lambda: self.gateways()["hand"]["keyOrdered"] is None, "the order to be over")
+        again.close()
+        self.assertFalse(self.works(g.credential, g.welcome["new_key_id"], g))
+        self.assertTrue(self.works(key, frame["key_id"], g))
 
     def test_who_goes_when_it_has_confirmed_has_the_new_key(self):
         g = self.enrol(self.token())
@@ -285,6 +297,56 @@ class Real(Stage):
                 t.join()
             print(f"turn {turn}: {done}")
         self.world.cli(self.server, "gateway", "rotate", "gw", check=True)
+
+    def order(self):
+        out = self.world.cli(self.server, "gateway", "rotate", "gw", check=True).stdout
+        self.assertIn("gateway/gw is away: it gets a new key when it next connects", out)
+
+    def carried_out(self, times):
+        wait_until(lambda: len(self.audit("credential-rotate")) == times, "the order to be carried out")
+        wait_until(lambda: self.gateways()["gw"]["keyOrdered"] is None, "the order to be over")
+
+    def test_a_key_that_is_ordered_for_one_that_is_away_is_given_when_it_returns(self):
+        self.kill_gateway()
+        self.order()
+        since = self.gateways()["gw"]["keyOrdered"]
+        self.assertRegex(self.world.cli(self.server, "describe", "gateway", "gw", check=True).stdout, f"keyOrdered: .?{since}")
+        self.order()  # there is one order, the first
+        self.assertEqual(self.gateways()["gw"]["keyOrdered"], since)
+        self.restart_server()
+        wait_until(lambda: self.gateways().get("gw", {}).get("keyOrdered") == since, "the order to be read again")
+        self.assertEqual(self.audit("credential-rotate"), [])
+        self.g = self.gateway()
+        self.carried_out(1)
+        self.assertEqual(len(self.audit("gateway-rotate")), 2)
+        self.assertEqual(len(self.events("gateway-key-ordered")), 2)
+        wait_until(lambda: self.events("gateway-key-changed"), "the event")
+        self.assertIn(f"as ordered at {since}", self.events("gateway-key-changed")[0]["text"])
+        # The gateway is there before the server, which has not read its keys yet.
+        self.kill_gateway()
+        self.order()
+        self.server.kill()
+        self.g = self.gateway()
+        self.server = self.world.server(state_dir=self.server.state_dir, control=self.server.control)
+        self.carried_out(2)
+        # Once: the next time that it comes its key stays.
+        self.restart_server()
+        self.back()
+        self.world.cli(self.server, "gateway", "rotate", "gw", check=True)
+        self.assertEqual(len(self.audit("credential-rotate")), 3)
+
+    def test_retiring_a_gateway_ends_what_was_ordered_for_it(self):
+        gateway_id = self.gateways()["gw"]["id"]
+        self.kill_gateway()
+        self.order()
+        self.world.cli(self.server, "gateway", "retire", "gw", check=True)
+        for name in ("gw", gateway_id):
+            self.assertEqual(self.server.request("POST", f"/api/v1/gateways/{name}/rotate")[0], 404)
+        self.g = self.world.gateway("--server", self.server.control, "--token", self.token(), target=self.target.uri, name="gw",
+                                    listen=self.listen, state_dir=self.world.path("anew"))
+        self.back()
+        self.assertIsNone(self.gateways()["gw"]["keyOrdered"])
+        self.assertEqual(self.audit("credential-rotate"), [])
 
     def test_an_old_key_is_changed_by_itself(self):
         self.server.kill()

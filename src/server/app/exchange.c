@@ -114,7 +114,8 @@ void exchange_take(struct exchange_table *t, struct msg *reply)
     struct exchange_answer *a = &x->answer[index];
     a->status = reply->status;
     if (reply->kind == MSG_VIEW || reply->kind == MSG_ADMISSION || reply->kind == MSG_STORE_QUERY ||
-        reply->kind == MSG_STORE_WRITE || reply->kind == MSG_DIALS) {
+        reply->kind == MSG_STORE_WRITE || reply->kind == MSG_DIALS ||
+        reply->kind == MSG_ROTATION_ORDERS) {
         a->json = reply->body;
         reply->body = NULL;
     }

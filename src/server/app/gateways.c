@@ -18,6 +18,7 @@
 #include "server/app/http.h"
 #include "server/app/routes.h"
 #include "server/app/views.h"
+#include "server/monitor/rotation.h"
 #include "server/msg.h"
 #include "server/services/services.h"
 #include "server/sla.h"
@@ -334,14 +335,70 @@ void gateways_undrain(struct request *r)
     drain(r);
 }
 
+/* ---- rotation: done now, or ordered for when the gateway next connects ---- */
+
+static void ordered(struct request *r)
+{
+    const struct rotation_order *order = r->work;
+    char at[40];
+    int s = r->exchange.answer[0].status;
+    /* The store has it, whatever the acceptor says; it reads its keys again. */
+    if (s == WEIR_E_NOT_FOUND) {
+        http_answer_empty(r, MHD_HTTP_NO_CONTENT); /* it came, and has a new key already */
+        return;
+    }
+    clock_format_wall(order->since_us, at, sizeof(at));
+    http_answer_json(r, MHD_HTTP_ACCEPTED, json_pack("{s:s}", "ordered", at));
+}
+
+static void order_stored(struct request *r)
+{
+    struct app *app = r->app;
+    struct rotation_order *order = r->work, *copy;
+    const struct exchange_answer *a = &r->exchange.answer[0];
+    if (a->status == WEIR_E_NOT_FOUND) {
+        http_problem(r, MHD_HTTP_CONFLICT,
+                     "gateway %s has no credential of its own that could be changed", r->name[0]);
+        return;
+    }
+    if (a->status < 0) {
+        http_problem_answer(r, a, "the database");
+        return;
+    }
+    order->since_us = views_count(a->json, "since_us");
+    copy = malloc(sizeof(*copy));
+    if (copy)
+        *copy = *order;
+    struct msg m = {.kind = MSG_ROTATION_ORDERED, .body = copy, .body_free = free};
+    exchange_clear(&r->exchange);
+    exchange_ask(&r->exchange, app->threads->acceptor, m, APP_VIEW_NS, app->now_ns);
+    http_wait(r, ordered);
+}
+
+static void order(struct request *r)
+{
+    const struct rotation_order *order = r->work;
+    char id[2 * AUTH_ID_SIZE + 1];
+    struct store_write *write = store_write_new(STORE_GATEWAY_REKEY);
+    sodium_bin2hex(id, sizeof(id), order->gateway_id, AUTH_ID_SIZE);
+    if (write) {
+        (void)text_copy(write->name, sizeof(write->name), id);
+        write->json = json_pack("{s:s, s:s, s:s, s:b, s:{s:I}}", "id", id, "name", order->name,
+                                "state", "pending", "admitted", 0, "rekey", "since_us",
+                                (json_int_t)clock_wall_us());
+    }
+    exchange_clear(&r->exchange);
+    http_ask_write(r, write);
+    http_wait(r, order_stored);
+}
+
 static void rotated(struct request *r)
 {
     int s = r->exchange.answer[0].status;
     if (s == 0)
         http_answer_empty(r, MHD_HTTP_NO_CONTENT);
-    else if (s == WEIR_E_NOT_FOUND)
-        http_problem(r, MHD_HTTP_CONFLICT,
-                     "gateway %s is not connected now, or its credential was revoked", r->name[0]);
+    else if (s == WEIR_E_NOT_FOUND || s == WEIR_E_FULL)
+        order(r); /* it is away, or went meanwhile; or many others are being changed */
     else if (s == WEIR_E_INVALID)
         http_problem(r, MHD_HTTP_CONFLICT,
                      "gateway %s has no credential of its own: it proves the server's local key",
@@ -359,23 +416,35 @@ static void rotated(struct request *r)
                      weir_strerror(s));
 }
 
-static bool id_read(const char *hex, uint64_t ret[2])
+static bool id_read(const char *hex, uint8_t ret[AUTH_ID_SIZE])
 {
     size_t n = 0;
-    return strlen(hex) == 2 * GATEWAY_ID_SIZE &&
-           sodium_hex2bin((unsigned char *)ret, GATEWAY_ID_SIZE, hex, 2 * GATEWAY_ID_SIZE, NULL, &n,
-                          NULL) == 0 &&
-           n == GATEWAY_ID_SIZE;
+    return strlen(hex) == 2 * AUTH_ID_SIZE &&
+           sodium_hex2bin(ret, AUTH_ID_SIZE, hex, 2 * AUTH_ID_SIZE, NULL, &n, NULL) == 0 &&
+           n == AUTH_ID_SIZE;
 }
 
 static void rotate_known(struct request *r)
 {
     const struct app *app = r->app;
+    const struct exchange_answer *kept = &r->exchange.answer[0];
     struct msg m = {.kind = MSG_GATEWAY_ROTATE};
-    json_t *known = views_gather(&r->exchange, app, 0, NULL);
-    const struct found f = find(known, NULL, r->name[0]);
-    bool good = f.id && id_read(f.id, m.arg);
+    struct rotation_order *order = calloc(1, sizeof(*order));
+    if (order == NULL) {
+        http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "no memory");
+        return;
+    }
+    r->work = order;
+    r->work_free = free;
+    json_t *known = views_gather(&r->exchange, app, 1, NULL);
+    const struct found f = find(known, kept->status == 0 ? kept->json : NULL, r->name[0]);
+    bool good = f.id && id_read(f.id, order->gateway_id) &&
+                text_copy(order->name, sizeof(order->name), f.name) == 0;
     json_decref(known);
+    if (!good && kept->status < 0) {
+        http_problem_answer(r, kept, "the database");
+        return;
+    }
     if (!good) {
         http_problem(r, MHD_HTTP_NOT_FOUND, "there is no gateway %s", r->name[0]);
         return;
@@ -386,6 +455,7 @@ static void rotate_known(struct request *r)
                      r->name[0]);
         return;
     }
+    memcpy(m.arg, order->gateway_id, sizeof(order->gateway_id));
     exchange_clear(&r->exchange);
     exchange_ask(&r->exchange, app->threads->acceptor, m, APP_ROTATE_NS, app->now_ns);
     http_wait(r, rotated);
@@ -393,6 +463,7 @@ static void rotate_known(struct request *r)
 
 void gateways_rotate(struct request *r)
 {
+    http_ask_store(r, store_query_new(STORE_GATEWAYS));
     http_ask_view(r, VIEW_GATEWAYS, "", false);
     http_wait(r, rotate_known);
 }

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/text.h"
 #include "server/app/app_state.h"
@@ -415,10 +416,36 @@ static void named_ready(struct request *r, json_t *items, const char *what, size
     json_decref(items);
 }
 
+/* Asked behind the views: which gateways get a new key when they next connect. */
+static void ask_orders(struct request *r)
+{
+    struct msg m = {.kind = MSG_ROTATION_ORDERS};
+    exchange_ask(&r->exchange, r->app->threads->acceptor, m, APP_VIEW_NS, r->app->now_ns);
+}
+
+/* The rows of a view are shared with earlier rounds: told in copies. Takes @items. */
+static json_t *with_orders(const struct request *r, json_t *items)
+{
+    const struct exchange_answer *a = &r->exchange.answer[r->exchange.count - 1];
+    json_t *told = json_array(), *item;
+    size_t i;
+    json_array_foreach(items, i, item)
+    {
+        json_t *copy = json_copy(item);
+        json_int_t since = a->status == 0 ? views_count(a->json, views_text(item, "id")) : 0;
+        char at[40];
+        clock_format_wall(since, at, sizeof(at));
+        json_object_set_new(copy, "keyOrdered", since != 0 ? json_string(at) : json_null());
+        json_array_append_new(told, copy);
+    }
+    json_decref(items);
+    return told;
+}
+
 static void gateways_ready(struct request *r)
 {
     size_t failed;
-    json_t *items = views_gather(&r->exchange, r->app, 0, &failed);
+    json_t *items = with_orders(r, views_gather(&r->exchange, r->app, 0, &failed));
     if (views_usable(r, failed))
         views_answer_page(r, items, views_key_name);
     else
@@ -428,19 +455,21 @@ static void gateways_ready(struct request *r)
 void views_gateways(struct request *r)
 {
     http_ask_view(r, VIEW_GATEWAYS, "", false);
+    ask_orders(r);
     http_wait(r, gateways_ready);
 }
 
 static void gateway_ready(struct request *r)
 {
     size_t failed;
-    json_t *items = views_gather(&r->exchange, r->app, 0, &failed);
+    json_t *items = with_orders(r, views_gather(&r->exchange, r->app, 0, &failed));
     named_ready(r, items, "gateway", failed);
 }
 
 void views_gateway(struct request *r)
 {
     http_ask_view(r, VIEW_GATEWAYS, "", false);
+    ask_orders(r);
     http_wait(r, gateway_ready);
 }
 

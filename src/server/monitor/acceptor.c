@@ -129,6 +129,7 @@ void acceptor_session_start(struct acceptor *a, struct owned_session *o)
 {
     if (!o->counted) {
         o->counted = true;
+        rotation_look(a->rotations);
         monitor_count(a->m, sessions);
         monitor_count_add(a->m, sessions_now, 1);
     }
@@ -292,7 +293,8 @@ static void free_json(void *json)
     json_decref(json);
 }
 
-void acceptor_event(struct acceptor *a, const char *kind, const char *subject, const char *words)
+void acceptor_event(struct acceptor *a, enum event_severity severity, const char *kind,
+                    const char *subject, const char *words)
 {
     uint64_t second = reactor_now(a->reactor) / NS_PER_S;
     if (second != a->event_second) {
@@ -302,8 +304,11 @@ void acceptor_event(struct acceptor *a, const char *kind, const char *subject, c
     if (a->events_in_second++ >= EVENTS_PER_SECOND)
         return; /* the counters have them all */
     int64_t wall = clock_wall_us();
-    log_warning("monitor: %s", words);
-    struct event_record e = {.wall_us = wall, .severity = EVENT_WARNING};
+    if (severity == EVENT_INFO)
+        log_info("monitor: %s", words);
+    else
+        log_warning("monitor: %s", words);
+    struct event_record e = {.wall_us = wall, .severity = severity};
     snprintf(e.kind, sizeof(e.kind), "%s", kind);
     snprintf(e.subject, sizeof(e.subject), "%s", subject);
     snprintf(e.text, sizeof(e.text), "%s", words);
@@ -359,6 +364,10 @@ static void message(void *ctx, struct msg *m)
         m->body = old;
     } else if (m->kind == MSG_GATEWAY_ROTATE) {
         rotation_ask(a->rotations, m);
+    } else if (m->kind == MSG_ROTATION_ORDERED) {
+        rotation_ordered(a->rotations, m);
+    } else if (m->kind == MSG_ROTATION_ORDERS) {
+        mailbox_reply(a->me, m, 0, rotation_orders(a->rotations), free_json);
     } else if (m->kind == MSG_KEY_CONFIRM) {
         rotation_confirmed(a->rotations, m->arg[0], m->body);
     } else if (!router_message(&a->router, m)) {

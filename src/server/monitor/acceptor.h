@@ -16,6 +16,7 @@
 #include "server/monitor/monitor_private.h"
 #include "server/monitor/rotation.h"
 #include "server/monitor/router.h"
+#include "server/services/record.h"
 
 /* Handshakes at once; further connections wait in the kernel's queue. */
 #define HANDSHAKES_MAX 256u
@@ -135,8 +136,9 @@ void acceptor_session_forget(struct acceptor *a, struct owned_session *s);
 void acceptor_sessions_check(struct acceptor *a);
 /* A handshake became free. */
 void acceptor_room(struct acceptor *a);
-/* Tell people that somebody was refused: event in the store, notice to the app; at most 10 a
+/* Tell people what happened to a gateway: event in the store, notice to the app; at most 10 a
  * second. */
-void acceptor_event(struct acceptor *a, const char *kind, const char *subject, const char *words);
+void acceptor_event(struct acceptor *a, enum event_severity severity, const char *kind,
+                    const char *subject, const char *words);
 
 #endif

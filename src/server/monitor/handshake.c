@@ -131,7 +131,7 @@ static void refuse(struct handshake *h, int code, const char *words)
     char subject[NAME_SIZE + 16], text[384];
     snprintf(subject, sizeof(subject), "gateway/%s", h->name[0] != '\0' ? h->name : "unknown");
     snprintf(text, sizeof(text), "a gateway at %s was refused: %s", h->address, words);
-    acceptor_event(a, "gateway-refused", subject, text);
+    acceptor_event(a, EVENT_WARNING, "gateway-refused", subject, text);
     if (!send_frame(h, &f)) {
         handshake_abandon(h);
         return;
@@ -420,7 +420,7 @@ static void tls_failed(struct handshake *h, const char *why)
     report_words(clean, sizeof(clean), why);
     snprintf(text, sizeof(text), "TLS with a gateway at %s failed: %s", h->address, clean);
     monitor_count(h->acceptor->m, refused_tls);
-    acceptor_event(h->acceptor, "gateway-refused", "gateway/unknown", text);
+    acceptor_event(h->acceptor, EVENT_WARNING, "gateway-refused", "gateway/unknown", text);
     handshake_abandon(h);
 }
 

@@ -69,6 +69,7 @@ static void load_over(struct acceptor *a)
         reactor_timer_set(a->reactor, &k->retry, reactor_now(a->reactor) + LOAD_LEAST_NS);
     else
         acceptor_sessions_check(a);
+    rotation_look(a->rotations);
     list_for_each_safe(l, &a->busy)
     {
         struct handshake *h = container_of(l, struct handshake, link);

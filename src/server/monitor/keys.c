@@ -56,6 +56,7 @@ static int credential_from_row(struct key_entry *e, const json_t *row)
     if (e->has_tls_key && hex_exact(tls_key, e->tls_key, sizeof(e->tls_key)) < 0)
         return WEIR_E_PARSE;
     e->made_us = json_integer_value(json_object_get(row, "created_us"));
+    e->ordered_us = json_integer_value(json_object_get(row, "ordered_us"));
     return hex_exact(row_text(row, "key"), e->key, sizeof(e->key));
 }
 
@@ -144,6 +145,19 @@ void keys_use_token(struct key_table *t, const char *id, const uint8_t gateway_i
         e->used = true;
         memcpy(e->gateway_id, gateway_id, AUTH_ID_SIZE);
     }
+}
+
+bool keys_order(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], int64_t since_us)
+{
+    bool found = false;
+    for (size_t i = 0; i < t->count[KEY_CREDENTIAL]; i++) {
+        struct key_entry *e = &t->entry[KEY_CREDENTIAL][i];
+        if (memcmp(e->gateway_id, gateway_id, AUTH_ID_SIZE) != 0)
+            continue;
+        e->ordered_us = since_us;
+        found = true;
+    }
+    return found;
 }
 
 bool keys_open_token(const struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE])

@@ -22,6 +22,13 @@
  * The same check closes the token of the gateway's enrolment: from then on the credential is known
  * to be at the gateway, and no other try of that enrolment can be.
  *
+ * Orders. A gateway that is away gets its new key when it next stands. The order lies in the store,
+ * in the gateway's record (store.h, STORE_GATEWAY_REKEY), and comes with its credentials when they
+ * are read; it ends in the savepoint that writes a credential. So it holds over the death of anyone,
+ * is carried out once, whether the gateway came before the order was here, while keys were read, or
+ * after, and a rotation that fails is tried again at the next look. Retiring the gateway ends it
+ * with the record; there is one a gateway, so they are as many as credentials at most.
+ *
  * Bounds: ROTATIONS_MAX at once, ROTATION_NS each; by age at most BY_AGE a look. */
 #include "server/monitor/rotation.h"
 
@@ -51,6 +58,7 @@ struct rotation {
     uint32_t number; /* grows with each use: late answers are told apart */
     bool asked;      /* asker waits for a reply */
     bool close_only; /* CHECKING is all that is wanted */
+    int64_t ordered_us; /* 0: it was not */
     struct msg asker;
     uint64_t session, began_ns, ticket;
     char name[NAME_SIZE], old_id[AUTH_KEY_ID_SIZE];
@@ -63,6 +71,7 @@ struct rotation {
 struct rotation_table {
     struct acceptor *acceptor;
     unsigned seconds;
+    bool look;
     struct rotation rotation[ROTATIONS_MAX];
 };
 
@@ -114,8 +123,9 @@ static void rotation_end(struct rotation_table *t, struct rotation *r, int statu
         char subject[NAME_SIZE + 16], words[384];
         snprintf(subject, sizeof(subject), "gateway/%s", r->name);
         snprintf(words, sizeof(words), "the key %s of gateway %s could not be changed: %s",
-                 r->old_id, r->name, weir_strerror(status));
-        acceptor_event(a, "gateway-key-kept", subject, words);
+                 r->old_id, r->name,
+                 status == WEIR_E_NOT_FOUND ? "it went away" : weir_strerror(status));
+        acceptor_event(a, EVENT_WARNING, "gateway-key-kept", subject, words);
     }
     uint32_t number = r->number;
     sodium_memzero(r, sizeof(*r));
@@ -219,6 +229,7 @@ static int rotation_begin(struct rotation_table *t, struct owned_session *o,
     if (r == NULL)
         return WEIR_E_FULL;
     r->session = o->session.id;
+    r->ordered_us = e->ordered_us;
     memcpy(r->old_key, e->key, sizeof(r->old_key));
     r->has_tls_key = e->has_tls_key;
     memcpy(r->tls_key, e->tls_key, sizeof(r->tls_key));
@@ -230,8 +241,12 @@ void rotation_ask(struct rotation_table *t, const struct msg *m)
 {
     struct acceptor *a = t->acceptor;
     struct owned_session *o = session_of(a, (const uint8_t *)m->arg);
-    struct rotation *r = NULL;
-    int err = o == NULL ? WEIR_E_NOT_FOUND : rotation_begin(t, o, &r);
+    struct rotation *r = o != NULL ? rotation_of(t, o->session.hello.id) : NULL;
+    if (r != NULL && (r->asked || r->close_only))
+        r = NULL;
+    int err = o == NULL ? WEIR_E_NOT_FOUND : 0;
+    if (err == 0 && r == NULL) /* else one is under way that nobody waits for: it will do */
+        err = rotation_begin(t, o, &r);
     if (err < 0) {
         mailbox_reply(a->me, m, err, NULL, NULL);
         return;
@@ -249,7 +264,7 @@ static void rotation_tell(struct rotation_table *t, struct rotation *r)
     struct rekey_word *word = calloc(1, sizeof(*word));
     if (to == NULL || word == NULL) {
         free(word);
-        rotation_end(t, r, WEIR_E_UNAVAILABLE);
+        rotation_end(t, r, o == NULL ? WEIR_E_NOT_FOUND : WEIR_E_UNAVAILABLE);
         return;
     }
     uint8_t random[16];
@@ -343,7 +358,7 @@ void rotation_session_over(struct rotation_table *t, uint64_t session)
 {
     for (size_t i = 0; i < ROTATIONS_MAX; i++)
         if (t->rotation[i].state == ROTATION_TOLD && t->rotation[i].session == session)
-            rotation_end(t, &t->rotation[i], WEIR_E_UNAVAILABLE);
+            rotation_end(t, &t->rotation[i], WEIR_E_NOT_FOUND);
 }
 
 /* ---- answers of the store, and time
@@ -376,8 +391,13 @@ static void rotation_swapped(struct rotation_table *t, struct rotation *r)
     if (o != NULL && strcmp(o->key_id, r->old_id) == 0)
         key_now(o, r->exchange.key_id);
     monitor_count(a->m, rotated);
-    log_info("monitor: gateway %s has a new key, %s in the place of %s", r->name,
-             r->exchange.key_id, r->old_id);
+    char subject[NAME_SIZE + 16], words[384], at[40] = "";
+    if (r->ordered_us != 0)
+        clock_format_wall(r->ordered_us, at, sizeof(at));
+    snprintf(subject, sizeof(subject), "gateway/%s", r->name);
+    snprintf(words, sizeof(words), "gateway %s has a new key, %s in the place of %s%s%s", r->name,
+             r->exchange.key_id, r->old_id, r->ordered_us != 0 ? ", as ordered at " : "", at);
+    acceptor_event(a, EVENT_INFO, "gateway-key-changed", subject, words);
     rotation_end(t, r, 0);
     key_loader_load(a);
 }
@@ -406,7 +426,52 @@ bool rotation_reply(struct rotation_table *t, const struct msg *m)
     return true;
 }
 
-static void rotate_old(struct rotation_table *t)
+/* ---- orders, and age
+ * ---------------------------------------------------------------------------------- */
+
+void rotation_look(struct rotation_table *t)
+{
+    if (t != NULL)
+        t->look = true;
+}
+
+void rotation_ordered(struct rotation_table *t, const struct msg *m)
+{
+    struct acceptor *a = t->acceptor;
+    const struct rotation_order *o = m->body;
+    char subject[NAME_SIZE + 16], words[384];
+    /* What is being read now may be of before the order; the load below says it again. */
+    int status = keys_order(&a->keys.table, o->gateway_id, o->since_us) ? 0 : WEIR_E_NOT_FOUND;
+    snprintf(subject, sizeof(subject), "gateway/%s", o->name);
+    snprintf(words, sizeof(words), "a new key is ordered for gateway %s, for when it next connects",
+             o->name);
+    acceptor_event(a, EVENT_INFO, "gateway-key-ordered", subject, words);
+    rotation_look(t);
+    key_loader_load(a);
+    mailbox_reply(a->me, m, status, NULL, NULL);
+}
+
+json_t *rotation_orders(const struct rotation_table *t)
+{
+    const struct key_table *k = &t->acceptor->keys.table;
+    json_t *all = json_object();
+    for (size_t i = 0; i < k->count[KEY_CREDENTIAL]; i++) {
+        const struct key_entry *e = &k->entry[KEY_CREDENTIAL][i];
+        char id[2 * AUTH_ID_SIZE + 1];
+        if (e->ordered_us == 0)
+            continue;
+        sodium_bin2hex(id, sizeof(id), e->gateway_id, AUTH_ID_SIZE);
+        json_object_set_new(all, id, json_integer((json_int_t)e->ordered_us));
+    }
+    return all;
+}
+
+static bool due(const struct key_entry *e, int64_t wall_us, int64_t age_us)
+{
+    return e->ordered_us != 0 || (e->made_us > 0 && wall_us - e->made_us >= age_us);
+}
+
+static void rotate_due(struct rotation_table *t)
 {
     struct acceptor *a = t->acceptor;
     int64_t wall = clock_wall_us();
@@ -418,10 +483,12 @@ static void rotate_old(struct rotation_table *t)
         if (o == NULL || !o->rekey || session_find(a, o->session.id) != o)
             continue;
         const struct key_entry *e = keys_find(&a->keys.table, o->key_id, wall, &class);
-        if (e == NULL || class != KEY_CREDENTIAL || e->made_us <= 0 || wall - e->made_us < age_us)
+        if (e == NULL || class != KEY_CREDENTIAL || !due(e, wall, age_us))
             continue;
         struct rotation *r;
-        begun += rotation_begin(t, o, &r) == 0;
+        int err = rotation_begin(t, o, &r);
+        begun += err == 0;
+        t->look |= err == WEIR_E_CONFLICT && e->ordered_us != 0; /* soon again */
     }
 }
 
@@ -433,6 +500,8 @@ void rotation_second(struct rotation_table *t)
         if (r->state != ROTATION_FREE && now - r->began_ns >= ROTATION_NS)
             rotation_end(t, r, WEIR_E_TIMEOUT);
     }
-    if (t->seconds++ % LOOK_SECONDS == 0)
-        rotate_old(t);
+    if (t->seconds++ % LOOK_SECONDS != 0 && !t->look)
+        return;
+    t->look = false;
+    rotate_due(t);
 }

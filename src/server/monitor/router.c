@@ -79,7 +79,7 @@ static void say_move(struct router *r, const struct route_gateway *g)
              group, route_group_size(g), g->name, g->place.pair, g->place.process, to.pair,
              to.process);
     log_info("monitor: %s", text);
-    acceptor_event(r->a, "subgroup-moved", subject, text);
+    acceptor_event(r->a, EVENT_WARNING, "subgroup-moved", subject, text);
 }
 
 static void unposted_later(struct router *r)

@@ -98,9 +98,10 @@ static json_t *enrolment_row(sqlite3_stmt *stmt)
 
 static json_t *credential_row(sqlite3_stmt *stmt)
 {
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "key_id", text(stmt, 0), "key",
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "key_id", text(stmt, 0), "key",
                      text(stmt, 1), "gateway_id", text(stmt, 2), "gateway_name", text(stmt, 3),
-                     "created_us", number(stmt, 4), "tls_key", text(stmt, 5));
+                     "created_us", number(stmt, 4), "tls_key", text(stmt, 5), "ordered_us",
+                     number(stmt, 6));
 }
 
 static json_t *gateway_row(sqlite3_stmt *stmt)
@@ -357,8 +358,9 @@ static int run_query(struct sqlite_backend *s, const struct store_query *q, json
     static const char tokens[] = "SELECT id, name, role, hash, created_us, expires_us FROM tokens"
                                  " WHERE ?1 = '' OR id = ?1 ORDER BY created_us, id LIMIT ?2";
     static const char credentials[] =
-        "SELECT key_id, key, gateway_id, gateway_name, created_us, tls_key FROM credentials"
-        " WHERE ?1 = '' OR key_id = ?1 ORDER BY key_id LIMIT ?2";
+        "SELECT key_id, key, gateway_id, gateway_name, created_us, tls_key, coalesce((SELECT"
+        " json_extract(json, '$.rekey.since_us') FROM gateways WHERE id = gateway_id), 0)"
+        " FROM credentials WHERE ?1 = '' OR key_id = ?1 ORDER BY key_id LIMIT ?2";
     static const char gateways[] = "SELECT id, updated_us, json FROM gateways"
                                    " WHERE ?1 = '' OR id = ?1 ORDER BY id LIMIT ?2";
     static const char settings[] = "SELECT name, updated_us, json FROM settings"

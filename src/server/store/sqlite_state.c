@@ -10,7 +10,9 @@
  *  3. An enrolment is used by one UPDATE that wants it unused, or used by the same gateway, which
  *     nobody has seen with its credential yet; credential and use are one savepoint. So is a
  *     credential that follows another.
- *  4. No secret goes into the audit: of tokens, enrolments and credentials only names. */
+ *  4. No secret goes into the audit: of tokens, enrolments and credentials only names.
+ *  5. A new key that is ordered for a gateway stands in its record until a credential is written
+ *     for it, in that very savepoint: the order is neither lost nor carried out twice. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +61,8 @@ static const char *verb_name(enum store_verb verb)
         return "gateway-drain";
     case STORE_GATEWAY_UNDRAIN:
         return "gateway-undrain";
+    case STORE_GATEWAY_REKEY:
+        return "gateway-rotate";
     case STORE_SETTING_PUT:
         return "setting-put";
     }
@@ -88,6 +92,7 @@ static const char *subject_kind(const struct store_write *w)
     case STORE_GATEWAY_ADMIT:
     case STORE_GATEWAY_DRAIN:
     case STORE_GATEWAY_UNDRAIN:
+    case STORE_GATEWAY_REKEY:
         return "gateway";
     case STORE_SETTING_PUT:
         return "setting";
@@ -329,6 +334,14 @@ static int run_two(struct sqlite_db *d, const char *sql, const char *first, cons
     return sqlite_db_run(d, stmt);
 }
 
+/* What was ordered for a gateway that has a new key now. */
+static int order_done(struct sqlite_db *d, const char *gateway)
+{
+    static const char sql[] = "UPDATE gateways SET json = json_remove(json, '$.rekey')"
+                              " WHERE id = ?1 AND json_extract(json, '$.rekey') IS NOT NULL";
+    return run_two(d, sql, gateway, NULL);
+}
+
 static int credential_insert(struct sqlite_db *d, const struct store_write *w, const char *key_id)
 {
     static const char insert[] =
@@ -344,7 +357,8 @@ static int credential_insert(struct sqlite_db *d, const struct store_write *w, c
     sqlite_db_bind_text(stmt, 4, name != NULL ? name : "");
     sqlite3_bind_int64(stmt, 5, w->wall_us);
     sqlite_db_bind_text(stmt, 6, tls_key != NULL ? tls_key : "");
-    return sqlite_db_run(d, stmt);
+    int rc = sqlite_db_run(d, stmt);
+    return rc == 0 ? order_done(d, member(w, "gateway_id")) : rc;
 }
 
 /* The gateway has the credential @key_id: nothing else of it is left, and its tokens are closed. */
@@ -443,6 +457,39 @@ static int value_put(struct sqlite_db *d, const struct store_write *w, const cha
     return rc;
 }
 
+/* Only what has a credential can get a new one: so an order that comes behind a retirement does not
+ * bring the record back. */
+static int gateway_rekey(struct sqlite_db *d, const struct store_write *w, json_t **ret_reply)
+{
+    static const char credential[] = "SELECT count(*) FROM credentials WHERE gateway_id = ?";
+    static const char put[] =
+        "INSERT INTO gateways(id, updated_us, json) VALUES(?, ?, ?) ON CONFLICT(id) DO UPDATE SET "
+        "updated_us = excluded.updated_us, json = json_set(json, '$.rekey', "
+        "json(coalesce(json_extract(json, '$.rekey'), json_extract(excluded.json, '$.rekey'))))";
+    static const char since[] =
+        "SELECT json_extract(json, '$.rekey.since_us') FROM gateways WHERE id = ?";
+    int64_t n = 0;
+    sqlite3_stmt *stmt = sqlite_db_statement(d, credential);
+    if (stmt == NULL)
+        return WEIR_E_UNAVAILABLE;
+    sqlite_db_bind_text(stmt, 1, w->name);
+    int rc = sqlite_db_number(d, stmt, &n);
+    if (rc >= 0 && n == 0)
+        return WEIR_E_NOT_FOUND;
+    if (rc >= 0)
+        rc = value_put(d, w, put, true);
+    if (rc != 0)
+        return rc;
+    stmt = sqlite_db_statement(d, since);
+    if (stmt == NULL)
+        return WEIR_E_UNAVAILABLE;
+    sqlite_db_bind_text(stmt, 1, w->name);
+    rc = sqlite_db_number(d, stmt, &n);
+    if (rc >= 0)
+        *ret_reply = json_pack("{s:I}", "since_us", (json_int_t)n);
+    return rc < 0 ? rc : 0;
+}
+
 static int row_delete(struct sqlite_db *d, const struct store_write *w, const char *sql)
 {
     sqlite3_stmt *stmt = sqlite_db_statement(d, sql);
@@ -482,7 +529,8 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
         "INSERT INTO gateways(id, updated_us, json) VALUES(?, ?, ?) ON CONFLICT(id) DO UPDATE SET "
         "updated_us = excluded.updated_us, json = json_patch(CASE WHEN json_extract(json, "
         "'$.admitted') THEN json_set(excluded.json, '$.admitted', json('true')) ELSE "
-        "excluded.json END, json_object('drain', json_extract(json, '$.drain')))";
+        "excluded.json END, json_object('drain', json_extract(json, '$.drain'), 'rekey', "
+        "json_extract(json, '$.rekey')))";
     static const char gateway_delete[] = "DELETE FROM gateways WHERE id = ?";
     static const char gateway_admit[] =
         "INSERT INTO gateways(id, updated_us, json) VALUES(?, ?, ?) ON CONFLICT(id) DO UPDATE SET "
@@ -523,6 +571,8 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
     case STORE_GATEWAY_DRAIN:
     case STORE_GATEWAY_UNDRAIN:
         return value_put(d, w, gateway_drain, true);
+    case STORE_GATEWAY_REKEY:
+        return gateway_rekey(d, w, ret_reply);
     case STORE_SETTING_PUT:
         return value_put(d, w, setting_put, true);
     }

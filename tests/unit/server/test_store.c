@@ -201,6 +201,57 @@ static void a_credential_is_followed_by_another_if_it_is_still_there(void **stat
     json_decref(open);
 }
 
+static json_int_t ordered_of(struct fixture *f, const char *key_id)
+{
+    json_t *keys = fixture_table(f, STORE_CREDENTIALS, key_id);
+    assert_int_equal(json_array_size(keys), 1);
+    json_int_t us = json_integer_value(json_object_get(json_array_get(keys, 0), "ordered_us"));
+    json_decref(keys);
+    return us;
+}
+
+static int order(struct fixture *f, const char *id, json_int_t since, json_t **ret)
+{
+    json_t *record = json_pack("{s:s, s:s, s:{s:I}}", "id", id, "name", "gw1", "rekey", "since_us",
+                               since);
+    return fixture_write(f, named(STORE_GATEWAY_REKEY, id, record), ret);
+}
+
+static void a_new_key_is_ordered_once_and_the_order_ends_with_the_next_credential(void **state)
+{
+    struct fixture *f = *state;
+    json_int_t later = clock_wall_us() + 3600000000;
+    json_t *token = json_pack("{s:s, s:I}", "key", "aa", "expires_us", later), *reply = NULL;
+    assert_int_equal(order(f, GW_A, 7, NULL), WEIR_E_NOT_FOUND); /* it has no key to change */
+    json_t *records = fixture_table(f, STORE_GATEWAYS, "");
+    assert_int_equal(json_array_size(records), 0);
+    json_decref(records);
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_PUT, "t1", token), NULL), 0);
+    json_t *use = json_pack("{s:s, s:s, s:s}", "gateway_id", GW_A, "key_id", "k1", "key", "cc");
+    assert_int_equal(fixture_write(f, named(STORE_ENROLMENT_USE, "t1", use), NULL), 0);
+    assert_int_equal(ordered_of(f, "k1"), 0);
+    assert_int_equal(order(f, GW_A, 7, NULL), 0);
+    assert_int_equal(order(f, GW_A, 9, &reply), 0);
+    assert_int_equal(json_integer_value(json_object_get(reply, "since_us")), 7);
+    json_decref(reply);
+    json_t *put = json_pack("{s:s, s:s}", "id", GW_A, "name", "gw1"); /* it came, and was seen */
+    assert_int_equal(fixture_write(f, named(STORE_GATEWAY_PUT, GW_A, put), NULL), 0);
+    assert_int_equal(ordered_of(f, "k1"), 7);
+    json_t *swap = json_pack("{s:s, s:s, s:s, s:s}", "gateway_id", GW_A, "gateway_name", "gw1",
+                             "key", "dd", "old_key_id", "k0");
+    assert_int_equal(
+        fixture_write(f, named(STORE_CREDENTIAL_ROTATE, "k2", json_deep_copy(swap)), NULL),
+        WEIR_E_NOT_FOUND);
+    assert_int_equal(ordered_of(f, "k1"), 7); /* that wrote nothing */
+    json_object_set_new(swap, "old_key_id", json_string("k1"));
+    assert_int_equal(fixture_write(f, named(STORE_CREDENTIAL_ROTATE, "k2", swap), NULL), 0);
+    assert_int_equal(ordered_of(f, "k2"), 0);
+    assert_int_equal(order(f, GW_A, 11, NULL), 0);
+    assert_int_equal(ordered_of(f, "k2"), 11);
+    assert_int_equal(fixture_write(f, named(STORE_GATEWAY_RETIRE, GW_A, NULL), NULL), 0);
+    assert_int_equal(order(f, GW_A, 13, NULL), WEIR_E_NOT_FOUND);
+}
+
 static void one_that_is_retired_keeps_no_key_that_it_was_given_a_moment_ago(void **state)
 {
     struct fixture *f = *state;
@@ -616,6 +667,7 @@ int main(void)
         T(every_write_leaves_an_audit_row_and_a_refused_one_none),
         T(an_enrolment_token_works_for_one_gateway_and_not_beyond_its_time),
         T(a_credential_is_followed_by_another_if_it_is_still_there),
+        T(a_new_key_is_ordered_once_and_the_order_ends_with_the_next_credential),
         T(one_that_is_retired_keeps_no_key_that_it_was_given_a_moment_ago),
         T(a_used_enrolment_whose_credential_cannot_be_made_stays_unused),
         T(tokens_settings_and_gateways_come_back_as_put),
