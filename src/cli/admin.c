@@ -12,6 +12,7 @@
 #include "cli/get.h"
 #include "cli/http.h"
 #include "cli/output.h"
+#include "cli/socket.h"
 #include "cli/yaml.h"
 
 /* An object, as JSON or YAML. */
@@ -237,9 +238,33 @@ static enum cli_exit gateway_drain(struct cli *c, const char *name)
     return r;
 }
 
+/* On its own machine, without the server. */
+static enum cli_exit gateway_undrain_here(struct cli *c)
+{
+    struct socket *s;
+    json_t *done = NULL;
+    enum cli_exit r = socket_open(c->o.gateway, &s);
+    if (r != CLI_OK)
+        return r;
+    r = socket_ask(s, "{\"do\":\"undrain\"}\n", "undrain", &done);
+    if (r == CLI_OK && json_is_true(json_object_get(done, "wasDrained")))
+        puts("the gateway takes hosts again; "
+             "a server that returns and has it drained drains it anew");
+    else if (r == CLI_OK)
+        puts("the gateway is not drained");
+    json_decref(done);
+    socket_close(s);
+    return r;
+}
+
 enum cli_exit cli_gateway(struct cli *c)
 {
     const char *verb = c->args[0];
+    if (c->o.gateway && c->arg_count == 1 && strcmp(verb, "undrain") == 0)
+        return gateway_undrain_here(c);
+    if (c->o.gateway)
+        return cli_fail(CLI_USAGE,
+                        "--gateway SOCKET goes with weir gateway undrain, without a name");
     if (c->o.within && strcmp(verb, "drain") != 0)
         return cli_fail(CLI_USAGE, "--within goes with weir gateway drain NAME");
     if (c->arg_count == 2 && strcmp(verb, "admit") == 0)

@@ -71,6 +71,7 @@ struct cli {
     struct http *http;   /* made by the first call of the server */
     bool terminal;       /* standard output is one */
     bool color;
+    bool again;          /* the server was there: that it is gone (CLI_UNREACHABLE) the verb says */
 };
 
 /* Write to standard output or standard error. */

@@ -57,8 +57,9 @@ static const struct command commands[VERB_COUNT] = {
                       "enrol prints a token with which one gateway may enrol; admit lets one that\n"
                       "is pending be controlled (admission = manual). drain has one take no more\n"
                       "hosts, until undrain; with --within connections that are idle are closed\n"
-                      "when that time is over. rotate gives one a new key: now,\n"
-                      "or when it next connects.\n",
+                      "when that time is over; undrain --gateway SOCKET ends it on its own\n"
+                      "machine while the server is away. rotate gives one a new key: now, or\n"
+                      "when it next connects.\n",
                       "enrol admit drain undrain rotate retire", 1, 2, cli_gateway},
     [VERB_DEBUG] = {"debug", "threads | polls", "The server's threads and mailboxes; polls",
                     NULL, "threads polls", 1, 1, cli_debug},
@@ -119,8 +120,8 @@ static const struct option {
     {"follow", 0, NULL, NULL, "go on as they come", OPTION_FLAG, FIELD(follow),
      V(EVENTS) | V(ACTIONS)},
     {"gateway", 0, "NAME", NULL,
-     "only streams of this gateway; of top and describe: the path of its socket", OPTION_TEXT,
-     FIELD(gateway), SELECTS | V(DESCRIBE)},
+     "only streams of this gateway; of top, describe and gateway undrain: the path of its socket",
+     OPTION_TEXT, FIELD(gateway), SELECTS | V(DESCRIBE) | V(GATEWAY)},
     {"host", 0, "NAME", NULL, "only streams of this host", OPTION_TEXT, FIELD(host), SELECTS},
     {"volume", 0, "NAME", NULL, "only streams of this volume", OPTION_TEXT, FIELD(volume), SELECTS},
     {"tenant", 0, "NAME", NULL, "only streams of this tenant", OPTION_TEXT, FIELD(tenant), SELECTS},

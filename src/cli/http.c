@@ -176,6 +176,8 @@ static enum cli_exit prepare(struct cli *c, const char *method, const char *path
 static enum cli_exit tell_unreachable(struct cli *c, CURLcode code)
 {
     const struct http *h = c->http;
+    if (c->again && code != CURLE_WRITE_ERROR)
+        return CLI_UNREACHABLE;
     if (code == CURLE_WRITE_ERROR)
         return cli_fail(CLI_UNREACHABLE, "the answer of %s is larger than its bound", h->server);
     if (code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE)
@@ -197,6 +199,8 @@ static enum cli_exit tell_problem(struct cli *c, long status, const json_t *prob
     enum cli_exit code = status == 401 || status == 403 ? CLI_UNAUTHORISED
                          : status == 404                ? CLI_NOT_FOUND
                                                         : CLI_REFUSED;
+    if (c->again && status == 503)
+        return CLI_UNREACHABLE; /* it begins, or ends */
     if (detail || title)
         cli_fail(code, "%s", detail ? detail : title);
     else

@@ -16,6 +16,9 @@
 
 #define NOTES_MAX 1024u
 #define SCREEN_MAX (1024u * 1024u)
+/* Between two tries to reach a server that is gone. */
+#define AGAIN_FIRST_NS (500 * NS_PER_MS)
+#define AGAIN_MOST_NS  (5 * NS_PER_S)
 
 static const struct table_column local_columns[] = {
     {"STREAM", "key", TABLE_TEXT, false},
@@ -57,7 +60,8 @@ struct top {
     struct cli *c;
     const struct sort_key *sort;
     struct socket *socket; /* of a gateway, or NULL: the server is asked */
-    struct text notes;     /* lines about its worker's deaths and its draining; empty: none */
+    struct text notes;     /* lines about its worker's deaths and its draining, or that the server
+                            * is gone; empty: none */
     size_t note_lines;
 };
 
@@ -265,12 +269,41 @@ static void sleep_ns(uint64_t ns)
     nanosleep(&ts, NULL);
 }
 
+static void note_gone(struct top *t, int64_t since_us)
+{
+    char at[32];
+    clock_format_wall(since_us, at, sizeof(at));
+    text_clear(&t->notes);
+    text_printf(&t->notes, "the server is gone since %.19sZ; trying again (the rows are of then)\n",
+                at);
+    t->note_lines = 1;
+}
+
+/* The next look. While the server is away the screen goes on showing @shown, and that. */
+static enum cli_exit fetch_next(struct top *t, const json_t *shown, json_t **ret)
+{
+    uint64_t pause = AGAIN_FIRST_NS;
+    int64_t since = clock_wall_us();
+    enum cli_exit r = fetch(t, ret);
+    if (t->socket)
+        return r;
+    for (; r == CLI_UNREACHABLE && !ferror(stdout); r = fetch(t, ret)) {
+        note_gone(t, since);
+        show_screen(t, shown);
+        sleep_ns(pause);
+        pause = 2 * pause < AGAIN_MOST_NS ? 2 * pause : AGAIN_MOST_NS;
+    }
+    text_clear(&t->notes);
+    t->note_lines = 0;
+    return r;
+}
+
 static enum cli_exit run(struct top *t)
 {
     uint64_t interval = t->c->o.interval_ns ? t->c->o.interval_ns : 2 * NS_PER_S;
     bool live = t->c->terminal && !t->c->o.once &&
                 (t->c->o.output == OUTPUT_TABLE || t->c->o.output == OUTPUT_WIDE);
-    json_t *items;
+    json_t *items, *next;
     enum cli_exit r = fetch(t, &items);
     if (r == CLI_OK && t->socket && !live) {
         /* The first answer of a gateway is about a stream's whole life: look twice. */
@@ -286,12 +319,18 @@ static enum cli_exit run(struct top *t)
         return r;
     }
     fputs("\033[2J", stdout);
-    while (r == CLI_OK && !ferror(stdout)) {
+    t->c->again = true;
+    for (;;) {
         show_screen(t, items);
-        json_decref(items);
         sleep_ns(interval);
-        r = fetch(t, &items);
+        r = fetch_next(t, items, &next);
+        json_decref(items);
+        if (r != CLI_OK || ferror(stdout))
+            break;
+        items = next;
     }
+    if (r == CLI_OK)
+        json_decref(next);
     return r;
 }
 

@@ -8,8 +8,9 @@
  *   IDLE                      no server in the configuration, or retired (another worker has the
  *                             link now): for ever
  *
- *   A connection that a server opened (link_listen.c) enters at CONNECTING, from WAITING or in the
- *   place of a dial of our own; with no server to dial, WAITING waits for that alone.
+ *   A connection that a server opened comes to PROVING when it has proved the key (link_listen.c),
+ *   from WAITING or in the place of a dial of our own; with no server to dial, WAITING waits for
+ *   that alone.
  *
  *   WAITING --time is up--> CONNECTING --connected--> PROVING --Welcome--> ESTABLISHED
  *      ^                        |   \--> SECURING --TLS--^   |                  |
@@ -56,8 +57,6 @@
 #define BACKOFF_DOUBLINGS 6u
 #define HANDSHAKE_NS (10 * NS_PER_S)
 #define STEADY_NS (5 * NS_PER_S)
-/* One that dialled us has so long to prove the key: meanwhile nobody else can. */
-#define ADOPT_NS (2 * NS_PER_S)
 #define SILENT_HEARTBEATS 3u
 
 static const char *const state_names[LINK_STATE_COUNT] = {
@@ -105,8 +104,8 @@ static bool link_wanted(const struct gateway_config *c)
 
 static const char *link_server(const struct link *l)
 {
-    if (l->adopted)
-        return l->peer;
+    if (l->peer.adopted)
+        return l->peer.from;
     if (l->config->server_count == 0)
         return "a server that dials";
     return l->config->servers[l->server].text;
@@ -117,12 +116,12 @@ static void link_close(struct link *l)
     reactor_remove(l->reactor, &l->source);
     reactor_work_cancel(&l->resume);
     reactor_timer_clear(l->reactor, &l->timer);
-    wire_close(&l->wire);
+    wire_close(&l->peer.wire);
     l->fd = -1;
     text_clear(&l->in);
     text_clear(&l->out);
     frame_arena_reset(&l->arena);
-    sodium_memzero(&l->key, sizeof(l->key));
+    sodium_memzero(&l->peer.key, sizeof(l->peer.key));
     sodium_memzero(l->derived, sizeof(l->derived));
     link_stats_abort(l->stats);
     link_surge_stop(l->surge);
@@ -152,9 +151,9 @@ void link_drop(struct link *l, const char *why)
         wait = BACKOFF_MAX_NS;
     wait = wait / 2 + rng_below(&l->rng, wait / 2);
     l->failures++;
-    if (!stood && !l->adopted && l->config->server_count > 0)
+    if (!stood && !l->peer.adopted && l->config->server_count > 0)
         l->server = (l->server + 1) % l->config->server_count;
-    l->adopted = false;
+    l->peer.adopted = false;
     link_set_state(l, LINK_WAITING);
     if (l->config->server_count > 0)
         reactor_timer_set(l->reactor, &l->timer, now + wait);
@@ -165,7 +164,7 @@ static bool link_flush(struct link *l)
 {
     size_t sent = 0;
     while (sent < l->out.len) {
-        ssize_t n = wire_send(&l->wire, l->out.data + sent, l->out.len - sent);
+        ssize_t n = wire_send(&l->peer.wire, l->out.data + sent, l->out.len - sent);
         if (n == -EAGAIN)
             break;
         if (n < 0) {
@@ -190,8 +189,7 @@ bool link_send(struct link *l, const Weir__Control__Frame *f)
     return link_flush(l);
 }
 
-/* The peer broke the rules: tell it, once, and leave. */
-static void link_refuse(struct link *l, int code, const char *words)
+int link_error(struct text *out, int code, const char *words)
 {
     Weir__Control__Error e = WEIR__CONTROL__ERROR__INIT;
     Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
@@ -199,45 +197,69 @@ static void link_refuse(struct link *l, int code, const char *words)
     e.words = (char *)(uintptr_t)words;
     f.body_case = WEIR__CONTROL__FRAME__BODY_ERROR;
     f.error = &e;
-    if (link_send(l, &f))
+    return frame_append(out, &f);
+}
+
+/* The peer broke the rules: tell it, once, and leave. */
+static void link_refuse(struct link *l, int code, const char *words)
+{
+    weir_assert(l->fd >= 0);
+    if (link_error(&l->out, code, words) < 0)
+        link_drop(l, "the server does not read what it is sent");
+    else if (link_flush(l))
         link_drop(l, words);
 }
 
-static void link_say_hello(struct link *l)
+int link_hello(struct link *l, struct link_peer *p, struct text *out)
 {
-    l->proved = false;
-    memcpy(l->auth.gateway_id, l->gateway_id, sizeof(l->gateway_id));
-    memcpy(l->auth.boot_id, l->boot_id, sizeof(l->boot_id));
-    rng_system(l->auth.nonce_gateway, sizeof(l->auth.nonce_gateway));
-    memcpy(l->auth.key_id, l->key.id, sizeof(l->auth.key_id));
+    struct auth_context *auth = &p->auth;
+    memcpy(auth->gateway_id, l->gateway_id, sizeof(l->gateway_id));
+    memcpy(auth->boot_id, l->boot_id, sizeof(l->boot_id));
+    rng_system(auth->nonce_gateway, sizeof(auth->nonce_gateway));
+    memcpy(auth->key_id, p->key.id, sizeof(auth->key_id));
 
     Weir__Control__Hello h = WEIR__CONTROL__HELLO__INIT;
     Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
     h.version_min = CONTROL_VERSION_MIN;
     h.version_max = CONTROL_VERSION_MAX;
-    h.gateway_id = (ProtobufCBinaryData){.len = AUTH_ID_SIZE, .data = l->auth.gateway_id};
-    h.boot_id = (ProtobufCBinaryData){.len = AUTH_ID_SIZE, .data = l->auth.boot_id};
-    h.nonce = (ProtobufCBinaryData){.len = AUTH_NONCE_SIZE, .data = l->auth.nonce_gateway};
+    h.gateway_id = (ProtobufCBinaryData){.len = AUTH_ID_SIZE, .data = auth->gateway_id};
+    h.boot_id = (ProtobufCBinaryData){.len = AUTH_ID_SIZE, .data = auth->boot_id};
+    h.nonce = (ProtobufCBinaryData){.len = AUTH_NONCE_SIZE, .data = auth->nonce_gateway};
     h.name = (char *)(uintptr_t)l->config->name;
     h.software = (char *)(uintptr_t)"weir-gateway " WEIR_VERSION;
-    h.key_id = l->auth.key_id;
+    h.key_id = auth->key_id;
     h.rekey = true;
     f.body_case = WEIR__CONTROL__FRAME__BODY_HELLO;
     f.hello = &h;
+    return frame_append(out, &f);
+}
+
+static void link_say_hello(struct link *l)
+{
+    l->proved = false;
     link_set_state(l, LINK_PROVING);
-    (void)link_send(l, &f);
+    if (link_hello(l, &l->peer, &l->out) < 0) {
+        link_drop(l, "the server does not read what it is sent");
+        return;
+    }
+    l->said_ns = reactor_now(l->reactor);
+    (void)link_flush(l);
 }
 
 static void link_secure(struct link *l)
 {
     char words[600] = "";
-    int r = link_tls_step(l, words, sizeof(words));
+    int r = link_tls_step(l->config, &l->peer, words, sizeof(words));
     if (r < 0)
         link_drop(l, words);
-    if (r <= 0)
-        return;
-    l->auth.has_channel = true;
-    link_say_hello(l);
+    if (r > 0)
+        link_say_hello(l);
+}
+
+int link_key_choose(struct link *l, struct link_peer *p, const char **ret_why)
+{
+    p->key_next = !l->avoid_next && link_key_next_load(l->config->state_dir, &p->key) == 0;
+    return p->key_next ? 0 : link_key_load(l->config, &p->key, ret_why);
 }
 
 static void link_connected(struct link *l)
@@ -249,19 +271,17 @@ static void link_connected(struct link *l)
         link_drop(l, weir_strerror(r));
         return;
     }
-    l->key_next = !l->avoid_next && link_key_next_load(l->config->state_dir, &l->key) == 0;
-    if (!l->key_next)
-        r = link_key_load(l->config, &l->key, &why);
+    r = link_key_choose(l, &l->peer, &why);
     if (r < 0) {
         link_drop(l, why);
         return;
     }
-    l->auth = (struct auth_context){0};
-    if (!link_tls_wanted(l)) {
+    l->peer.auth = (struct auth_context){0};
+    if (!link_tls_wanted(l->config, &l->peer)) {
         link_say_hello(l);
         return;
     }
-    r = link_tls_begin(l, words, sizeof(words));
+    r = link_tls_begin(l->config, &l->peer, words, sizeof(words));
     if (r < 0) {
         link_drop(l, words);
         return;
@@ -280,16 +300,16 @@ static void link_challenged(struct link *l, const Weir__Control__Challenge *c)
         link_refuse(l, WEIR_E_VERSION, "the server chose a version that was not offered");
         return;
     }
-    l->auth.version = c->version;
-    memcpy(l->auth.nonce_server, c->nonce.data, AUTH_NONCE_SIZE);
-    if (!auth_check(&l->auth, l->key.key, AUTH_SERVER, c->proof.data, c->proof.len)) {
+    l->peer.auth.version = c->version;
+    memcpy(l->peer.auth.nonce_server, c->nonce.data, AUTH_NONCE_SIZE);
+    if (!auth_check(&l->peer.auth, l->peer.key.key, AUTH_SERVER, c->proof.data, c->proof.len)) {
         link_refuse(l, WEIR_E_AUTH, "the server does not know our key");
         return;
     }
     uint8_t proof[AUTH_PROOF_SIZE];
-    auth_prove(&l->auth, l->key.key, AUTH_GATEWAY, proof);
-    if (l->key.kind == LINK_KEY_TOKEN)
-        auth_derive(&l->auth, l->key.key, l->derived);
+    auth_prove(&l->peer.auth, l->peer.key.key, AUTH_GATEWAY, proof);
+    if (l->peer.key.kind == LINK_KEY_TOKEN)
+        auth_derive(&l->peer.auth, l->peer.key.key, l->derived);
     Weir__Control__Proof p = WEIR__CONTROL__PROOF__INIT;
     Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
     p.proof = (ProtobufCBinaryData){.len = sizeof(proof), .data = proof};
@@ -302,7 +322,7 @@ static void link_challenged(struct link *l, const Weir__Control__Challenge *c)
 /* Enrolment: keep the key that both sides derived. False: the link was dropped. */
 static bool link_enrolled(struct link *l, const Weir__Control__Welcome *w)
 {
-    bool enrolling = l->key.kind == LINK_KEY_TOKEN;
+    bool enrolling = l->peer.key.kind == LINK_KEY_TOKEN;
     if (enrolling != (w->new_key_id[0] != '\0')) {
         link_refuse(l, WEIR_E_PROTO,
                     "a new key was given that was not asked for, or none that was");
@@ -314,7 +334,7 @@ static bool link_enrolled(struct link *l, const Weir__Control__Welcome *w)
         link_refuse(l, WEIR_E_PROTO, "the new key's id has blanks");
         return false;
     }
-    int r = link_tls_remember(l);
+    int r = link_tls_remember(l->config, &l->peer);
     if (r == 0)
         r = link_credential_store(l->config->state_dir, w->new_key_id, l->derived);
     if (r < 0) {
@@ -329,12 +349,12 @@ static bool link_enrolled(struct link *l, const Weir__Control__Welcome *w)
 /* The session stands: which key is in force is known. */
 static void link_key_settled(struct link *l)
 {
-    int r = l->key_next ? link_credential_promote(l->config->state_dir) : 0;
+    int r = l->peer.key_next ? link_credential_promote(l->config->state_dir) : 0;
     if (r < 0) /* it is tried first again, and promoted then */
         log_warning("link: the new key cannot be renamed: %s", weir_strerror(r));
-    else if (l->key_next)
-        log_info("link: key %s is in force", l->key.id);
-    l->avoid_next = !l->key_next;
+    else if (l->peer.key_next)
+        log_info("link: key %s is in force", l->peer.key.id);
+    l->avoid_next = !l->peer.key_next;
 }
 
 static void link_welcomed(struct link *l, const Weir__Control__Welcome *w)
@@ -346,16 +366,17 @@ static void link_welcomed(struct link *l, const Weir__Control__Welcome *w)
     if (!link_enrolled(l, w))
         return;
     link_key_settled(l);
-    bool confirm = l->key.kind == LINK_KEY_TOKEN && w->key_confirm;
+    bool confirm = l->peer.key.kind == LINK_KEY_TOKEN && w->key_confirm;
     l->session = w->session;
     l->heartbeat_ns = w->heartbeat_ms * NS_PER_MS;
     l->established_ns = reactor_now(l->reactor);
     l->sessions++;
     l->polls_before = l->polls;
     l->last_error[0] = l->logged_error[0] = '\0';
-    sodium_memzero(&l->key, sizeof(l->key));
+    sodium_memzero(&l->peer.key, sizeof(l->peer.key));
     link_set_state(l, LINK_ESTABLISHED);
     log_info("link to %s stands (session %llu)", link_server(l), (unsigned long long)l->session);
+    link_listen_settled(l->listen);
     link_controls_session(l->controls);
     link_surge_start(l->surge);
     reactor_timer_set(l->reactor, &l->timer, l->established_ns + l->heartbeat_ns);
@@ -369,7 +390,7 @@ static void link_told_error(struct link *l, const char *what, const char *code, 
     char why[2 * FRAME_STRING_MAX];
     snprintf(why, sizeof(why), "%s%s%s%s", what, code, code[0] != '\0' ? ": " : "", words);
     if (l->state == LINK_PROVING && strcmp(code, weir_err_name(WEIR_E_AUTH)) == 0)
-        l->avoid_next = l->key_next; /* of two keys the other is tried now */
+        l->avoid_next = l->peer.key_next; /* of two keys the other is tried now */
     link_drop(l, why);
 }
 
@@ -444,7 +465,7 @@ static bool link_frames(struct link *l)
 /* One read a round (invariant 5). */
 static void link_read(struct link *l)
 {
-    ssize_t n = wire_read(&l->wire, l->scratch, LINK_READ_SIZE);
+    ssize_t n = wire_read(&l->peer.wire, l->scratch, LINK_READ_SIZE);
     if (n == -EAGAIN)
         return;
     if (n <= 0) {
@@ -487,48 +508,66 @@ static void link_ready(struct reactor_source *s, uint32_t events)
         link_read(l);
 }
 
-/* @fd is connected or on its way. */
-static void link_begin(struct link *l, int fd)
+/* l->peer.wire is connected or on its way. False: the link was dropped. */
+static bool link_begin(struct link *l)
 {
-    l->fd = fd;
-    l->wire = (struct wire){.fd = fd};
-    l->source.fd = fd;
-    l->heard_ns = l->began_ns = reactor_now(l->reactor);
+    l->fd = l->source.fd = l->peer.wire.fd;
+    l->heard_ns = reactor_now(l->reactor);
     int r = reactor_add(l->reactor, &l->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP);
     if (r < 0) {
         link_drop(l, weir_strerror(r));
-        return;
+        return false;
     }
-    reactor_timer_set(l->reactor, &l->timer,
-                      l->heard_ns + (l->adopted ? ADOPT_NS : HANDSHAKE_NS));
+    reactor_timer_set(l->reactor, &l->timer, l->heard_ns + HANDSHAKE_NS);
+    return true;
 }
 
 static void link_dial(struct link *l)
 {
+    const struct addr *where = &l->config->servers[l->server];
     link_set_state(l, LINK_CONNECTING);
-    int fd = addr_connect(&l->config->servers[l->server]);
-    if (fd < 0)
+    int fd = addr_connect(where);
+    if (fd < 0) {
         link_drop(l, weir_strerror(fd));
-    else
-        link_begin(l, fd);
-}
-
-void link_adopt(struct link *l, int fd)
-{
-    bool busy = l->state == LINK_ESTABLISHED || (l->state == LINK_PROVING && l->proved) ||
-                (l->adopted && reactor_now(l->reactor) - l->began_ns < ADOPT_NS);
-    if (busy) {
-        close(fd);
         return;
     }
+    l->peer = (struct link_peer){.wire = {.fd = fd}, .where = where};
+    (void)link_begin(l);
+}
+
+bool link_adopt(struct link *l, const struct link_peer *p, const void *in, size_t n)
+{
+    if (l->state == LINK_ESTABLISHED || (l->state == LINK_PROVING && l->proved))
+        return false;
     if (l->state != LINK_WAITING)
         link_drop(l, "a server dialled");
     reactor_timer_clear(l->reactor, &l->timer);
-    l->adopted = true;
-    if (addr_peer_host(fd, l->peer, sizeof(l->peer)) < 0)
-        snprintf(l->peer, sizeof(l->peer), "unknown");
+    l->peer = *p;
+    l->proved = false;
     link_set_state(l, LINK_CONNECTING);
-    link_begin(l, fd);
+    link_set_state(l, LINK_PROVING);
+    if (!link_begin(l))
+        return true;
+    text_append(&l->in, in, n);
+    if (link_frames(l))
+        reactor_defer(l->reactor, &l->resume);
+    return true;
+}
+
+void link_guest_failed(struct link *l, const struct link_peer *p, const char *why, bool refused)
+{
+    uint64_t now = reactor_now(l->reactor);
+    if (refused)
+        l->avoid_next = p->key_next; /* of two keys the other is tried now */
+    if (link_up(l))
+        return;
+    text_escape(l->last_error, sizeof(l->last_error), why, strlen(why));
+    if (strcmp(l->last_error, l->logged_error) == 0 ||
+        (l->guest_logged_ns != 0 && now - l->guest_logged_ns < NS_PER_S))
+        return; /* whoever dials may fail as often and in as many ways as he likes */
+    l->guest_logged_ns = now;
+    snprintf(l->logged_error, sizeof(l->logged_error), "%s", l->last_error);
+    log_warning("link to %s, which dialled: %s", p->from, l->last_error);
 }
 
 static void link_beat(struct link *l, uint64_t now)
@@ -599,7 +638,7 @@ int link_new(struct reactor *r, const struct gateway_config *config, struct stre
     l->config = config;
     l->streams = streams;
     l->relay = relay;
-    l->fd = l->wire.fd = -1;
+    l->fd = l->peer.wire.fd = -1;
     l->source.ready = link_ready;
     l->timer.fire = link_timer;
     reactor_work_init(&l->resume, link_resume);
@@ -678,6 +717,21 @@ void link_free(struct link *l)
     text_fini(&l->out);
     free(l->scratch);
     free(l);
+}
+
+bool link_undrain(struct link *l, bool *ret_was, const char **ret_why)
+{
+    if (link_up(l)) {
+        *ret_why = "the server is connected and says whether the gateway is drained: "
+                   "weir gateway undrain NAME";
+        return false;
+    }
+    if (l->state == LINK_IDLE && link_wanted(l->config)) {
+        *ret_why = "another worker takes over just now; ask again";
+        return false;
+    }
+    *ret_was = l->drain != NULL && link_drain_end(l->drain);
+    return true;
 }
 
 void link_status(const struct link *l, struct link_status *ret)

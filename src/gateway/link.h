@@ -35,6 +35,10 @@ int link_new(struct reactor *r, const struct gateway_config *config, struct stre
 void link_retire(struct link *l);
 /* Says bye and closes. */
 void link_free(struct link *l);
+/* Take hosts again although the server, which is away, had the gateway drained. Kept on disk; a
+ * server that returns and still wants it drained drains it anew. *@ret_was: whether it was. False:
+ * not now, with static words in *@ret_why. */
+bool link_undrain(struct link *l, bool *ret_was, const char **ret_why);
 void link_status(const struct link *l, struct link_status *ret);
 
 #endif

@@ -1,8 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Draining by the server's word. A poll says how it shall be when that is not how it is; the word
- * goes into the ledger, where each worker finds it (drain.c), and into the file "drain" of the
- * state folder: the number of the draining in force, 0 for none. So a gateway that was drained and
- * is started anew, by people or with its machine, stays drained until somebody says otherwise.
+/* Draining by the server's word, or its end by that of people on this machine.
+ *
+ * A poll says how it shall be when that is not how it is; the word goes into the ledger, where each
+ * worker finds it (drain.c), and into the file "drain" of the state folder: the number of the
+ * draining in force, 0 for none. So a gateway that was drained and is started anew, by people or
+ * with its machine, stays drained until somebody says otherwise.
+ *
+ * While the server is there it says how it shall be, again and again, so people's word counts only
+ * while it is away. When it returns and wants the draining still, the gateway is drained again:
+ * what the server keeps is what was agreed, and people were told so (docs/guide/maintenance.md).
  *
  * The file is read once in a ledger's life; after that the ledger is what counts. A file that
  * cannot be understood is said and taken as 0: the server says within a second how it shall be, and
@@ -97,4 +103,19 @@ void link_drain_word(struct link_drain *d, const Weir__Control__Drain *word)
     ledger_drain_set(ledger, word->since, deadline);
     (void)relay_drain(d->link->relay, word->since != 0); /* before we answer that it is so */
     drain_keep(d, word->since);
+}
+
+bool link_drain_end(struct link_drain *d)
+{
+    struct ledger *ledger = stream_ledger(d->link->streams);
+    uint64_t deadline;
+    uint64_t since = ledger_drain(ledger, &deadline);
+    if (since == 0)
+        return false;
+    log_warning("draining %llu is ended by word of the local socket, the server being away",
+                (unsigned long long)since);
+    ledger_drain_set(ledger, 0, 0);
+    (void)relay_drain(d->link->relay, false); /* what cannot listen yet is tried again (drain.c) */
+    drain_keep(d, 0);
+    return true;
 }

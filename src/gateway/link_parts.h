@@ -14,14 +14,16 @@
 size_t link_max_slots(const struct gateway_config *config);
 
 /* ---- TLS (link_tls.c): how the server is known when it is not on this machine. */
-/* Whether the server that is dialled needs it. */
-bool link_tls_wanted(const struct link *l);
-/* Begin; l->key is loaded. 0, or an error code with words. */
-int link_tls_begin(struct link *l, char *words, size_t size);
-/* Go on. 1: it stands and the server is the one; 0: later; an error code with words. */
-int link_tls_step(struct link *l, char *words, size_t size);
+struct link_peer;
+/* Whether it is needed where @p is. */
+bool link_tls_wanted(const struct gateway_config *c, const struct link_peer *p);
+/* Begin; p->key is loaded. 0, or an error code with words. */
+int link_tls_begin(const struct gateway_config *c, struct link_peer *p, char *words, size_t size);
+/* Go on. 1: it stands, the server is the one, and p->auth has its channel; 0: later; an error code
+ * with words. */
+int link_tls_step(const struct gateway_config *c, struct link_peer *p, char *words, size_t size);
 /* Enrolled: know this server again. 0 or -errno. */
-int link_tls_remember(const struct link *l);
+int link_tls_remember(const struct gateway_config *c, const struct link_peer *p);
 
 /* ---- statistics (link_stats.c): what answers polls, from whole readings of the streams'
  * meters. */
@@ -69,6 +71,8 @@ struct link_drain;
 struct link_drain *link_drain_new(struct link *l);
 void link_drain_free(struct link_drain *d);
 void link_drain_word(struct link_drain *d, const Weir__Control__Drain *word);
+/* By word of people on this machine. Returns whether it was drained. */
+bool link_drain_end(struct link_drain *d);
 /* The file's content, with its NUL. 0 or WEIR_E_PARSE. */
 int link_drain_parse(const char *text, uint64_t *ret_since);
 
@@ -86,6 +90,8 @@ void link_rekey_say(struct link *l, const char *key_id, const uint8_t key[AUTH_K
 struct link_listen;
 int link_listen_new(struct link *l, struct link_listen **ret);
 void link_listen_free(struct link_listen *n);
+/* A session stands: whoever else is here goes. NULL is fine. */
+void link_listen_settled(struct link_listen *n);
 int link_listen_address(const struct link_listen *n, char *out, size_t size);
 
 #endif

@@ -49,6 +49,18 @@ struct link_listen;
 struct link_drain;
 struct link_rekey;
 
+/* Who may be the server, on one connection, from its beginning to the session's end. */
+struct link_peer {
+    struct wire wire;
+    bool adopted;             /* it dialled; from says from where */
+    const struct addr *where; /* that was dialled, or that it came to */
+    char from[ADDR_TEXT_SIZE];
+    uint8_t server_key[AUTH_FINGERPRINT_SIZE]; /* what it showed, with TLS */
+    struct link_key key;
+    bool key_next; /* key is the next one, of which nobody knows yet whether it is in force */
+    struct auth_context auth;
+};
+
 struct link {
     struct reactor *reactor;
     const struct gateway_config *config;
@@ -59,14 +71,11 @@ struct link {
     uint8_t gateway_id[AUTH_ID_SIZE], boot_id[AUTH_ID_SIZE];
     struct rng rng;
     size_t server;     /* in config->servers: the one dialled */
-    bool adopted;      /* this session's connection came in; peer says from where */
-    char peer[ADDR_TEXT_SIZE];
     unsigned failures; /* in a row, for the back-off */
-    uint64_t established_ns, began_ns; /* began: of the connection */
+    uint64_t established_ns;
 
     int fd; /* -1: none */
-    struct wire wire; /* over it */
-    uint8_t server_key[AUTH_FINGERPRINT_SIZE]; /* what the server showed, with TLS */
+    struct link_peer peer; /* over it */
     struct reactor_source source;
     struct reactor_timer timer; /* the state's: next try, time-out of the handshake, heartbeat */
     struct reactor_work resume; /* more is waiting to be read */
@@ -75,10 +84,7 @@ struct link {
     struct frame_arena arena;
     uint64_t heard_ns, said_ns;
 
-    struct link_key key; /* of this session */
-    bool key_next;       /* it is the next one, of which nobody knows yet whether it is in force */
-    bool avoid_next;     /* it was refused: the other is tried first */
-    struct auth_context auth;
+    bool avoid_next; /* the next key was refused: the other is tried first */
     bool proved; /* our proof is out, the welcome is awaited */
     uint8_t derived[AUTH_KEY_SIZE];
     uint64_t session, heartbeat_ns;
@@ -93,14 +99,24 @@ struct link {
 
     uint64_t polls, polls_before, sessions; /* ever; ever when this session began */
     char last_error[128], logged_error[128];
+    uint64_t guest_logged_ns;
 };
 
 /* link.c: for the other parts. */
 /* Append @f to what is to be sent and try to send it; a link that cannot take it is dropped (then
  * false, and nothing of the session may be touched). */
 bool link_send(struct link *l, const Weir__Control__Frame *f);
-/* A connection that a server opened: taken as the link's, or closed. */
-void link_adopt(struct link *l, int fd);
+/* The key for a new connection; to @p. 0, or an error code with words. */
+int link_key_choose(struct link *l, struct link_peer *p, const char **ret_why);
+/* Begin the handshake of @p: append Hello to @out. 0, or an error code. */
+int link_hello(struct link *l, struct link_peer *p, struct text *out);
+/* Append Error. */
+int link_error(struct text *out, int code, const char *words);
+/* Who dialled has proved the key, by the frame at the front of the @n bytes at @in: it is the
+ * link's now, and @p->wire with it. False: another server has it. */
+bool link_adopt(struct link *l, const struct link_peer *p, const void *in, size_t n);
+/* Who dialled was left. @refused: it said that it does not know our key. */
+void link_guest_failed(struct link *l, const struct link_peer *p, const char *why, bool refused);
 /* Bytes accepted and not yet sent. */
 size_t link_unsent(const struct link *l);
 /* End the session, with words for people, and try again later. */

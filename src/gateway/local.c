@@ -68,9 +68,10 @@ struct client {
     struct text in, out;
     size_t sent;
     bool ended; /* the client will send no more */
-    bool answered; /* MAKING: out is complete, an error */
+    bool answered; /* MAKING: out is complete: an error, or what was done */
     enum subject subject;
     bool histograms;
+    bool undrain;             /* instead of a subject */
     size_t cursor;            /* next slot or control */
     struct local_seen *seen;  /* one a slot, made when streams are first asked for */
     size_t seen_count;
@@ -269,14 +270,28 @@ static void client_make(struct reactor_work *w)
         client_step(c);
 }
 
-/* Read {"get": SUBJECT, "histograms": BOOL}. Static words when it is something else, else NULL. */
+/* {"do": "undrain"}. Static words when it is something else, else NULL. */
+static const char *parse_order(struct client *c, json_t *o)
+{
+    const char *what = json_string_value(json_object_get(o, "do"));
+    if (json_object_size(o) != 1 || what == NULL || strcmp(what, "undrain") != 0)
+        return "expected {\"do\": \"undrain\"}, alone";
+    c->undrain = true;
+    return NULL;
+}
+
+/* Read {"get": SUBJECT, "histograms": BOOL} or an order. Static words when it is something else,
+ * else NULL. */
 static const char *parse_request(struct client *c, const char *line, size_t n)
 {
     json_error_t error;
     const char *get, *fault = NULL;
     int histograms = 0;
     json_t *o = json_loadb(line, n, JSON_REJECT_DUPLICATES, &error);
-    if (!o || !json_is_object(o)) {
+    c->undrain = false;
+    if (json_object_get(o, "do")) {
+        fault = parse_order(c, o);
+    } else if (!o || !json_is_object(o)) {
         fault = "expected one JSON object a line, such as {\"get\":\"streams\"}";
     } else if (json_unpack_ex(o, &error, JSON_STRICT, "{s:s, s?b}", "get", &get, "histograms",
                               &histograms) != 0) {
@@ -316,13 +331,21 @@ static bool grow_seen(struct client *c)
 static void begin_request(struct client *c, const char *line, size_t n)
 {
     const char *fault = parse_request(c, line, n);
-    if (!fault && c->subject == SUBJECT_STREAMS && !grow_seen(c))
+    bool was = false;
+    if (!fault && c->undrain && c->local->link != NULL)
+        (void)link_undrain(c->local->link, &was, &fault);
+    else if (!fault && !c->undrain && c->subject == SUBJECT_STREAMS && !grow_seen(c))
         fault = "out of memory";
     c->state = CLIENT_MAKING;
     reactor_defer(c->local->reactor, &c->work);
-    c->answered = fault != NULL;
+    c->answered = fault != NULL || c->undrain;
     if (fault) {
         answer_error(c, fault);
+        return;
+    }
+    if (c->undrain) {
+        text_clear(&c->out);
+        text_printf(&c->out, "{\"undrain\":{\"wasDrained\":%s}}\n", was ? "true" : "false");
         return;
     }
     if (c->subject == SUBJECT_STREAMS || c->subject == SUBJECT_CONTROLS)

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The gateway's local socket (0600): one JSON request a line, one JSON answer a line, for `weir top
- * --gateway`.
+ * --gateway` and `weir gateway undrain --gateway`.
  *
  * Requests: {"get":"streams"}, {"get":"targets"}, {"get":"controls"}, {"get":"status"}; streams
- * take "histograms":true. Answers are documented in docs/guide/local-socket.md. Bounds: 16 clients,
- * 4 KiB a request, answers of at most 16 MiB, a client that does not read for 10 s is closed. */
+ * take "histograms":true; and {"do":"undrain"}. Answers are documented in
+ * docs/guide/local-socket.md. Bounds: 16 clients, 4 KiB a request, answers of at most 16 MiB, a
+ * client that does not read for 10 s is closed. */
 #ifndef WEIR_GATEWAY_LOCAL_H
 #define WEIR_GATEWAY_LOCAL_H
 #include "base/reactor.h"

@@ -34,7 +34,8 @@
     X(KEY_CONFIRM, "key-confirm")                                                                \
     /* app -> acceptor: arg[0..1] gateway id -> reply when it has a new key, or not. */          \
     X(GATEWAY_ROTATE, "gateway-rotate")                                                          \
-    /* app -> acceptor: struct rotation_order (monitor/rotation.h), which the store has -> reply. */ \
+    /* app -> acceptor: struct rotation_order (monitor/rotation.h), which the store has          \
+     * -> reply. */                                                                              \
     X(ROTATION_ORDERED, "rotation-ordered")                                                      \
     /* app -> acceptor -> reply json_t: {gateway id: since when a new key is ordered, us}. */    \
     X(ROTATION_ORDERS, "rotation-orders")                                                        \

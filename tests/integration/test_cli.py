@@ -251,11 +251,11 @@ class Cli(unittest.TestCase):
                                              status=NOT_FOUND))
         self.weir("describe", "gateway", "x", "--gateway", self.gateway.socket_path, env=env, status=USAGE)
 
-    def screens(self, *args):
+    def screens(self, *args, **env):
         """`weir top` on a terminal: the process, and a function that reads on until what it wrote satisfies a check."""
         master, slave = pty.openpty()
         p = subprocess.Popen([weirtest.WEIR, "top", "-i", "100ms", *args], stdout=slave, stderr=slave, stdin=slave,
-                             env=self.environment(TERM="xterm"))
+                             env={**self.environment(TERM="xterm"), **env})
         os.close(slave)
         self.addCleanup(os.close, master)
         self.addCleanup(p.wait)
@@ -284,6 +284,20 @@ class Cli(unittest.TestCase):
             read_till(lambda seen: seen.count(b"worker: %d death" % deaths) >= 2)
         self.assertIsNone(p.poll())
         self.assertEqual(g.stop(), 0)
+
+    def test_live_top_goes_on_when_the_server_comes_back_and_shows_that_it_was_gone(self):
+        w = self.world
+        server = w.server(state_dir=w.path("restarted-too"))
+        p, read_till = self.screens("--server", server.http, WEIR_TOKEN=server.admin_token)
+        read_till(lambda seen: seen.count(b"\033[H") >= 2)
+        where = {"state_dir": server.state_dir, "http": server.http.split("//")[1], "control": server.control}
+        server.stop()
+        read_till(lambda seen: seen.count(b"the server is gone since") >= 2)
+        server = w.server(**where)
+        read_till(lambda seen: b"is gone" not in seen[seen.rfind(b"\033[H"):] and seen.count(b"\033[J") >= 1
+                  and b"\033[J" in seen[seen.rfind(b"\033[H"):])
+        self.assertIsNone(p.poll())
+        server.stop()
 
     def test_watch_goes_on_when_the_server_comes_back_and_says_once_that_it_was_gone(self):
         w = self.world

@@ -12,6 +12,7 @@ import shutil
 import socket
 import struct
 import sys
+import threading
 import time
 import unittest
 
@@ -123,7 +124,7 @@ class Discovery(unittest.TestCase):
         self.addCleanup(silent.close)
         self.assertEqual(Peer(silent).beyond_beats()[1], "hello")
         silent.settimeout(weirtest.PATIENCE)
-        self.assertEqual(silent.recv(10), b"", "a stranger that proves nothing is left after two seconds")
+        self.assertEqual(silent.recv(10), b"", "a stranger that proves nothing is left after a while")
         liar = socket.create_connection(("127.0.0.1", port), weirtest.PATIENCE)
         self.addCleanup(liar.close)
         peer = Peer(liar)
@@ -131,8 +132,27 @@ class Discovery(unittest.TestCase):
         liar.sendall(controlwire.frame("challenge", {"version": 1, "nonce": bytes(32), "proof": bytes(32), "server_name": "liar"}))
         _, body, error = peer.beyond_beats()
         self.assertEqual((body, error["code"]), ("error", "auth"))
-        server = self.server(f"[control]\ngateways = 127.0.0.1:{port}\n")
-        self.admitted(server, "far")
+        # Many at once, and ever more of them, while the server comes.
+        crowd = [socket.create_connection(("127.0.0.1", port), weirtest.PATIENCE) for _ in range(20)]
+        stop = threading.Event()
+
+        def more():
+            while not stop.wait(0.2) and len(crowd) < 500:
+                crowd.append(socket.create_connection(("127.0.0.1", port), weirtest.PATIENCE))
+        t = threading.Thread(target=more)
+        t.start()
+        try:
+            server = self.server(f"[control]\ngateways = 127.0.0.1:{port}\n")
+            self.admitted(server, "far")
+            with socket.create_connection(("127.0.0.1", port), weirtest.PATIENCE) as late:
+                late.settimeout(weirtest.PATIENCE)
+                self.assertEqual(late.recv(10), b"", "while a session stands nobody is told anything")
+        finally:
+            stop.set()
+            t.join()
+            for s in crowd:
+                s.close()
+        self.assertEqual(server.items("/gateways")[0]["state"], "admitted")
 
     def test_an_address_that_is_none_is_refused_at_start(self):
         path = self.world.path("bad.conf")

@@ -24,10 +24,10 @@
  *
  * Orders. A gateway that is away gets its new key when it next stands. The order lies in the store,
  * in the gateway's record (store.h, STORE_GATEWAY_REKEY), and comes with its credentials when they
- * are read; it ends in the savepoint that writes a credential. So it holds over the death of anyone,
- * is carried out once, whether the gateway came before the order was here, while keys were read, or
- * after, and a rotation that fails is tried again at the next look. Retiring the gateway ends it
- * with the record; there is one a gateway, so they are as many as credentials at most.
+ * are read; it ends in the savepoint that writes a credential. So it holds over the death of
+ * anyone, is carried out once, whether the gateway came before the order was here, while keys were
+ * read, or after, and a rotation that fails is tried again at the next look. Retiring the gateway
+ * ends it with the record; there is one a gateway, so they are as many as credentials at most.
  *
  * Bounds: ROTATIONS_MAX at once, ROTATION_NS each; by age at most BY_AGE a look. */
 #include "server/monitor/rotation.h"

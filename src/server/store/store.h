@@ -71,8 +71,8 @@ enum store_verb {
     STORE_GATEWAY_UNDRAIN,
     /* name: id hex; json: the record for when there is none yet, with "rekey": {"since_us"}: a new
      * key is ordered. One a gateway: an earlier order stays as it is. It stays whatever is put, and
-     * goes with the next credential that the gateway gets, and with the record. Reply: {"since_us"};
-     * WEIR_E_NOT_FOUND: the gateway has no credential. */
+     * goes with the next credential that the gateway gets, and with the record. Reply:
+     * {"since_us"}; WEIR_E_NOT_FOUND: the gateway has no credential. */
     STORE_GATEWAY_REKEY,
     STORE_SETTING_PUT, /* name; json: any ("enforcement": {"on": true}) */
 };
@@ -101,8 +101,8 @@ enum store_table {
     STORE_TOKENS,      /* [{"id","name","role","hash","created_us","expires_us"}] */
     /* open and not expired: [{"id","key","expires_us","used_by" (a gateway's id)}] */
     STORE_ENROLMENTS,
-    /* [{"key_id","key","gateway_id","gateway_name","created_us","tls_key","ordered_us" (0: no new one
-     * is ordered)}] */
+    /* [{"key_id","key","gateway_id","gateway_name","created_us","tls_key","ordered_us" (0:
+     * no new one is ordered)}] */
     STORE_CREDENTIALS,
     STORE_GATEWAYS,    /* [{"id","updated_us","gateway": as put}] */
     STORE_SETTINGS,    /* name ("" all): [{"name","updated_us","value": as put}] */

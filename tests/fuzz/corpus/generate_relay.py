@@ -94,6 +94,7 @@ def main():
         "streams": b'{"get":"streams","histograms":true}\n', "status": b'{"get":"status"}\n{"get":"targets"}\n',
         "controls": b'{"get":"controls"}\r\n', "wrong": b'{"get":"x"}\nnonsense\n{}\n[]\n{"get":1}\n', "cut": b'{"get":"str',
         "twice": b'{"get":"status","get":"streams"}\n', "zero": b'{"get":"status\\u0000"}\n', "long": b"x" * 5000 + b"\n",
+        "undrain": b'{"do":"undrain"}\n{"do":"undrain","get":"status"}\n{"do":1}\n{"get":"status"}\n',
     }.items():
         seed("local", name, b"\0" + line)
     seed("local", "in-pieces", b"\3" + b'{"get":"streams"}\n{"get":"status"}\n')
