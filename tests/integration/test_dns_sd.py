@@ -175,6 +175,22 @@ class DnsSd(unittest.TestCase):
         self.wait_state(server, "late", "admitted")
         self.assertEqual(server.output().count("cannot be looked for"), 1, "said once")
 
+    def test_a_server_ends_in_order_while_d_bus_does_not_answer(self):
+        for p in self.world.processes:
+            p.stop()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.bus_path)
+        with socket.socket(socket.AF_UNIX) as mute:  # takes connections, and never says a word
+            mute.bind(self.bus_path)
+            mute.listen(8)
+            server = self.server()
+            mute.settimeout(weirtest.PATIENCE)
+            self.held = mute.accept()[0]  # so the finder is inside D-Bus, or about to be
+            self.addCleanup(self.held.close)
+            self.assertEqual(self.held.recv(1), b"\0", "libdbus begins with it")
+            self.assertEqual(server.stop(), 0)
+            self.assertIn("D-Bus does not answer the finder", server.output())
+
     def test_hostile_announcements_cost_nothing(self):
         server = self.server()
         self.gateway("honest")
