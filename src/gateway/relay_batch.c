@@ -5,7 +5,8 @@
  *
  * Model: while a walk goes through what was read it adds up, and the ledger sees the sums once:
  *
- *   requests   gate:  a pass (qos/pass.c) lets READs and WRITEs go, and pays at its end
+ *   requests   gate:  a pass (qos/pass.c) lets READs and WRITEs go, and pays at its end; none
+ *                     where no limit covers the stream
  *              meter: arrivals, one change for reads and one for writes
  *   answers    meter: those asked and dispatched at the same times are one change
  *   both       scheduler: while there is no window it only counts
@@ -34,6 +35,7 @@ void relay_batch_begin(struct relay_batch *b, struct relay_conn *c, uint64_t now
     b->now_ns = now_ns;
     b->counts_only = target_counts_only(c->stream->port, &c->stream->turn);
     b->single = b->passing = false;
+    b->free = pass_needless(&c->stream->flow);
     b->dispatched = 0;
     b->arrived[IO_READ] = b->arrived[IO_WRITE] = 0;
     b->bytes[IO_READ] = b->bytes[IO_WRITE] = 0;

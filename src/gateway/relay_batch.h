@@ -17,6 +17,7 @@ struct relay_batch {
     uint64_t now_ns;
     bool counts_only; /* no window: the scheduler is told of all at once */
     bool single;      /* the pass lets no more go: ask the gate for each */
+    bool free;        /* no limit covers the stream, nobody waits: all go */
     bool passing;     /* the pass is open */
     bool entered;     /* it holds the ledger's lock */
     uint32_t dispatched;
@@ -45,10 +46,12 @@ static inline bool relay_batch_gate(struct relay_batch *b, struct relay_conn *c,
         return relay_batch_ask(b, c, io);
     b->arrived[op]++;
     b->bytes[op] += io->bytes;
-    if (!b->passing)
-        relay_batch_open(b, c);
-    if (b->single || !pass_take(&b->pass, (enum io_direction)op, io->bytes))
-        return relay_batch_ask(b, c, io);
+    if (!b->free) {
+        if (!b->passing)
+            relay_batch_open(b, c);
+        if (b->single || !pass_take(&b->pass, (enum io_direction)op, io->bytes))
+            return relay_batch_ask(b, c, io);
+    }
     io->queued = io->was_held = false;
     return true;
 }

@@ -5,6 +5,9 @@
  * go, lets READs and WRITEs go as long as gate_submit would, each at the cost of four numbers, and
  * pays for all of them when it is closed. Between open and close nothing else may touch the gate.
  *
+ * Of a flow that no limit covers and where nobody waits (pass_needless) everything goes, and there
+ * is nothing to ask and nothing to pay: no pass is opened.
+ *
  * Pure; owner thread only; never allocates. */
 #ifndef WEIR_QOS_PASS_H
 #define WEIR_QOS_PASS_H
@@ -22,6 +25,14 @@ struct pass {
     uint64_t took_ios[2], took_bytes[2];      /* IO_DIR_READ, IO_DIR_WRITE */
 };
 
+/* Whether a pass would let all go and pay nothing. Asked anew for each batch. */
+static inline bool pass_needless(const struct gate_flow *f)
+{
+    unsigned limits = 0;
+    for (uint32_t i = 0; i < f->cover_count; i++)
+        limits |= f->cover[i]->in_force;
+    return limits == 0 && f->queue[IO_DIR_READ].length == 0 && f->queue[IO_DIR_WRITE].length == 0;
+}
 void pass_open(struct pass *p, struct gate_flow *f, uint64_t now_ns);
 /* Whether a READ or WRITE of @bytes goes now. False: ask gate_submit, once the pass is closed. */
 static inline bool pass_take(struct pass *p, enum io_direction dir, uint64_t bytes)

@@ -105,11 +105,6 @@ void target_complete(struct target *t, struct sched_io *io, uint64_t judged_ns, 
     hist_record(t->waits, took > io->cost_ns ? took - io->cost_ns : 0);
 }
 
-bool target_counts_only(const struct target *t, const struct sched_flow *f)
-{
-    return !t->on && sched_window(t->sched) == 0 && f->share->terms.latency_us == 0;
-}
-
 static int order(const void *a, const void *b)
 {
     const uint64_t *x = a, *y = b;

@@ -46,7 +46,10 @@ void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_
 void target_complete(struct target *t, struct sched_io *io, uint64_t judged_ns, uint64_t now_ns);
 /* Whether batches of @f may be told to the scheduler together (struct sched_run): nothing learns
  * from single answers. */
-bool target_counts_only(const struct target *t, const struct sched_flow *f);
+static inline bool target_counts_only(const struct target *t, const struct sched_flow *f)
+{
+    return !t->on && sched_window(t->sched) == 0 && f->share->terms.latency_us == 0;
+}
 /* Every TARGET_TICK_NS while on: learn, set the window. sched_poll may have something then. */
 void target_tick(struct target *t, uint64_t now_ns);
 /* Slots in force in thousandths; 0: off. */

@@ -33,7 +33,7 @@ struct pair {
     struct rng rng;
     uint64_t now;
     uint32_t next;
-    uint32_t by_pass, by_gate, went_held; /* to see that both ways were gone */
+    uint32_t by_pass, by_gate, by_nobody, went_held; /* to see that both ways were gone */
 };
 
 static struct gate_limits random_limits(struct rng *r)
@@ -128,7 +128,7 @@ static void batch(struct pair *p)
     uint32_t f = (uint32_t)rng_below(&p->rng, FLOWS), n = 1 + (uint32_t)rng_below(&p->rng, 64);
     uint64_t most = test_rng_log(&p->rng, 512, UINT32_MAX);
     struct pass pass;
-    bool open = false, single = false;
+    bool open = false, single = false, needless = pass_needless(&p->passes.flow[f]);
     for (uint32_t i = 0; i < n && p->plain.held < IOS - 64; i++) {
         uint32_t at = free_io(p);
         enum io_op op = (enum io_op)rng_below(&p->rng, 2);
@@ -138,8 +138,9 @@ static void batch(struct pair *p)
                                    .arrived_ns = p->now};
         p->plain.io[at].io = p->passes.io[at].io = io;
         bool plain = gate_submit(p->plain.gate, &p->plain.flow[f], &p->plain.io[at].io, p->now);
-        bool went = false;
-        if (op != IO_TRIM && !single) {
+        bool went = op != IO_TRIM && needless;
+        p->by_nobody += went;
+        if (op != IO_TRIM && !needless && !single) {
             if (!open)
                 pass_open(&pass, &p->passes.flow[f], p->now);
             open = true;
@@ -163,7 +164,7 @@ static void batch(struct pair *p)
     same_buckets(p);
 }
 
-static void world(struct rng *seeds, uint32_t sums[3])
+static void world(struct rng *seeds, uint32_t sums[4])
 {
     struct pair *p = calloc(1, sizeof *p);
     struct gate_limits limits[RULES];
@@ -185,6 +186,7 @@ static void world(struct rng *seeds, uint32_t sums[3])
     sums[0] += p->by_pass;
     sums[1] += p->by_gate;
     sums[2] += p->went_held;
+    sums[3] += p->by_nobody;
     side_fini(&p->plain, p->now);
     side_fini(&p->passes, p->now);
     free(p);
@@ -194,15 +196,16 @@ static void a_pass_lets_go_and_charges_what_the_gate_would(void **state)
 {
     (void)state;
     struct rng seeds;
-    uint32_t sums[3] = {0};
+    uint32_t sums[4] = {0};
     rng_seed(&seeds, test_seed());
     for (int i = 0; i < WORLDS; i++)
         world(&seeds, sums);
-    print_message("%u went by a pass, %u by the gate, %u after they were held\n", sums[0], sums[1],
-                  sums[2]);
+    print_message("%u went by a pass, %u by the gate, %u after they were held, %u unasked\n",
+                  sums[0], sums[1], sums[2], sums[3]);
     assert_true(sums[0] > 1000);
     assert_true(sums[1] > 0);
     assert_true(sums[2] > 100);
+    assert_true(sums[3] > 100);
 }
 
 static void without_limits_everything_goes(void **state)
@@ -212,6 +215,7 @@ static void without_limits_everything_goes(void **state)
     struct gate_flow f;
     struct pass p;
     gate_flow_init(g, &f);
+    assert_true(pass_needless(&f));
     pass_open(&p, &f, 1);
     for (uint32_t i = 0; i < 1024; i++)
         assert_true(pass_take(&p, i % 2 ? IO_DIR_READ : IO_DIR_WRITE, 32 << 20));
