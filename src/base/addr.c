@@ -349,40 +349,7 @@ int addr_local_text(int fd, char *out, size_t size)
     return n < 0 || (size_t)n >= size ? WEIR_E_TOO_LARGE : 0;
 }
 
-int addr_congestion_set(int fd, const char *congestion)
-{
-    socklen_t len = (socklen_t)strlen(congestion);
-    return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, congestion, len) < 0 ? -errno : 0;
-}
-
-int addr_congestion_known(const char *congestion)
-{
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -errno;
-    int r = addr_congestion_set(fd, congestion);
-    close(fd);
-    return r;
-}
-
-int addr_congestion_default(char *out, size_t size)
-{
-    char name[64] = "";
-    socklen_t len = sizeof(name) - 1;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -errno;
-    int r = getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len) < 0 ? -errno : 0;
-    close(fd);
-    return r < 0 ? r : text_copy(out, size, name);
-}
-
 int addr_connect(const struct addr *a)
-{
-    return addr_connect_with(a, NULL);
-}
-
-int addr_connect_with(const struct addr *a, const char *congestion)
 {
     int fd = socket(a->ss.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
@@ -390,8 +357,6 @@ int addr_connect_with(const struct addr *a, const char *congestion)
     int on = 1, r = 0;
     if (!addr_is_unix(a) && setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0)
         r = -errno;
-    if (congestion && !addr_is_unix(a))
-        (void)addr_congestion_set(fd, congestion);
     if (r == 0 && connect(fd, (const struct sockaddr *)&a->ss, a->len) < 0 && errno != EINPROGRESS)
         r = -errno;
     if (r < 0) {

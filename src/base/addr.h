@@ -43,16 +43,6 @@ int addr_local_text(int fd, char *out, size_t size);
 /* Start a non-blocking connect with TCP_NODELAY. Returns the descriptor (connected or in progress)
  * or -errno. addr_connect_result gives 0 or -errno once it is writable. */
 int addr_connect(const struct addr *a);
-/* The same with a congestion control of its own (tcp(7), TCP_CONGESTION), if @congestion is not
- * NULL, the system has it and @a is TCP. Only one that is chosen before the connection stands
- * leaves nothing of the system's behind. */
-int addr_connect_with(const struct addr *a, const char *congestion);
-/* What is accepted on @fd, or connects by it, from now on uses @congestion. 0 or -errno. */
-int addr_congestion_set(int fd, const char *congestion);
-/* Whether this process may choose @congestion: 0 or -errno. */
-int addr_congestion_known(const char *congestion);
-/* What the system gives to new sockets. 0 or -errno. */
-int addr_congestion_default(char *out, size_t size);
 int addr_connect_result(int fd);
 /* Have the kernel ask a silent peer of @fd whether it is still there, and fail the connection after
  * about a minute without an answer. Nothing on a Unix socket, whose peer cannot vanish unseen. */

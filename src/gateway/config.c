@@ -57,7 +57,6 @@ void gateway_config_init(struct gateway_config *c)
 {
     *c = (struct gateway_config){
         .state_dir = "/var/lib/weir-gateway",
-        .congestion_control = CONFIG_CONGESTION,
         .max_streams = 512,
         .max_connections = 1024,
         .max_connections_per_host = 512,

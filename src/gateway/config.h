@@ -69,9 +69,6 @@ struct limit_config {
     struct gate_limits limits;
 };
 
-/* Of TCP to hosts and targets, unless the file says otherwise: it does not pace. */
-#define CONFIG_CONGESTION "cubic"
-
 /* How the data path waits and sends. */
 enum config_engine {
     CONFIG_ENGINE_AUTO,  /* io_uring where the system has it, else epoll */
@@ -113,7 +110,6 @@ struct gateway_config {
     uint64_t drain_timeout_ns;      /* default 30 s: connections of a worker that retires */
     uint32_t log_level;             /* enum log_level */
     uint32_t io_engine;             /* enum config_engine; default auto */
-    char congestion_control[16];    /* of TCP to hosts and targets; used if the system has it */
     bool sandbox;                   /* base/sandbox.h; default yes */
 };
 

@@ -41,7 +41,6 @@ static const struct config_key keys[] = {
     {SECTION_GATEWAY, "worker-timeout", VALUE_DURATION, GATEWAY(worker_timeout_ns), NS_PER_S,
      600 * NS_PER_S},
     {SECTION_GATEWAY, "io-engine", VALUE_ENGINE, GATEWAY(io_engine), 0, 0},
-    {SECTION_GATEWAY, "congestion-control", VALUE_CONGESTION, GATEWAY(congestion_control), 0, 0},
     {SECTION_GATEWAY, "sandbox", VALUE_YES, GATEWAY(sandbox), 0, 0},
     {SECTION_GATEWAY, "drain-timeout", VALUE_DURATION, GATEWAY(drain_timeout_ns), 100 * NS_PER_MS,
      3600 * NS_PER_S},
@@ -204,19 +203,6 @@ static int read_server(struct gateway_config *c, const char *value, const char *
     if (r == 0)
         c->server_count++;
     return r;
-}
-
-/* What new sockets of the system have is looked up here and now, so that a listener that an older
- * worker opened loses the older choice. */
-static int read_congestion(const char *value, char *out, size_t size, const char **expected)
-{
-    *expected = "auto, system, or a TCP congestion control that this system allows (see "
-                "/proc/sys/net/ipv4/tcp_allowed_congestion_control)";
-    if (strcmp(value, "auto") == 0)
-        return text_copy(out, size, CONFIG_CONGESTION);
-    if (strcmp(value, "system") == 0)
-        return addr_congestion_default(out, size);
-    return text_copy(out, size, value) < 0 || addr_congestion_known(value) < 0 ? WEIR_E_INVALID : 0;
 }
 
 static int read_uri(struct target_config *t, const char *value, const char **expected)
@@ -394,9 +380,6 @@ int config_key_read(struct gateway_config *c, void *object, const struct config_
             *(uint32_t *)field = i;
             r = 0;
         }
-        break;
-    case VALUE_CONGESTION:
-        r = read_congestion(value, field, k->size, &expected);
         break;
     case VALUE_SCOPE:
         expected = "stream (each stream has the limit for itself) or group (all share it)";

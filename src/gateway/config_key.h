@@ -35,7 +35,6 @@ enum config_value {
     VALUE_SIZE,      /* uint64_t of bytes in min..max */
     VALUE_LEVEL,     /* uint32_t, enum log_level */
     VALUE_ENGINE,    /* uint32_t, enum config_engine */
-    VALUE_CONGESTION, /* a name of TCP_CONGESTION */
     VALUE_SCOPE,     /* bool: per stream */
     VALUE_IOPS,      /* uint64_t, 0: unlimited */
     VALUE_BANDWIDTH, /* the same */

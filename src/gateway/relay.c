@@ -336,8 +336,6 @@ static int relay_listen(struct relay *r, const struct listener_config *config, i
         fd = relay_listener_open(config);
     if (fd < 0)
         return fd;
-    if (!addr_is_unix(&config->addr)) /* what the system lacks it keeps its own for */
-        (void)addr_congestion_set(fd, r->config->congestion_control);
     l->source.fd = fd;
     l->paused = r->draining && relay_listener_pausable(config);
     int ret = l->paused ? 0 : relay_listener_watch(l);

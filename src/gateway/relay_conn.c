@@ -529,8 +529,7 @@ static void relay_conn_unreachable(struct relay_conn *c, int error)
 /* Connect to the target. False: @c is gone. */
 static bool relay_conn_dial(struct relay_conn *c)
 {
-    int fd = addr_connect_with(&c->listener->target->addr,
-                               c->relay->config->congestion_control);
+    int fd = addr_connect(&c->listener->target->addr);
     if (fd < 0) {
         relay_conn_unreachable(c, fd);
         return false;

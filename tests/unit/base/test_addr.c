@@ -319,43 +319,6 @@ static void unix_sockets_have_their_mode_and_replace_only_stale_files(void **sta
     rmdir(dir);
 }
 
-static void check_congestion(int fd, const char *expected)
-{
-    char name[64] = "";
-    socklen_t len = sizeof(name) - 1;
-    assert_return_code(getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len), errno);
-    assert_string_equal(name, expected);
-}
-
-/* reno is part of every kernel, and anybody may choose it. */
-static void a_connection_has_the_congestion_control_it_was_given(void **state)
-{
-    (void)state;
-    struct addr a;
-    char text[64], system[16];
-    assert_int_equal(addr_congestion_known("reno"), 0);
-    assert_int_equal(addr_congestion_known("no-such-thing"), -ENOENT);
-    assert_int_equal(addr_congestion_default(system, sizeof(system)), 0);
-    assert_int_equal(addr_parse("127.0.0.1:0", 0, &a, NULL), 0);
-    int listener = addr_listen(&a, 4, 0);
-    assert_return_code(listener, errno);
-    assert_int_equal(addr_local_text(listener, text, sizeof(text)), 0);
-    assert_int_equal(addr_parse(text, 0, &a, NULL), 0);
-    for (int i = 0; i < 2; i++) {
-        const char *mine = i == 0 ? NULL : "reno";
-        if (mine)
-            assert_int_equal(addr_congestion_set(listener, mine), 0);
-        int fd = addr_connect_with(&a, mine), at = accept(listener, NULL, NULL);
-        assert_return_code(fd, errno);
-        assert_return_code(at, errno);
-        check_congestion(fd, mine ? mine : system);
-        check_congestion(at, mine ? mine : system);
-        close(fd);
-        close(at);
-    }
-    close(listener);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -368,7 +331,6 @@ int main(void)
         cmocka_unit_test(tcp_connections_send_at_once),
         cmocka_unit_test(a_refused_connection_is_told),
         cmocka_unit_test(unix_sockets_have_their_mode_and_replace_only_stale_files),
-        cmocka_unit_test(a_connection_has_the_congestion_control_it_was_given),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
