@@ -24,7 +24,8 @@
  *  2. Nothing is overtaken. A mailbox keeps the order of each sender, so the baton comes behind
  *     all that its sender posted before: inbound's reports before the export, the services' polls
  *     and controls before the writing half leaves, the import before the first report that
- *     inbound[to] reads.
+ *     inbound[to] reads. That holds within a lane; an answer in several frames that has begun in
+ *     the urgent one may be overtaken, and its rest is dropped (inbound.c).
  *  3. Nothing is lost: what the gateway sends meanwhile waits in its socket; what is to be sent to
  *     it waits in the writing half or, decided later, is found as a difference by services[to].
  *  4. The two halves of a session are never touched by two threads: who puts one in has removed the

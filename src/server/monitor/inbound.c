@@ -518,13 +518,15 @@ static bool read_is_all(const struct half *h, size_t n)
 static void read_some(struct half *h)
 {
     struct inbound *in = h->in;
+    uint64_t id = h->id;
     ssize_t n = wire_read(&h->session->wire, in->scratch, READ_SIZE);
     if (n == -EAGAIN)
         return;
     /* If outbound shut the socket, its reason was posted before: it is in the mailbox now. */
     if (n <= 0)
         mail_turn(&in->mail);
-    if (h->closing)
+    /* That mail may have ended it, or taken it away: then the end is read where it goes. */
+    if (!h->used || h->id != id || h->closing)
         return;
     if (n == 0) {
         monitor_count(in->m, ended_peer);
@@ -548,6 +550,7 @@ static void read_again(struct reactor_work *w)
 {
     struct inbound *in = container_of(w, struct inbound, read_more);
     struct list batch;
+    mailbox_let_go(in->me); /* what the round held does not wait for these */
     list_init(&batch);
     for (struct list *l; (l = list_pop_front(&in->again)) != NULL;)
         list_push_back(&batch, l);
@@ -634,6 +637,8 @@ static void move_out(struct inbound *in, struct move *m)
     reactor_remove(in->reactor, &h->source);
     if (list_linked(&h->again))
         list_remove(&h->again);
+    /* The baton may overtake what is in the urgent lane: the rest must not pass for the whole. */
+    h->cut |= h->answering && h->urgent;
     h->leaving = m;
     settle(h);
 }

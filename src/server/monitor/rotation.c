@@ -445,7 +445,8 @@ void rotation_ordered(struct rotation_table *t, const struct msg *m)
     snprintf(subject, sizeof(subject), "gateway/%s", o->name);
     snprintf(words, sizeof(words), "a new key is ordered for gateway %s, for when it next connects",
              o->name);
-    acceptor_event(a, EVENT_INFO, "gateway-key-ordered", subject, words);
+    if (status == 0)
+        acceptor_event(a, EVENT_INFO, "gateway-key-ordered", subject, words);
     rotation_look(t);
     key_loader_load(a);
     mailbox_reply(a->me, m, status, NULL, NULL);

@@ -29,15 +29,20 @@
 /* No rate is believed above this: it bounds all later arithmetic. */
 #define RATE_MAX UINT64_C(1000000000000)
 
-static void gather_clear(struct gather *a)
+static void gather_clear_counts(struct gather *a)
 {
-    for (int k = 0; k < METER_HIST_COUNT; k++)
-        sparse_hist_clear(&a->hist[k]);
     memset(a->arrived, 0, sizeof(a->arrived));
     memset(a->bytes_arrived, 0, sizeof(a->bytes_arrived));
     memset(a->total_ns, 0, sizeof(a->total_ns));
     a->arrivals = a->reads = a->writes = a->others = 0;
     a->read_bytes = a->write_bytes = a->errors = a->held = 0;
+}
+
+static void gather_clear(struct gather *a)
+{
+    for (int k = 0; k < METER_HIST_COUNT; k++)
+        sparse_hist_clear(&a->hist[k]);
+    gather_clear_counts(a);
 }
 
 static void window_clear(struct stream *st)
@@ -138,7 +143,7 @@ static void merge_op(struct gateway *g, struct stream *st, const struct report_o
     }
 }
 
-/* Without memory a bucket is not known yet: what it lacks comes with its next count. */
+/* Without memory it is as if the bucket had not been told: what it lacks comes with its next count. */
 static void merge_bucket(struct gateway *g, struct sparse_hist *now, struct sparse_hist *into,
                          const struct report_bucket *b, uint32_t hint[2])
 {
@@ -152,6 +157,10 @@ static void merge_bucket(struct gateway *g, struct sparse_hist *now, struct spar
     uint64_t was = *known, d = counter_step(g, known, b->count);
     now->count += b->count - was; /* modulo 2^64: the sum of all buckets */
     uint64_t *gathered = d != 0 && into != NULL ? sparse_hist_at(into, b->index, &hint[1]) : NULL;
+    if (gathered == NULL && d != 0 && into != NULL) {
+        now->count -= *known - was;
+        *known = was;
+    }
     if (gathered == NULL)
         return;
     *gathered += d;
@@ -294,15 +303,17 @@ static void window_take(struct stream *st, uint64_t duration_ns)
     }
     for (int k = 0; k < METER_HIST_COUNT; k++) {
         struct sparse_hist *h = &w->hist[k];
-        if (a->hist[k].used == 0)
+        if (a->hist[k].used == 0) {
+            sparse_hist_clear(&a->hist[k]); /* idle for a whole window: its block may go */
             continue;
+        }
         sparse_hist_swap(h, &a->hist[k]); /* what was there is empty: window_clear */
         w->p50_us[k] = sparse_hist_quantile(h, 0.50) / 1000;
         w->p99_us[k] = sparse_hist_quantile(h, 0.99) / 1000;
         w->max_us[k] = h->max_ns / 1000;
         w->mean_us[k] = sparse_hist_mean(h) / 1000;
     }
-    gather_clear(a);
+    gather_clear_counts(a); /* its histograms are empty, and have their blocks */
 }
 
 /* How long the window was: by the gateway's clock, unless that disagrees wildly with ours. */
