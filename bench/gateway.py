@@ -8,7 +8,8 @@ its rate filter, QEMU's storage daemon with a throttle. All stand ready all the 
 is run through every one in turn, so that a slow moment of the machine meets all alike.
 
     bench/gateway.py [--rounds N] [--seconds S] [--rows REGEX] [--proxies REGEX] [--no-limits] [--no-instructions]
-                     [--limit-rounds N] [--gateway NAME=BINARY] [--engine ENGINE] [--json FILE] [--write FILE]
+                     [--limit-rounds N] [--gateway NAME=BINARY] [--engine ENGINE] [--busy-poll DURATION]
+                     [--json FILE] [--write FILE]
 
 Binaries come from $WEIR_BUILD; --gateway puts another build of weir-gateway beside it in the same rounds. A proxy's CPU is its process
 clock over a run (warm-up included) by all answers of that run. Instructions are counted by valgrind, of the gateway's user code only.
@@ -54,16 +55,17 @@ ROWS = [Row(*shape, connections) for connections in (1, 8) for shape in SHAPES]
 
 # Each starts a proxy before the storage at `port` and returns (process, "host:port").
 
-def weir_config(port, engine="auto"):
-    return (f"[gateway]\nio-engine = {engine}\n[listener l]\naddress = 127.0.0.1:0\ntarget = t\n[target t]\n"
+def weir_config(port, engine="auto", busy=None):
+    more = f"busy-poll = {busy}\n" if busy else ""  # older builds do not know it
+    return (f"[gateway]\nio-engine = {engine}\n{more}[listener l]\naddress = 127.0.0.1:0\ntarget = t\n[target t]\n"
             f"uri = nbd://127.0.0.1:{port}\n[limit never]\niops = {NEVER}\nbandwidth = {NEVER * 1000}\n")
 
 
-def weir(binary=None, engine="auto"):
+def weir(binary=None, engine="auto", busy=None):
     def start(w, port):
         own, weirtest.GATEWAY = weirtest.GATEWAY, binary or weirtest.GATEWAY
         try:
-            gateway = w.gateway(config=weir_config(port, engine))
+            gateway = w.gateway(config=weir_config(port, engine, busy))
         finally:
             weirtest.GATEWAY = own
         return gateway, gateway.address
@@ -332,6 +334,7 @@ def arguments():
     p.add_argument("--proxies", default="", metavar="REGEX")
     p.add_argument("--gateway", action="append", default=[], metavar="NAME=BINARY", help="another build of weir-gateway beside this one")
     p.add_argument("--engine", action="append", default=[], choices=["epoll", "io_uring"], help="weir-gateway with this engine too")
+    p.add_argument("--busy-poll", action="append", default=[], metavar="DURATION", help="weir-gateway with this busy-poll too")
     p.add_argument("--no-limits", action="store_true", help="leave the limiters' table out")
     p.add_argument("--limit-rounds", type=int, default=5, help="of the limiters, at most --rounds")
     p.add_argument("--limit-seconds", type=float, default=2, help="of each limiter's run")
@@ -352,6 +355,7 @@ def main():
     a = arguments()
     names = [n for n in PROXIES if re.search(a.proxies, n)]
     more = {f"{US}, {engine}": weir(engine=engine) for engine in a.engine}
+    more.update({f"{US}, busy-poll {busy}": weir(busy=busy) for busy in a.busy_poll})
     more.update({name: weir(binary=binary) for name, binary in (g.split("=", 1) for g in a.gateway)})
     PROXIES.update(more)
     names += more

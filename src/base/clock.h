@@ -12,6 +12,16 @@
 /* CLOCK_MONOTONIC in ns. Any thread. Never called from qos/, proto/, control/ or services/. */
 uint64_t clock_mono_ns(void);
 
+/* Between two looks at something that another processor changes soon. */
+static inline void clock_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 /* Wall clock: microseconds since 1970-01-01 UTC. Any thread. */
 int64_t clock_wall_us(void);
 

@@ -81,6 +81,8 @@ struct reactor {
     struct list works;
     uint64_t now_ns;
     bool stopping, no_pwait2;
+    bool lively; /* the last round had events */
+    uint64_t look_ns;
     struct reactor_source wake_source;
     atomic_bool wake_pending;
     void (*on_wake)(void *arg);
@@ -239,6 +241,11 @@ int reactor_use_uring(struct reactor *r)
     (void)epoll_ctl(r->epoll_fd, EPOLL_CTL_DEL, r->wake_source.fd, NULL);
     reactor_uring_poll(r, r->wake_source.slot, r->wake_source.fd);
     return 0;
+}
+
+void reactor_look(struct reactor *r, uint64_t look_ns)
+{
+    r->look_ns = look_ns;
 }
 
 bool reactor_send(struct reactor *r, struct reactor_source *s, const void *data, size_t n)
@@ -483,10 +490,26 @@ static struct reactor_source *reactor_source_of(struct reactor *r, uint64_t toke
     return entry->generation == (uint32_t)(token >> 32) ? entry->source : NULL;
 }
 
-static int reactor_epoll_dispatch(struct reactor *r, uint64_t wait_ns)
+/* The same, but asked again and again for the first @look_ns. */
+static int reactor_epoll_look(struct reactor *r, uint64_t wait_ns, uint64_t look_ns)
 {
-    int n = reactor_epoll(r, wait_ns);
+    uint64_t end = look_ns > 0 ? clock_mono_ns() + look_ns : 0;
+    while (look_ns > 0) {
+        int n = reactor_epoll(r, 0);
+        if (n != 0)
+            return n;
+        if (clock_mono_ns() >= end)
+            break;
+        clock_pause();
+    }
+    return reactor_epoll(r, wait_ns - look_ns);
+}
+
+static int reactor_epoll_dispatch(struct reactor *r, uint64_t wait_ns, uint64_t look_ns)
+{
+    int n = reactor_epoll_look(r, wait_ns, look_ns);
     r->now_ns = clock_mono_ns();
+    r->lively = n > 0;
     for (int i = 0; i < n; i++) {
         struct reactor_source *s = reactor_source_of(r, r->events[i].data.u64);
         if (s)
@@ -509,11 +532,14 @@ static void reactor_uring_ready(struct reactor *r, uint64_t token, int result, u
         s->ready(s, failed ? EPOLLERR | EPOLLHUP : (uint32_t)result);
 }
 
-static int reactor_uring_dispatch(struct reactor *r, uint64_t wait_ns)
+static int reactor_uring_dispatch(struct reactor *r, uint64_t wait_ns, uint64_t look_ns)
 {
-    int ret = uring_wait(r->uring, wait_ns);
+    if (look_ns > 0)
+        uring_look(r->uring, look_ns);
+    int ret = uring_wait(r->uring, wait_ns - look_ns);
     r->now_ns = clock_mono_ns();
     reactor_uring_settle(r);
+    r->lively = uring_first(r->uring) != uring_end(r->uring);
     /* Only what is here now; a callback may submit, and so bring more. */
     uint32_t end = uring_end(r->uring);
     for (uint32_t i = uring_first(r->uring); i != end; i++) {
@@ -557,7 +583,12 @@ static void reactor_run_works(struct reactor *r)
 int reactor_round(struct reactor *r, uint64_t timeout_ns)
 {
     uint64_t wait_ns = reactor_wait_ns(r, timeout_ns);
-    int ret = r->uring ? reactor_uring_dispatch(r, wait_ns) : reactor_epoll_dispatch(r, wait_ns);
+    /* Nobody looks for long where nothing goes on: one round without events, and it sleeps. */
+    uint64_t look_ns = r->lively ? r->look_ns : 0;
+    if (look_ns > wait_ns)
+        look_ns = wait_ns;
+    int ret = r->uring ? reactor_uring_dispatch(r, wait_ns, look_ns)
+                       : reactor_epoll_dispatch(r, wait_ns, look_ns);
     if (ret < 0)
         return ret;
     reactor_fire(r);

@@ -7,7 +7,8 @@
  * other. One io_uring_enter submits all that is queued and waits for the first completion.
  *
  * The ring is made with SINGLE_ISSUER and DEFER_TASKRUN: completions appear only while this thread
- * is inside io_uring_enter, so nothing interrupts the work on a batch.
+ * is inside io_uring_enter, so nothing interrupts the work on a batch. That there is something to
+ * complete shows in a flag of the ring (TASKRUN_FLAG), which can be looked at from outside.
  *
  * Invariants:
  *  1. tail - *sq_head <= sq_entries; requests from *sq_head to tail are queued.
@@ -33,10 +34,13 @@
     (IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG |                      \
      IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_CQE_SKIP)
 
+/* Looks at the ring between two at the clock. */
+#define URING_LOOKS 8
+
 struct uring {
     int fd;
     uint32_t tail; /* of requests: ours, told to the kernel when submitting */
-    _Atomic uint32_t *sq_head, *sq_tail, *cq_head, *cq_tail;
+    _Atomic uint32_t *sq_head, *sq_tail, *sq_flags, *cq_head, *cq_tail;
     uint32_t sq_entries, sq_mask, cq_mask;
     struct io_uring_sqe *requests;
     struct io_uring_cqe *completions;
@@ -71,6 +75,7 @@ static int uring_map_all(struct uring *u, const struct io_uring_params *p)
     u->cq_mask = p->cq_entries - 1;
     u->sq_head = uring_place(u, p->sq_off.head);
     u->sq_tail = uring_place(u, p->sq_off.tail);
+    u->sq_flags = uring_place(u, p->sq_off.flags);
     u->cq_head = uring_place(u, p->cq_off.head);
     u->cq_tail = uring_place(u, p->cq_off.tail);
     u->completions = uring_place(u, p->cq_off.cqes);
@@ -83,8 +88,8 @@ static int uring_map_all(struct uring *u, const struct io_uring_params *p)
 int uring_new(uint32_t requests, uint32_t completions, struct uring **ret)
 {
     struct io_uring_params p = {
-        .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE |
-                 IORING_SETUP_CLAMP,
+        .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                 IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
         .cq_entries = completions,
     };
     struct uring *u = calloc(1, sizeof(*u));
@@ -162,6 +167,20 @@ int uring_wait(struct uring *u, uint64_t wait_ns)
         err = 0;
     uring_submit(u);
     return err;
+}
+
+void uring_look(struct uring *u, uint64_t look_ns)
+{
+    uring_submit(u);
+    uint64_t end = clock_mono_ns() + look_ns;
+    do {
+        for (int i = 0; i < URING_LOOKS; i++) {
+            uint32_t flags = atomic_load_explicit(u->sq_flags, memory_order_relaxed);
+            if ((flags & IORING_SQ_TASKRUN) || uring_first(u) != uring_end(u))
+                return;
+            clock_pause();
+        }
+    } while (clock_mono_ns() < end);
 }
 
 uint32_t uring_first(const struct uring *u)

@@ -22,6 +22,10 @@ void uring_submit(struct uring *u);
 /* The same, then wait for a completion, but at most @wait_ns. 0 or -errno. */
 int uring_wait(struct uring *u, uint64_t wait_ns);
 
+/* Hand over all that is queued, then look for at most @look_ns, without a system call, whether
+ * there is something for uring_wait to bring. Takes the processor meanwhile. */
+void uring_look(struct uring *u, uint64_t look_ns);
+
 /* Completions not yet dropped have the counts from uring_first up to, without, uring_end. */
 uint32_t uring_first(const struct uring *u);
 uint32_t uring_end(const struct uring *u);

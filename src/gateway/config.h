@@ -110,6 +110,7 @@ struct gateway_config {
     uint64_t drain_timeout_ns;      /* default 30 s: connections of a worker that retires */
     uint32_t log_level;             /* enum log_level */
     uint32_t io_engine;             /* enum config_engine; default auto */
+    uint64_t busy_poll_ns;          /* default 0: reactor_look */
     bool sandbox;                   /* base/sandbox.h; default yes */
 };
 

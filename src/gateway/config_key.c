@@ -41,6 +41,7 @@ static const struct config_key keys[] = {
     {SECTION_GATEWAY, "worker-timeout", VALUE_DURATION, GATEWAY(worker_timeout_ns), NS_PER_S,
      600 * NS_PER_S},
     {SECTION_GATEWAY, "io-engine", VALUE_ENGINE, GATEWAY(io_engine), 0, 0},
+    {SECTION_GATEWAY, "busy-poll", VALUE_DURATION, GATEWAY(busy_poll_ns), 0, NS_PER_MS},
     {SECTION_GATEWAY, "sandbox", VALUE_YES, GATEWAY(sandbox), 0, 0},
     {SECTION_GATEWAY, "drain-timeout", VALUE_DURATION, GATEWAY(drain_timeout_ns), 100 * NS_PER_MS,
      3600 * NS_PER_S},

@@ -253,6 +253,7 @@ static void worker_timers_start(struct worker *w)
 static int worker_engine_start(struct worker *w)
 {
     enum config_engine engine = (enum config_engine)w->config->io_engine;
+    reactor_look(w->reactor, w->config->busy_poll_ns);
     if (engine == CONFIG_ENGINE_EPOLL)
         return 0;
     int ret = reactor_use_uring(w->reactor);

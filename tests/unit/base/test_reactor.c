@@ -2,8 +2,9 @@
 /* Goal: events, timers, deferred work and wakes reach exactly those who still ask for them, in the
  * order that reactor.h promises.
  * Method: real pipes, sockets and threads, every test with epoll and with io_uring (skipped where
- * the system has none); timers are due in the past or a moment ahead, never measured. The
- * random test keeps a plain model of the armed timers beside the heap and prints its seed. */
+ * the system has none), each also looking before it sleeps; timers are due in the past or a moment
+ * ahead, never measured. The random test keeps a plain model of the armed timers beside the heap
+ * and prints its seed. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -25,6 +26,7 @@
 #include "base/rng.h"
 
 static bool with_uring;
+static uint64_t look_ns;
 
 static struct reactor *reactor_made(size_t max_sources, size_t max_timers)
 {
@@ -32,6 +34,7 @@ static struct reactor *reactor_made(size_t max_sources, size_t max_timers)
     assert_non_null(r);
     if (with_uring)
         assert_int_equal(reactor_use_uring(r), 0);
+    reactor_look(r, look_ns);
     return r;
 }
 
@@ -129,6 +132,39 @@ static void readiness_is_told_once_until_it_changes(void **state)
     probe_poke(&p);
     assert_int_equal(reactor_round(r, 0), 0);
     assert_int_equal(p.ready, 2);
+    probe_fini(&p);
+    reactor_free(r);
+}
+
+/* By the processor's clock, not the wall's. */
+static uint64_t thread_cpu_ns(void)
+{
+    struct timespec ts;
+    assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts), 0);
+    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+static void only_the_round_after_an_event_looks_before_it_sleeps(void **state)
+{
+    (void)state;
+    struct reactor *r = reactor_made(4, 4);
+    struct probe p;
+    probe_init(&p, r);
+    probe_pipe(&p);
+    reactor_look(r, NS_PER_S);
+    assert_int_equal(reactor_add(r, &p.source, EPOLLIN), 0);
+    probe_poke(&p);
+    assert_int_equal(reactor_round(r, NS_PER_S), 0);
+    assert_int_equal(p.ready, 1);
+    uint64_t began = clock_mono_ns(), cpu = thread_cpu_ns();
+    assert_int_equal(reactor_round(r, 100 * NS_PER_MS), 0); /* looks all the while */
+    assert_true(clock_mono_ns() - began >= 100 * NS_PER_MS);
+    assert_true(thread_cpu_ns() - cpu > NS_PER_MS);
+    cpu = thread_cpu_ns();
+    assert_int_equal(reactor_round(r, 400 * NS_PER_MS), 0);
+    assert_true(thread_cpu_ns() - cpu < 200 * NS_PER_MS);
+    assert_int_equal(p.ready, 1);
+    reactor_remove(r, &p.source);
     probe_fini(&p);
     reactor_free(r);
 }
@@ -589,6 +625,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(readiness_is_told_once_until_it_changes),
+        cmocka_unit_test(only_the_round_after_an_event_looks_before_it_sleeps),
         cmocka_unit_test(a_source_removed_in_a_batch_gets_no_event_of_it),
         cmocka_unit_test(an_event_of_a_removed_source_does_not_reach_its_heir),
         cmocka_unit_test(sources_are_bounded_and_their_places_come_back),
@@ -606,6 +643,9 @@ int main(void)
         cmocka_unit_test(a_removed_source_is_let_go_of_though_an_event_is_on_its_way),
     };
     int failed = cmocka_run_group_tests_name("epoll", tests, NULL, NULL);
+    look_ns = 200 * NS_PER_US;
+    failed += cmocka_run_group_tests_name("epoll, looking", tests, NULL, NULL);
+    look_ns = 0;
     struct reactor *r = reactor_new(1, 1);
     int ret = reactor_use_uring(r);
     reactor_free(r);
@@ -614,5 +654,7 @@ int main(void)
         return failed;
     }
     with_uring = true;
-    return failed + cmocka_run_group_tests_name("io_uring", tests, NULL, NULL);
+    failed += cmocka_run_group_tests_name("io_uring", tests, NULL, NULL);
+    look_ns = 200 * NS_PER_US;
+    return failed + cmocka_run_group_tests_name("io_uring, looking", tests, NULL, NULL);
 }

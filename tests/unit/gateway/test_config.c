@@ -116,6 +116,7 @@ static void every_key_reaches_its_field(void **state)
              "[gateway]\nname = gw1\nstate-dir = /var/x\nsocket = /run/x.sock\nlog-level = debug\n"
              "max-streams = 7\nmax-connections = 8\nmax-connections-per-host = 9\n"
              "handshake-timeout = 3s\nmax-hold = 250ms\nio-engine = epoll\n"
+             "busy-poll = 20us\n"
              "hold-memory = 1MiB\npeer-timeout = 5s\n"
              "[server]\naddress = 127.0.0.1\naddress = [::1]:7401\nkey-file = /k\ntoken-file = %s\n"
              "[target array1]\nuri = nbd://127.0.0.1/exp%%20ort\ntenant = fallback\n"
@@ -131,6 +132,7 @@ static void every_key_reaches_its_field(void **state)
     assert_string_equal(c->socket_path, "/run/x.sock");
     assert_int_equal(c->log_level, LOG_LEVEL_DEBUG);
     assert_int_equal(c->io_engine, CONFIG_ENGINE_EPOLL);
+    assert_true(c->busy_poll_ns == 20 * NS_PER_US);
     assert_int_equal(c->max_streams, 7);
     assert_int_equal(c->max_connections, 8);
     assert_int_equal(c->max_connections_per_host, 9);
@@ -222,6 +224,7 @@ static void what_is_wrong_is_refused_where_it_stands(void **state)
         {"[gateway]\nstate-dir = var\n", 2, {"found \"var\"", "absolute path"}},
         {"[gateway]\nlog-level = loud\n", 2, {"error, warning, info or debug", ""}},
         {"[gateway]\nio-engine = uring\n", 2, {"found \"uring\"", "auto, io_uring or epoll"}},
+        {"[gateway]\nbusy-poll = 2ms\n", 2, {"found \"2ms\"", "a duration from 0"}},
         {"[gateway]\nmax-streams = 0\n", 2, {"a whole number from 1 to 16384", ""}},
         {"[gateway]\nmax-streams = 16385\n", 2, {"a whole number from 1 to 16384", ""}},
         {"[gateway]\nmax-streams = 12x\n", 2, {"a whole number", ""}},
