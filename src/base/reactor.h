@@ -47,8 +47,9 @@ void reactor_free(struct reactor *r);
  * -errno when the system lacks or forbids it; then all stays as it was. */
 int reactor_use_uring(struct reactor *r);
 
-/* After a round that had something to do, look for more for up to @look_ns before sleeping: the next
- * event is taken some 10 us sooner, and the processor is busy meanwhile. 0 (at first): sleep. */
+/* After a round that had something to do, look for more for up to @look_ns before sleeping: the
+ * next event is taken some 10 us sooner, and the processor is busy meanwhile. 0 (at first):
+ * sleep. */
 void reactor_look(struct reactor *r, uint64_t look_ns);
 
 /* Watch s->fd with @epoll_events (EPOLLIN | EPOLLOUT ...; EPOLLET is added). 0, -errno,

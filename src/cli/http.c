@@ -176,12 +176,15 @@ static enum cli_exit prepare(struct cli *c, const char *method, const char *path
 static enum cli_exit tell_unreachable(struct cli *c, CURLcode code)
 {
     const struct http *h = c->http;
-    if (c->again && code != CURLE_WRITE_ERROR)
+    bool believed = code != CURLE_PEER_FAILED_VERIFICATION && code != CURLE_SSL_CACERT_BADFILE;
+    /* What trying again does not mend ends those that would. */
+    enum cli_exit as = c->again ? CLI_REFUSED : CLI_UNREACHABLE;
+    if (c->again && believed && code != CURLE_WRITE_ERROR)
         return CLI_UNREACHABLE;
     if (code == CURLE_WRITE_ERROR)
-        return cli_fail(CLI_UNREACHABLE, "the answer of %s is larger than its bound", h->server);
-    if (code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE)
-        return cli_fail(CLI_UNREACHABLE,
+        return cli_fail(as, "the answer of %s is larger than its bound", h->server);
+    if (!believed)
+        return cli_fail(as,
                         "the server at %s is not believed: %s\n"
                         "--ca or WEIR_CA names a file with who signs its certificate.",
                         h->server, h->error[0] ? h->error : curl_easy_strerror(code));

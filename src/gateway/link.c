@@ -258,7 +258,8 @@ static void link_secure(struct link *l)
 
 int link_key_choose(struct link *l, struct link_peer *p, const char **ret_why)
 {
-    p->key_next = !l->avoid_next && link_key_next_load(l->config->state_dir, &p->key) == 0;
+    bool avoid = p->adopted && l->doubt ? rng_below(&l->rng, 2) == 0 : l->avoid_next;
+    p->key_next = !avoid && link_key_next_load(l->config->state_dir, &p->key) == 0;
     return p->key_next ? 0 : link_key_load(l->config, &p->key, ret_why);
 }
 
@@ -355,6 +356,7 @@ static void link_key_settled(struct link *l)
     else if (l->peer.key_next)
         log_info("link: key %s is in force", l->peer.key.id);
     l->avoid_next = !l->peer.key_next;
+    l->doubt = false;
 }
 
 static void link_welcomed(struct link *l, const Weir__Control__Welcome *w)
@@ -557,7 +559,9 @@ bool link_adopt(struct link *l, const struct link_peer *p, const void *in, size_
 void link_guest_failed(struct link *l, const struct link_peer *p, const char *why, bool refused)
 {
     uint64_t now = reactor_now(l->reactor);
-    if (refused)
+    if (refused && p->wire.tls == NULL)
+        l->doubt = true; /* whoever dials may say so */
+    else if (refused)
         l->avoid_next = p->key_next; /* of two keys the other is tried now */
     if (link_up(l))
         return;

@@ -39,7 +39,8 @@
 #include "gateway/link_private.h"
 
 #define LISTEN_BACKLOG 16
-#define ACCEPT_ROUND 16u
+/* Few, since to begin TLS takes the thread that carries I/O; the others wait for the next round. */
+#define ACCEPT_ROUND 2u
 #define GUESTS_MAX 16u
 #define GUESTS_PER_ADDRESS 4u
 #define GUEST_NS (5 * NS_PER_S)
@@ -61,6 +62,7 @@ struct guest {
 struct link_listen {
     struct link *link;
     struct reactor_source source;
+    struct reactor_work more; /* some may wait of whom no edge tells again */
     struct guest guest[GUESTS_MAX];
 };
 
@@ -299,12 +301,10 @@ void link_listen_settled(struct link_listen *n)
             guest_close(&n->guest[i]);
 }
 
-static void listen_ready(struct reactor_source *s, uint32_t events)
+static void listen_some(struct link_listen *n)
 {
-    struct link_listen *n = container_of(s, struct link_listen, source);
-    (void)events;
     for (unsigned i = 0; i < ACCEPT_ROUND; i++) {
-        int fd = accept4(s->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(n->source.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             guest_open(n, fd);
             continue;
@@ -312,6 +312,18 @@ static void listen_ready(struct reactor_source *s, uint32_t events)
         if (errno != EINTR && errno != ECONNABORTED)
             return;
     }
+    reactor_defer(n->link->reactor, &n->more);
+}
+
+static void listen_more(struct reactor_work *w)
+{
+    listen_some(container_of(w, struct link_listen, more));
+}
+
+static void listen_ready(struct reactor_source *s, uint32_t events)
+{
+    (void)events;
+    listen_some(container_of(s, struct link_listen, source));
 }
 
 int link_listen_new(struct link *l, struct link_listen **ret)
@@ -320,6 +332,7 @@ int link_listen_new(struct link *l, struct link_listen **ret)
     if (n == NULL)
         return -ENOMEM;
     n->link = l;
+    reactor_work_init(&n->more, listen_more);
     for (size_t i = 0; i < GUESTS_MAX; i++) {
         struct guest *g = &n->guest[i];
         g->listen = n;
@@ -350,6 +363,7 @@ void link_listen_free(struct link_listen *n)
     if (n == NULL)
         return;
     link_listen_settled(n);
+    reactor_work_cancel(&n->more);
     reactor_remove(n->link->reactor, &n->source);
     if (n->source.fd >= 0)
         close(n->source.fd);

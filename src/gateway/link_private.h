@@ -85,6 +85,7 @@ struct link {
     uint64_t heard_ns, said_ns;
 
     bool avoid_next; /* the next key was refused: the other is tried first */
+    bool doubt;      /* so said a guest that nobody knew: guests get either of the two, by lot */
     bool proved; /* our proof is out, the welcome is awaited */
     uint8_t derived[AUTH_KEY_SIZE];
     uint64_t session, heartbeat_ns;

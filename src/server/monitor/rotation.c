@@ -445,8 +445,7 @@ void rotation_ordered(struct rotation_table *t, const struct msg *m)
     snprintf(subject, sizeof(subject), "gateway/%s", o->name);
     snprintf(words, sizeof(words), "a new key is ordered for gateway %s, for when it next connects",
              o->name);
-    if (status == 0)
-        acceptor_event(a, EVENT_INFO, "gateway-key-ordered", subject, words);
+    acceptor_event(a, EVENT_INFO, "gateway-key-ordered", subject, words);
     rotation_look(t);
     key_loader_load(a);
     mailbox_reply(a->me, m, status, NULL, NULL);
@@ -467,12 +466,13 @@ json_t *rotation_orders(const struct rotation_table *t)
     return all;
 }
 
-static bool due(const struct key_entry *e, int64_t wall_us, int64_t age_us)
+static bool due(const struct key_entry *e, bool by_age, int64_t wall_us, int64_t age_us)
 {
-    return e->ordered_us != 0 || (e->made_us > 0 && wall_us - e->made_us >= age_us);
+    return e->ordered_us != 0 || (by_age && e->made_us > 0 && wall_us - e->made_us >= age_us);
 }
 
-static void rotate_due(struct rotation_table *t)
+/* What is ordered, and, at one look in LOOK_SECONDS, what is due @by_age. */
+static void rotate_due(struct rotation_table *t, bool by_age)
 {
     struct acceptor *a = t->acceptor;
     int64_t wall = clock_wall_us();
@@ -484,7 +484,7 @@ static void rotate_due(struct rotation_table *t)
         if (o == NULL || !o->rekey || session_find(a, o->session.id) != o)
             continue;
         const struct key_entry *e = keys_find(&a->keys.table, o->key_id, wall, &class);
-        if (e == NULL || class != KEY_CREDENTIAL || !due(e, wall, age_us))
+        if (e == NULL || class != KEY_CREDENTIAL || !due(e, by_age, wall, age_us))
             continue;
         struct rotation *r;
         int err = rotation_begin(t, o, &r);
@@ -501,8 +501,9 @@ void rotation_second(struct rotation_table *t)
         if (r->state != ROTATION_FREE && now - r->began_ns >= ROTATION_NS)
             rotation_end(t, r, WEIR_E_TIMEOUT);
     }
-    if (t->seconds++ % LOOK_SECONDS != 0 && !t->look)
+    bool by_age = t->seconds++ % LOOK_SECONDS == 0;
+    if (!by_age && !t->look)
         return;
     t->look = false;
-    rotate_due(t);
+    rotate_due(t, by_age);
 }

@@ -94,14 +94,20 @@ static bool exceeded_at(const struct members *m, enum gate_kind kind, uint32_t m
            sum > most;
 }
 
+/* @tried: a bit for each minute of the week that was looked at before. */
 static bool exceeded_where_begins(const struct members *m, enum gate_kind kind, uint64_t most,
-                                  const struct week_window *w, size_t n, uint32_t *ret_minute)
+                                  const struct week_window *w, size_t n, uint8_t *tried,
+                                  uint32_t *ret_minute)
 {
     for (size_t i = 0; i < n; i++) {
         for (uint32_t day = 0; day < 7; day++) {
             uint32_t minute =
                 ((day + 7 - THURSDAY) % 7 * MIN_PER_DAY + w[i].from_min) % MIN_PER_WEEK;
-            if (((uint32_t)w[i].day_mask >> day & 1) == 0 || !exceeded_at(m, kind, minute, most))
+            uint8_t bit = (uint8_t)(1u << minute % 8);
+            if (((uint32_t)w[i].day_mask >> day & 1) == 0 || (tried[minute / 8] & bit) != 0)
+                continue;
+            tried[minute / 8] |= bit;
+            if (!exceeded_at(m, kind, minute, most))
                 continue;
             *ret_minute = minute;
             return true;
@@ -115,6 +121,7 @@ static bool exceeded(const struct members *m, enum gate_kind kind, uint64_t most
                      uint32_t *ret_minute)
 {
     uint64_t all = 0;
+    uint8_t tried[MIN_PER_WEEK / 8] = {0};
     bool scheduled = m->schedule_count > 0;
     for (size_t i = 0; i < m->n; i++) {
         all += reserved(m->of[i], kind);
@@ -125,12 +132,13 @@ static bool exceeded(const struct members *m, enum gate_kind kind, uint64_t most
         return false;
     if (!scheduled)
         return exceeded_at(m, kind, 0, most);
-    if (exceeded_where_begins(m, kind, most, m->schedule, m->schedule_count, ret_minute) ||
-        exceeded_at(m, kind, 0, most)) /* those that are always open */
+    if (exceeded_where_begins(m, kind, most, m->schedule, m->schedule_count, tried, ret_minute))
+        return true;
+    if (exceeded_at(m, kind, 0, most)) /* those that are always open */
         return true;
     for (size_t i = 0; i < m->n; i++) {
-        if (exceeded_where_begins(m, kind, most, m->of[i]->schedule, m->of[i]->schedule_count,
-                                  ret_minute))
+        const struct agreement *a = m->of[i];
+        if (exceeded_where_begins(m, kind, most, a->schedule, a->schedule_count, tried, ret_minute))
             return true;
     }
     return false;

@@ -143,7 +143,8 @@ static void merge_op(struct gateway *g, struct stream *st, const struct report_o
     }
 }
 
-/* Without memory it is as if the bucket had not been told: what it lacks comes with its next count. */
+/* Without memory it is as if the bucket had not been told: what it lacks comes with its next
+ * count. */
 static void merge_bucket(struct gateway *g, struct sparse_hist *now, struct sparse_hist *into,
                          const struct report_bucket *b, uint32_t hint[2])
 {
