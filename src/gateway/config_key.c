@@ -168,10 +168,15 @@ static int read_bounded(const struct config_key *k, const char *value, void *fie
                  units_format_size(k->min, low, sizeof(low)),
                  units_format_size(k->max, high, sizeof(high)));
     } else {
-        r = units_parse_duration_ns(value, &v, NULL);
-        snprintf(words, size, "a duration from %s to %s",
-                 units_format_duration_ns(k->min, low, sizeof(low)),
-                 units_format_duration_ns(k->max, high, sizeof(high)));
+        bool off = k->min == 0 && strcmp(value, "off") == 0;
+        v = 0;
+        r = off ? 0 : units_parse_duration_ns(value, &v, NULL);
+        units_format_duration_ns(k->min, low, sizeof(low));
+        units_format_duration_ns(k->max, high, sizeof(high));
+        if (k->min == 0)
+            snprintf(words, size, "off, or a duration up to %s", high);
+        else
+            snprintf(words, size, "a duration from %s to %s", low, high);
     }
     if (r < 0 || v < k->min || v > k->max)
         return WEIR_E_INVALID;

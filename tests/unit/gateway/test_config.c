@@ -224,7 +224,7 @@ static void what_is_wrong_is_refused_where_it_stands(void **state)
         {"[gateway]\nstate-dir = var\n", 2, {"found \"var\"", "absolute path"}},
         {"[gateway]\nlog-level = loud\n", 2, {"error, warning, info or debug", ""}},
         {"[gateway]\nio-engine = uring\n", 2, {"found \"uring\"", "auto, io_uring or epoll"}},
-        {"[gateway]\nbusy-poll = 2ms\n", 2, {"found \"2ms\"", "a duration from 0"}},
+        {"[gateway]\nbusy-poll = 2ms\n", 2, {"found \"2ms\"", "off, or a duration up to 1ms"}},
         {"[gateway]\nmax-streams = 0\n", 2, {"a whole number from 1 to 16384", ""}},
         {"[gateway]\nmax-streams = 16385\n", 2, {"a whole number from 1 to 16384", ""}},
         {"[gateway]\nmax-streams = 12x\n", 2, {"a whole number", ""}},
