@@ -539,10 +539,10 @@ static int reactor_uring_dispatch(struct reactor *r, uint64_t wait_ns, uint64_t 
     int ret = uring_wait(r->uring, wait_ns - look_ns);
     r->now_ns = clock_mono_ns();
     reactor_uring_settle(r);
-    r->lively = uring_first(r->uring) != uring_end(r->uring);
     /* Only what is here now; a callback may submit, and so bring more. */
-    uint32_t end = uring_end(r->uring);
-    for (uint32_t i = uring_first(r->uring); i != end; i++) {
+    uint32_t first = uring_first(r->uring), end = uring_end(r->uring);
+    r->lively = first != end;
+    for (uint32_t i = first; i != end; i++) {
         const struct io_uring_cqe c = *uring_at(r->uring, i);
         uring_drop(r->uring, i + 1);
         if (c.user_data != REACTOR_TOKEN_NONE)

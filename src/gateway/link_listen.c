@@ -13,10 +13,10 @@
  *            \--no TLS is needed--------------------------------^
  *   any --a broken rule, GUEST_NS, its place is needed--> FREE
  *
- * A newcomer always has a place: when GUESTS_PER_ADDRESS of its address are here one of those goes,
- * when all places are taken any one; drawn by lot, so that who comes in large numbers pushes out
- * its own kind, and cannot time it so that the server is met. One that TLS has shown to be the
- * server is not drawn.
+ * A newcomer has a place unless only servers that TLS has shown are here: when GUESTS_PER_ADDRESS
+ * of its address are here one of those goes, when all places are taken any one; drawn by lot, so
+ * that who comes in large numbers pushes out its own kind, and cannot time it so that the server is
+ * met. One that TLS has shown to be the server is not drawn.
  *
  * Bounds: GUESTS_MAX places, GUEST_NS each, GUEST_IN_MAX bytes of each.
  *

@@ -41,25 +41,12 @@ json_t *view_action(const struct action_record *a)
     return j;
 }
 
-static const char *severity_name(enum event_severity s)
-{
-    switch (s) {
-    case EVENT_INFO:
-        return "info";
-    case EVENT_WARNING:
-        return "warning";
-    case EVENT_ERROR:
-        return "error";
-    }
-    return "error";
-}
-
 json_t *view_event(const struct event_record *e)
 {
     json_t *j = json_object();
     json_object_set_new(j, "id", id_text((uint64_t)e->wall_us));
     json_object_set_new(j, "at", instant(e->wall_us));
-    json_object_set_new(j, "severity", text(severity_name(e->severity)));
+    json_object_set_new(j, "severity", text(event_severity_name(e->severity)));
     json_object_set_new(j, "kind", text(e->kind));
     json_object_set_new(j, "subject", text(e->subject));
     json_object_set_new(j, "text", text(e->text));

@@ -52,31 +52,31 @@ static int set_init(struct set *s, const struct agreement *put, const json_t *ro
     return 0;
 }
 
-static bool beyond_agreements(const struct set *s, const struct agreement *put, struct text *ret)
+static int beyond_agreements(const struct set *s, const struct agreement *put, struct text *ret)
 {
-    for (size_t i = 0; i < s->n; i++) {
+    int found = 0;
+    for (size_t i = 0; i < s->n && found == 0; i++) {
         const struct agreement *wide = s->all[i];
-        if ((wide == put || agreement_includes(wide, put)) &&
-            agreement_sum_beyond(wide, s->all, s->n, ret))
-            return true;
+        if (wide == put || agreement_includes(wide, put))
+            found = agreement_sum_beyond(wide, s->all, s->n, ret);
     }
-    return false;
+    return found;
 }
 
-static bool beyond_tenants(const struct set *s, const struct agreement *put, const json_t *rows,
-                           struct tenant *room, struct text *ret)
+static int beyond_tenants(const struct set *s, const struct agreement *put, const json_t *rows,
+                          struct tenant *room, struct text *ret)
 {
     size_t i;
     json_t *row;
     struct text errors;
-    bool found = false;
+    int found = 0;
     text_init(&errors, ERRORS_MAX);
     json_array_foreach(rows, i, row)
     {
         const json_t *doc = json_object_get(row, "document");
-        found = found || (model_tenant_parse(doc, room, &errors) == 0 &&
-                          agreement_of_tenant(put, room) &&
-                          agreement_sum_beyond_tenant(room, s->all, s->n, ret));
+        if (found == 0 && model_tenant_parse(doc, room, &errors) == 0 &&
+            agreement_of_tenant(put, room))
+            found = agreement_sum_beyond_tenant(room, s->all, s->n, ret);
     }
     text_fini(&errors);
     return found;
@@ -91,11 +91,12 @@ int together_agreement(const struct agreement *put, const json_t *agreements,
         free(room);
         return -ENOMEM;
     }
-    bool found =
-        beyond_agreements(&s, put, ret) || beyond_tenants(&s, put, tenants, room, ret);
+    int found = beyond_agreements(&s, put, ret);
+    if (found == 0)
+        found = beyond_tenants(&s, put, tenants, room, ret);
     set_fini(&s);
     free(room);
-    return found ? WEIR_E_CONFLICT : 0;
+    return found > 0 ? WEIR_E_CONFLICT : found;
 }
 
 int together_tenant(const struct tenant *put, const json_t *agreements, struct text *ret)
@@ -103,7 +104,7 @@ int together_tenant(const struct tenant *put, const json_t *agreements, struct t
     struct set s;
     if (set_init(&s, NULL, agreements) < 0)
         return -ENOMEM;
-    bool found = agreement_sum_beyond_tenant(put, s.all, s.n, ret);
+    int found = agreement_sum_beyond_tenant(put, s.all, s.n, ret);
     set_fini(&s);
-    return found ? WEIR_E_CONFLICT : 0;
+    return found > 0 ? WEIR_E_CONFLICT : found;
 }

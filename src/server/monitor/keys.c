@@ -147,18 +147,15 @@ void keys_use_token(struct key_table *t, const char *id, const uint8_t gateway_i
     }
 }
 
-bool keys_order(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], int64_t since_us)
+void keys_order(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], int64_t since_us)
 {
-    bool found = false;
     for (size_t i = 0; i < t->count[KEY_CREDENTIAL]; i++) {
         struct key_entry *e = &t->entry[KEY_CREDENTIAL][i];
         /* A key made after the order is what was ordered. */
         if (memcmp(e->gateway_id, gateway_id, AUTH_ID_SIZE) != 0 || e->made_us > since_us)
             continue;
         e->ordered_us = since_us;
-        found = true;
     }
-    return found;
 }
 
 bool keys_open_token(const struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE])

@@ -441,14 +441,14 @@ void rotation_ordered(struct rotation_table *t, const struct msg *m)
     const struct rotation_order *o = m->body;
     char subject[NAME_SIZE + 16], words[384];
     /* What is being read now may be of before the order; the load below says it again. */
-    int status = keys_order(&a->keys.table, o->gateway_id, o->since_us) ? 0 : WEIR_E_NOT_FOUND;
+    keys_order(&a->keys.table, o->gateway_id, o->since_us);
     snprintf(subject, sizeof(subject), "gateway/%s", o->name);
     snprintf(words, sizeof(words), "a new key is ordered for gateway %s, for when it next connects",
              o->name);
     acceptor_event(a, EVENT_INFO, "gateway-key-ordered", subject, words);
     rotation_look(t);
     key_loader_load(a);
-    mailbox_reply(a->me, m, status, NULL, NULL);
+    mailbox_reply(a->me, m, 0, NULL, NULL);
 }
 
 json_t *rotation_orders(const struct rotation_table *t)

@@ -42,8 +42,8 @@ void rotation_table_free(struct rotation_table *t);
 /* MSG_GATEWAY_ROTATE: the reply comes when the new key is in force or it is given up.
  * WEIR_E_NOT_FOUND: the gateway is away, or went. */
 void rotation_ask(struct rotation_table *t, const struct msg *m);
-/* MSG_ROTATION_ORDERED: it is carried out when the gateway stands. Reply 0, or WEIR_E_NOT_FOUND: no
- * key of it that is older is known here (yet); the keys are read again. */
+/* MSG_ROTATION_ORDERED: it is carried out when the gateway stands. Reply 0; the
+ * keys are read again, in case none of it is known here yet. */
 void rotation_ordered(struct rotation_table *t, const struct msg *m);
 /* The body of the reply to MSG_ROTATION_ORDERS; new, or NULL: no memory. */
 json_t *rotation_orders(const struct rotation_table *t);

@@ -62,19 +62,6 @@ static void post(struct resource *r, struct mailbox *to, struct msg *m)
         msg_release(m);
 }
 
-static const char *severity_name(enum event_severity severity)
-{
-    switch (severity) {
-    case EVENT_INFO:
-        return "info";
-    case EVENT_WARNING:
-        return "warning";
-    case EVENT_ERROR:
-        return "error";
-    }
-    return "error";
-}
-
 static void show_event(struct resource *r, const struct event_record *e)
 {
     char at[32], id[24];
@@ -82,7 +69,7 @@ static void show_event(struct resource *r, const struct event_record *e)
     snprintf(id, sizeof(id), "%lld", (long long)e->wall_us);
     struct msg m = {.kind = MSG_NOTICE,
                     .body = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "id", id, "at", at,
-                                      "severity", severity_name(e->severity), "kind", e->kind,
+                                      "severity", event_severity_name(e->severity), "kind", e->kind,
                                       "subject", e->subject, "text", e->text),
                     .body_free = json_free_body};
     if (m.body != NULL)

@@ -11,9 +11,10 @@
  *
  * Invariants: (1) the answer and its words do not depend on the order of agreements; (2) nothing is
  * said of patterns that cannot be compared for sure (agreement_match.h). Cost: agreements times
- * beginnings, of which a week has 10,080 at most. What may fail: memory; then nothing is said. */
+ * beginnings, of which a week has 10,080 at most. What may fail: memory. */
 #include "server/services/agreement_sum.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -182,15 +183,15 @@ static bool beyond(struct members *m, const struct gate_limits *l, const char *w
     return false;
 }
 
-bool agreement_sum_beyond(const struct agreement *wide, const struct agreement *const *all,
-                          size_t n, struct text *ret)
+int agreement_sum_beyond(const struct agreement *wide, const struct agreement *const *all,
+                         size_t n, struct text *ret)
 {
     if (wide->per == AGREEMENT_PER_STREAM)
-        return false; /* its limit is each stream's, which has one promise */
+        return 0; /* its limit is each stream's, which has one promise */
     struct members m = {.schedule = wide->schedule, .schedule_count = wide->schedule_count};
     m.of = calloc(n + 1, sizeof(*m.of));
     if (m.of == NULL)
-        return false;
+        return -ENOMEM;
     for (size_t i = 0; i < n; i++) {
         if (strcmp(all[i]->name, wide->name) == 0 || agreement_includes(wide, all[i]))
             m.of[m.n++] = all[i];
@@ -200,13 +201,13 @@ bool agreement_sum_beyond(const struct agreement *wide, const struct agreement *
     return found;
 }
 
-bool agreement_sum_beyond_tenant(const struct tenant *t, const struct agreement *const *all,
-                                 size_t n, struct text *ret)
+int agreement_sum_beyond_tenant(const struct tenant *t, const struct agreement *const *all,
+                                size_t n, struct text *ret)
 {
     struct members m = {.schedule = NULL};
     m.of = calloc(n + 1, sizeof(*m.of));
     if (m.of == NULL)
-        return false;
+        return -ENOMEM;
     for (size_t i = 0; i < n; i++) {
         if (agreement_of_tenant(all[i], t))
             m.of[m.n++] = all[i];

@@ -55,6 +55,20 @@ struct action_record {
 
 enum event_severity { EVENT_INFO, EVENT_WARNING, EVENT_ERROR };
 
+/* For people and documents. */
+static inline const char *event_severity_name(enum event_severity s)
+{
+    switch (s) {
+    case EVENT_INFO:
+        return "info";
+    case EVENT_WARNING:
+        return "warning";
+    case EVENT_ERROR:
+        return "error";
+    }
+    return "error";
+}
+
 struct event_record {
     int64_t wall_us;
     enum event_severity severity;

@@ -50,26 +50,13 @@ json_t *render_action(const struct action_record *a)
         "reason", a->reason);
 }
 
-static const char *severity_name(enum event_severity s)
-{
-    switch (s) {
-    case EVENT_INFO:
-        return "info";
-    case EVENT_WARNING:
-        return "warning";
-    case EVENT_ERROR:
-        return "error";
-    }
-    return "error";
-}
-
 json_t *render_event(uint64_t id, const struct event_record *e)
 {
     char text[24];
     snprintf(text, sizeof(text), "%llu", (unsigned long long)id);
     return json_pack("{s:s, s:o, s:s, s:s, s:s, s:s}", "id", text, "at", render_wall(e->wall_us),
-                     "severity", severity_name(e->severity), "kind", e->kind, "subject", e->subject,
-                     "text", e->text);
+                     "severity", event_severity_name(e->severity), "kind", e->kind, "subject",
+                     e->subject, "text", e->text);
 }
 
 static json_t *per_second(uint64_t n, uint32_t interval_ms)
