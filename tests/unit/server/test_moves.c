@@ -276,15 +276,19 @@ static bool all_stored(struct ground *g)
 
 static void connect_all(struct ground *g)
 {
+    size_t here = fleet_up(&g->fleet);
     for (size_t i = 0; i < g->fleet.count; i++) {
+        if (g->fleet.gateway[i].fd >= 0)
+            continue;
         fleet_connect(&g->fleet, &g->fleet.gateway[i]);
-        while (fleet_up(&g->fleet) + 32 < i) /* as many handshakes at once as one host may have */
+        here++;
+        while (fleet_up(&g->fleet) + 32 < here) /* as many handshakes as one host may have */
             turn(g);
     }
     until(g, all_up, "all sessions");
 }
 
-static void resize(struct ground *g, size_t pairs, size_t processes)
+static void resize_begin(struct ground *g, size_t pairs, size_t processes)
 {
     struct msg m = {.kind = MSG_ROUTE_RESIZE, .arg = {pairs, processes}};
     uint64_t ticket;
@@ -292,6 +296,11 @@ static void resize(struct ground *g, size_t pairs, size_t processes)
     assert_int_equal(mailbox_ask(g->threads.main, g->threads.acceptor, &m, PATIENCE_NS,
                                  clock_mono_ns(), &ticket),
                      0);
+}
+
+static void resize(struct ground *g, size_t pairs, size_t processes)
+{
+    resize_begin(g, pairs, processes);
     until(g, resized, "all gateways to be inside");
 }
 
@@ -436,6 +445,32 @@ static void gateways_before_one_storage_meet_at_one_process(void **state)
     nothing_lost(g);
 }
 
+static bool none_lingers(struct ground *g)
+{
+    return stats(g).sessions_now == fleet_up(&g->fleet);
+}
+
+/* Its end may be read before the move is begun, by whom it leaves, or by whom it comes to. */
+static void a_gateway_that_ends_on_its_way_ends_once(void **state)
+{
+    struct ground *g = *state;
+    connect_all(g);
+    for (size_t round = 0; round < 8; round++) {
+        resize_begin(g, 1 + round % 2, 1 + round % 2);
+        for (size_t i = round % 2; i < g->fleet.count; i += 2) {
+            fleet_leave(&g->fleet.gateway[i]);
+            if (i % 16 == round % 2)
+                turn(g);
+        }
+        until(g, resized, "all gateways to be inside");
+        until(g, none_lingers, "as many sessions as gateways");
+        connect_all(g);
+    }
+    until(g, none_moves, "nobody to be on the way");
+    assert_true(stats(g).moves > 0);
+    assert_int_equal(stats(g).ended_protocol, 0);
+}
+
 static atomic_bool held, holding;
 
 /* Runs in the thread that is to stand still. */
@@ -501,6 +536,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(moves_under_load_lose_no_counter_and_no_control, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_gateway_that_ends_on_its_way_ends_once, set_up_two,
                                         tear_down),
         cmocka_unit_test_setup_teardown(gateways_before_one_storage_meet_at_one_process,
                                         set_up_two, tear_down),
