@@ -37,7 +37,7 @@ class Bounds(RelayCase):
 
     def test_max_hold_counts_for_a_deep_queue_of_large_writes_as_a_whole(self):
         t = self.target()
-        hold = round(weirtest.PATIENCE / 6)  # time to send it all before the first are let go
+        hold = round(weirtest.PATIENCE / 3)  # time to send it all before the first are let go, on a busy machine too
         g = self.world.gateway(config=config(t.uri, "bandwidth-write = 1KiB/s", gateway=f"max-hold = {hold}s"))
         h, count, size = self.host(g), 40, MIB + 4711
         before, pieces = g.rss_kib(), [random.randbytes(size) for _ in range(count)]
