@@ -96,7 +96,9 @@
     /* main -> acceptor: struct tls_creds: the same for the control port. */                     \
     X(CONTROL_TLS, "control-tls")                                                                \
     /* app -> acceptor: keys changed (token made or revoked): read them again. */                \
-    X(KEYS_CHANGED, "keys-changed")
+    X(KEYS_CHANGED, "keys-changed")                                                              \
+    /* nobody sends it: so the thread map calls what an SLA process does when it is due. */      \
+    X(PERIOD, "period")
 
 enum msg_kind {
     MSG_NONE,

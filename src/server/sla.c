@@ -4,8 +4,12 @@
  * Problem: drive the pure services/ from messages and time, and bring what they put out to other
  * threads, none of which may be waited for.
  *
- * Model: a loop around one mailbox. Each round: take messages (at most ROUND_MESSAGES), tick the
- * services, send what has gathered, then sleep until a message or the next due time. What goes out:
+ * Model: a loop around one mailbox. Each round: take messages for ROUND_NS, tick the services, do
+ * one piece of what a period or a document asks for over all gateways (services_step), send what
+ * has gathered, then sleep until a message or the next due time, unless a piece is left. The
+ * mailbox hands out what is urgent first, so an early warning waits for what is being handled and,
+ * between rounds, for a tick and a piece: a few milliseconds, however many statistics lie there and
+ * however large the plan. What goes out:
  *
  *   polls, controls, ends of sessions  -> outbound of the gateway's pair, at once; a full ring is
  * told to the services, which keep controls and send again samples, actions, events           ->
@@ -43,6 +47,7 @@
 #include "server/view.h"
 
 #define ROUND_MESSAGES 256u
+#define ROUND_NS (1 * NS_PER_MS)
 #define MOVE_RETRY_NS (10 * NS_PER_MS)
 #define ASK_TIMEOUT_NS (5 * NS_PER_S)
 /* Streams one process holds; see services/state.h for what one costs. */
@@ -421,11 +426,13 @@ static bool handle_some(struct sla *s)
 {
     struct msg m;
     bool more = true;
-    for (unsigned n = 0; n < ROUND_MESSAGES; n++) {
+    uint64_t begin_ns = 0, now_ns = 0;
+    for (unsigned n = 0; n < ROUND_MESSAGES && now_ns - begin_ns < ROUND_NS; n++) {
         more = mailbox_take(s->box, &m);
         if (!more)
             break;
-        uint64_t now_ns = clock_mono_ns();
+        now_ns = clock_mono_ns();
+        begin_ns = n == 0 ? now_ns : begin_ns;
         int64_t wall_us = clock_wall_us();
         mailbox_busy(s->box, m.kind, now_ns); /* ends what was before */
         if (m.is_reply)
@@ -473,6 +480,7 @@ static void round_once(struct sla *s, uint64_t *expired_ns)
         return;
     uint64_t now_ns = clock_mono_ns();
     int64_t wall_us = clock_wall_us();
+    mailbox_busy(s->box, MSG_PERIOD, now_ns);
     if (now_ns - *expired_ns >= NS_PER_S) {
         *expired_ns = now_ns;
         expire_tickets(s, now_ns, wall_us);
@@ -480,8 +488,10 @@ static void round_once(struct sla *s, uint64_t *expired_ns)
     load_drive(s, now_ns, wall_us);
     moves_drive(s, now_ns, wall_us);
     services_tick(s->services, now_ns, wall_us);
+    bool left = services_step(s->services, now_ns, wall_us);
     sla_out_flush(&s->out, now_ns, false);
-    if (!more)
+    mailbox_idle(s->box, clock_mono_ns());
+    if (!more && !left)
         wait_for_work(s, clock_mono_ns());
 }
 
@@ -499,6 +509,7 @@ static int sla_init(struct sla *s, const struct sla_thread *setup)
         .manual_admission = c->manual_admission,
         .max_gateways = c->max_gateways,
         .max_streams = SLA_MAX_STREAMS,
+        .in_pieces = true,
         .process = (uint32_t)setup->index,
         .processes = (uint32_t)setup->threads->services_count,
         .processes_at_start = (uint32_t)setup->threads->services_at_start,

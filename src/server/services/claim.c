@@ -51,13 +51,21 @@ static void claim_dirty(struct services *s, struct claim *c)
         list_push_back(&s->dirty, &c->in_dirty);
 }
 
+static void claim_clean(struct services *s, struct claim *c)
+{
+    period_leaves(s, &c->in_dirty);
+    list_remove(&c->in_dirty);
+}
+
 static void claim_spans(struct services *s, struct claim *c)
 {
     bool is = list_linked(&c->in_spanning), shall = c->part_count > 1;
     if (shall && !is)
         list_push_back(&s->spanning, &c->in_spanning);
-    if (!shall && is)
+    if (!shall && is) {
+        period_leaves(s, &c->in_spanning);
         list_remove(&c->in_spanning);
+    }
 }
 
 static struct claim *claim_get(struct services *s, const char *id)
@@ -89,8 +97,8 @@ static void claim_drop(struct services *s, struct claim *c)
     quota_leave(s, c);
     list_remove(&c->in_id);
     list_remove(&c->link);
-    list_remove(&c->in_spanning);
-    list_remove(&c->in_dirty);
+    weir_assert(!list_linked(&c->in_spanning));
+    claim_clean(s, c);
     free(c);
 }
 
@@ -131,6 +139,7 @@ static void part_leave(struct services *s, struct part *p)
         return;
     if (p->first && !list_empty(&p->twins))
         container_of(p->twins.next, struct part, twins)->first = true;
+    period_broken(s);
     list_remove(&p->twins);
     list_remove(&p->in_claim);
     list_remove(&p->in_gateway);
@@ -569,10 +578,10 @@ static void divide(struct services *s, struct claim *c, struct part **holder, si
         give_whole(holder[i], &holder[i]->limits);
         claim_mark(s, holder[i]->gateway);
     }
-    list_remove(&c->in_dirty);
+    claim_clean(s, c);
 }
 
-static void claim_split(struct services *s, struct claim *c)
+void claim_split(struct services *s, struct claim *c)
 {
     struct part **holder = split_room(s, c->part_count)
                                ? calloc(c->part_count, sizeof(struct part *))
@@ -590,14 +599,6 @@ void claim_regive(struct services *s, struct claim *c)
 {
     claim_dirty(s, c);
     claim_split(s, c);
-}
-
-void claim_split_all(struct services *s)
-{
-    list_for_each_safe(it, &s->dirty)
-        claim_split(s, container_of(it, struct claim, in_dirty));
-    list_for_each(it, &s->spanning)
-        claim_split(s, container_of(it, struct claim, in_spanning));
 }
 
 void claim_split_dirty(struct services *s, struct gateway *g)

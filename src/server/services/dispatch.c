@@ -453,11 +453,6 @@ void dispatch_gateway(struct services *s, struct gateway *g)
     g->retry_ns = 0;
 }
 
-void dispatch_all(struct services *s)
-{
-    list_for_each(it, &s->e.gateways) dispatch_gateway(s, container_of(it, struct gateway, e.link));
-}
-
 void dispatch_changed(struct services *s, size_t at_most)
 {
     size_t n = 0;
@@ -466,7 +461,9 @@ void dispatch_changed(struct services *s, size_t at_most)
             return;
     }
     while (!list_empty(&s->changed)) {
-        struct gateway *g = container_of(list_pop_front(&s->changed), struct gateway, in_changed);
+        struct gateway *g = container_of(s->changed.next, struct gateway, in_changed);
+        period_leaves(s, &g->in_changed);
+        list_remove(&g->in_changed);
         dispatch_gateway(s, g);
     }
 }

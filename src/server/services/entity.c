@@ -166,6 +166,7 @@ static void target_free(struct services *s, struct target *t)
 {
     storage_leave(s, t);
     list_remove(&t->link);
+    period_leaves(s, &t->e.link);
     list_remove(&t->e.link);
     weir_assert(s->e.target_count > 0);
     s->e.target_count--;
@@ -181,10 +182,12 @@ void entity_gateway_free(struct services *s, struct gateway *g)
         target_free(s, container_of(it, struct target, link));
     weir_assert(g->e.stream_count == 0 && g->target_count == 0);
     weir_assert(list_empty(&g->parts));
+    period_leaves(s, &g->in_changed);
     list_remove(&g->in_changed);
     heap_remove(s, g);
     list_remove(&g->in_session);
     list_remove(&g->in_id);
+    period_leaves(s, &g->e.link);
     list_remove(&g->e.link);
     weir_assert(s->e.gateway_count > 0);
     s->e.gateway_count--;
@@ -210,14 +213,17 @@ void entity_gateway_take_out(struct services *s, struct gateway *g)
     list_for_each(it, &g->targets) {
         struct target *t = container_of(it, struct target, link);
         storage_leave(s, t);
+        period_leaves(s, &t->e.link);
         list_remove(&t->e.link);
         s->e.target_count--;
     }
     weir_assert(list_empty(&g->parts));
     heap_remove(s, g);
+    period_leaves(s, &g->in_changed);
     list_remove(&g->in_changed);
     list_remove(&g->in_session);
     list_remove(&g->in_id);
+    period_leaves(s, &g->e.link);
     list_remove(&g->e.link);
     s->e.gateway_count--;
     s->generation++;

@@ -24,6 +24,12 @@
  * Most claims are at one gateway and one target: what they ask for is summed up when their gateway
  * reports, and the plan itself walks only storages and the claims that are at several places.
  *
+ * A plan is made in pieces (period.c), and anything may happen between two of them. What a plan
+ * keeps from one to the next: the sums of each storage (storage.plan), which nobody else reads
+ * before they are whole; the chain of `firsts` with their leaders and factors. Parts in that chain
+ * may not go: who lets one go calls period_broken, and the plan begins anew. A part that came, or
+ * began to speak, after it was asked has no leader of this plan, and is told so by `asked`.
+ *
  * Invariants: (1) with nothing known of a storage's capacity nothing is scaled; (2) what is sent
  * differs from what was sent last. */
 #include <math.h>
@@ -181,9 +187,10 @@ static void part_promise_none(struct part *p)
     memset(p->promise, 0, sizeof(p->promise));
 }
 
-/* A claim over several gateways or targets. */
-static void claim_ask(struct services *s, struct claim *c)
+void plan_claim_ask(struct services *s, struct claim *c)
 {
+    if (c->agreed == NULL)
+        return;
     double demand[GATE_KIND_COUNT] = {0};
     claim_sum(s, c, demand);
     uint64_t counted = ++s->walk;
@@ -197,8 +204,9 @@ static void claim_ask(struct services *s, struct claim *c)
         struct storage *t = p->target->storage;
         p->settled = false;
         part_promise(p, t->sum.demand, demand, quota_others_iops(c));
-        tighten(&t->wait_us, wait_bound(p));
-        t->speaks = true;
+        tighten(&t->plan.wait_us, wait_bound(p));
+        t->plan.speaks = true;
+        p->asked = s->period.number;
         if (t->counted == counted) {
             p->leader = t->firsts;
             continue;
@@ -206,7 +214,7 @@ static void claim_ask(struct services *s, struct claim *c)
         t->counted = counted; /* once a storage, by its first part there */
         p->leader = p;
         p->factor = 1;
-        t->reserved += p->reserve * plan_io_cost(p);
+        t->plan.reserved += p->reserve * plan_io_cost(p);
         p->next_first = t->firsts;
         t->firsts = p;
     }
@@ -256,32 +264,25 @@ static enum collisions collisions_at(const struct services *s, const struct stor
     return COLLISIONS_PRIORITY;
 }
 
-/* Claims that are only at one target join those of several in t->firsts. */
-static size_t firsts_gather(struct storage *t)
+void plan_target_gather(struct target *one)
 {
-    size_t n = 0;
-    for (const struct part *p = t->firsts; p != NULL; p = p->next_first)
-        n++;
-    list_for_each(it, &t->targets)
+    struct storage *t = one->storage;
+    list_for_each(at, &one->gateway->parts)
     {
-        struct target *one = container_of(it, struct target, in_storage);
-        list_for_each(at, &one->gateway->parts)
-        {
-            struct part *p = container_of(at, struct part, in_gateway);
-            if (p->target != one || p->claim->part_count > 1 || !part_speaks(p))
-                continue;
-            p->factor = 1;
-            p->next_first = t->firsts;
-            t->firsts = p;
-            n++;
-        }
+        struct part *p = container_of(at, struct part, in_gateway);
+        if (p->target != one || p->claim->part_count > 1 || !part_speaks(p))
+            continue;
+        p->factor = 1;
+        p->next_first = t->firsts;
+        t->firsts = p;
     }
-    return n;
 }
 
 static void storage_scale(struct services *s, struct storage *t)
 {
-    size_t n = firsts_gather(t), i = 0;
+    size_t n = 0, i = 0;
+    for (const struct part *p = t->firsts; p != NULL; p = p->next_first)
+        n++;
     struct allocate_claim *c = calloc(n + 1, sizeof(*c));
     if (c == NULL)
         return; /* not scaled this time */
@@ -318,23 +319,30 @@ static void say_overcommitted(struct services *s, struct storage *t, bool over)
     t->overcommitted = over;
 }
 
-static void storage_settle(struct services *s, struct storage *t)
+bool plan_storage_open(struct storage *t)
 {
+    t->reserved = t->plan.reserved;
+    t->wait_us = t->plan.wait_us;
+    t->speaks = t->plan.speaks;
     t->capacity = plan_capacity(t);
     t->fits = 1.0;
-    bool over = t->capacity > 0 && t->reserved > t->capacity;
-    t->over = over;
-    if (over) {
+    t->over = t->capacity > 0 && t->reserved > t->capacity;
+    return t->over;
+}
+
+void plan_storage_close(struct services *s, struct storage *t)
+{
+    if (t->over) {
         t->overcommitted_ns = s->now_ns;
         storage_scale(s, t);
     }
-    if (over || s->now_ns - t->overcommitted_ns > QUIET_NS)
-        say_overcommitted(s, t, over);
+    if (t->over || s->now_ns - t->overcommitted_ns > QUIET_NS)
+        say_overcommitted(s, t, t->over);
     double part = t->capacity > 0 ? t->reserved / t->capacity : 0;
     list_for_each(it, &t->targets)
     {
         struct target *one = container_of(it, struct target, in_storage);
-        one->e.overcommitted = over;
+        one->e.overcommitted = t->over;
         one->e.reserved_ppm = part < 1000 ? (uint32_t)(part * 1e6) : 1000000000u;
     }
 }
@@ -456,7 +464,7 @@ static void part_plan(struct services *s, struct part *p, bool several)
     claim_mark(s, p->gateway);
 }
 
-static void target_plan(struct services *s, struct target *t)
+void plan_target(struct services *s, struct target *t)
 {
     bool off = plan_hands_off(s, t);
     struct window_plan plan = {.wait_us = off ? 0 : t->storage->wait_us,
@@ -489,79 +497,51 @@ void plan_gateway(struct services *s, struct gateway *g)
     }
 }
 
-static void storage_begin(struct storage *t)
+void plan_storage_begin(struct storage *t)
 {
-    t->reserved = 0;
-    t->wait_us = 0;
-    t->speaks = false;
+    t->plan.reserved = 0;
+    t->plan.wait_us = 0;
+    t->plan.speaks = false;
     t->firsts = NULL;
     list_for_each(it, &t->targets)
     {
         const struct target *one = container_of(it, struct target, in_storage);
-        t->reserved += one->reserved_alone;
-        tighten(&t->wait_us, one->wait_alone_us);
-        t->speaks = t->speaks || one->speaks_alone;
+        t->plan.reserved += one->reserved_alone;
+        tighten(&t->plan.wait_us, one->wait_alone_us);
+        t->plan.speaks = t->plan.speaks || one->speaks_alone;
     }
 }
 
-/* Claims that are only at one target, when what fits changes or (@anew) policies or agreements do.
- * Most are as they were, and touching no more of each than its few lines here is most of the time
+/* Most are as they were, and touching no more of each than its few lines here is most of the time
  * that a plan of many saves. */
-static void storage_plan_alone(struct services *s, struct storage *t, bool anew)
+void plan_target_alone(struct services *s, struct target *one, bool anew)
 {
-    list_for_each(it, &t->targets)
+    const struct storage *t = one->storage;
+    list_for_each(at, &one->gateway->parts)
     {
-        struct target *one = container_of(it, struct target, in_storage);
-        list_for_each(at, &one->gateway->parts)
-        {
-            struct part *p = container_of(at, struct part, in_gateway);
-            if (p->target != one || p->claim->part_count > 1 || p->claim->agreed == NULL)
-                continue;
-            double factor = t->over ? p->factor : 1;
-            p->reserve_fits = p->reserve * factor;
-            if (p->settled && !anew && p->settled_factor == factor)
-                continue;
-            part_plan(s, p, false);
-            p->settled = true;
-            p->settled_factor = factor;
-        }
+        struct part *p = container_of(at, struct part, in_gateway);
+        if (p->target != one || p->claim->part_count > 1 || p->claim->agreed == NULL)
+            continue;
+        double factor = t->over ? p->factor : 1;
+        p->reserve_fits = p->reserve * factor;
+        if (p->settled && !anew && p->settled_factor == factor)
+            continue;
+        part_plan(s, p, false);
+        p->settled = true;
+        p->settled_factor = factor;
     }
 }
 
-void plan_run(struct services *s)
+void plan_claim_shared(struct services *s, struct claim *c)
 {
-    if (!s->loaded)
+    if (c->agreed == NULL)
         return;
-    list_for_each(it, &s->storages) storage_begin(container_of(it, struct storage, link));
-    list_for_each(it, &s->spanning)
+    claim_sum(s, c, NULL);
+    list_for_each(at, &c->parts)
     {
-        struct claim *c = container_of(it, struct claim, in_spanning);
-        if (c->agreed != NULL)
-            claim_ask(s, c);
+        struct part *p = container_of(at, struct part, in_claim);
+        if (part_speaks(p) && p->asked == s->period.number)
+            p->reserve_fits = p->reserve * p->leader->factor;
+        part_plan(s, p, true);
     }
-    bool anew = s->planned_generation != s->generation;
-    s->planned_generation = s->generation;
-    list_for_each(it, &s->storages)
-    {
-        struct storage *t = container_of(it, struct storage, link);
-        bool was = t->over;
-        storage_settle(s, t);
-        if (t->over || was || anew)
-            storage_plan_alone(s, t, anew);
-    }
-    list_for_each(it, &s->spanning)
-    {
-        struct claim *c = container_of(it, struct claim, in_spanning);
-        if (c->agreed == NULL)
-            continue;
-        claim_sum(s, c, NULL);
-        list_for_each(at, &c->parts)
-        {
-            struct part *p = container_of(at, struct part, in_claim);
-            if (part_speaks(p))
-                p->reserve_fits = p->reserve * p->leader->factor;
-            part_plan(s, p, true);
-        }
-    }
-    list_for_each(it, &s->e.targets) target_plan(s, container_of(it, struct target, e.link));
 }

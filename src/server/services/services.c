@@ -41,6 +41,8 @@
 #define REFUSED_PERIODS 5u
 /* Epochs above this are nonsense from outside: they would leave no room to count on. */
 #define EPOCH_MAX (UINT64_MAX / 2)
+/* Polls of one tick where work is done in pieces: those above are due still. */
+#define TICK_GATEWAYS 32u
 #define SHARE_RETRY_NS (10 * NS_PER_MS)
 
 void services_at(struct services *s, uint64_t now_ns, int64_t wall_us)
@@ -220,7 +222,7 @@ static void lost_due(struct services *s, struct gateway *g)
     if (lost >= LOST_STALE_NS && !g->stale_counted) {
         g->stale_counted = true;
         claim_gateway_changed(s, g);
-        claim_split_all(s); /* its part goes to the others */
+        claim_split_dirty(s, g); /* its part goes to the others */
         s->generation++;
     }
     uint64_t next = lost < s->config.lease_ns ? s->config.lease_ns
@@ -234,22 +236,25 @@ void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us)
     services_at(s, now_ns, wall_us);
     select_schedules(s);
     /* Each entry moves at least half a period away, so this ends. */
-    while (s->heap_count > 0 && s->heap[1]->due_ns <= s->now_ns) {
+    size_t most = s->config.in_pieces ? TICK_GATEWAYS : SIZE_MAX;
+    for (size_t n = 0; n < most && s->heap_count > 0 && s->heap[1]->due_ns <= s->now_ns; n++) {
         struct gateway *g = s->heap[1];
         if (g->e.live)
             poll_due(s, g);
         else
             lost_due(s, g);
     }
-    if (s->now_ns >= s->plan_ns) {
+    if (s->now_ns >= s->plan_ns && s->period.stage == PERIOD_RESTS) {
         s->plan_ns = s->now_ns + s->config.period_ns;
-        claim_split_all(s);
-        plan_run(s);
-        slots_run(s);
-        dispatch_changed(s, SIZE_MAX);
-        quota_period(s);
+        period_ask(s, PERIOD_WHOLE);
     }
     quota_flush(s);
+}
+
+bool services_step(struct services *s, uint64_t now_ns, int64_t wall_us)
+{
+    services_at(s, now_ns, wall_us);
+    return period_step(s);
 }
 
 uint64_t services_next_ns(const struct services *s)
@@ -556,7 +561,7 @@ void services_loaded(struct services *s, uint64_t now_ns, int64_t wall_us)
 {
     services_at(s, now_ns, wall_us);
     s->loaded = true;
-    dispatch_all(s);
+    period_ask(s, PERIOD_TELL);
 }
 
 int services_agreement_put(struct services *s, const struct agreement *a, uint64_t now_ns,
@@ -568,8 +573,7 @@ int services_agreement_put(struct services *s, const struct agreement *a, uint64
         return err;
     throttle_review_all(s); /* it may promise something to one that is throttled */
     s->generation++; /* all shares are looked at anew */
-    plan_run(s);
-    dispatch_all(s);
+    period_ask(s, PERIOD_PLAN);
     return 0;
 }
 
@@ -581,7 +585,7 @@ int services_tenant_put(struct services *s, const struct tenant *t, uint64_t now
     if (err < 0)
         return err;
     throttle_review_all(s); /* policies and agreements may select by tenant */
-    dispatch_all(s);
+    period_ask(s, PERIOD_TELL);
     return 0;
 }
 
@@ -594,8 +598,7 @@ int services_policy_put(struct services *s, const struct policy *p, uint64_t now
         return err;
     throttle_review_all(s);
     s->generation++; /* all shares are looked at anew */
-    plan_run(s);
-    dispatch_all(s);
+    period_ask(s, PERIOD_PLAN);
     return 0;
 }
 
@@ -661,8 +664,7 @@ int services_gateway_admit(struct services *s, const char *name, uint64_t now_ns
         return 0;
     services_admit(s, g, "admitted by an administrator");
     throttle_review_all(s);
-    plan_run(s);
-    dispatch_all(s);
+    period_ask(s, PERIOD_PLAN);
     return 0;
 }
 
@@ -694,8 +696,7 @@ int services_document_remove(struct services *s, const char *kind, const char *n
         return err;
     throttle_review_all(s);
     s->generation++; /* all shares are looked at anew */
-    plan_run(s);
-    dispatch_all(s);
+    period_ask(s, PERIOD_PLAN);
     return 0;
 }
 
@@ -713,8 +714,7 @@ void services_enforcement(struct services *s, bool on, uint64_t now_ns, int64_t 
     if (!on)
         throttle_lift_all(s, "enforcement was switched off", "enforcement-off");
     s->generation++; /* all shares are looked at anew */
-    plan_run(s);
-    dispatch_all(s);
+    period_ask(s, PERIOD_PLAN);
 }
 
 bool services_enforcing(const struct services *s)

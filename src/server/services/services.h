@@ -57,6 +57,9 @@ struct services_config {
     uint32_t process;     /* number of this SLA process, and how many there are */
     uint32_t processes;
     uint32_t processes_at_start; /* the same when the server began; 0: there is never another */
+    /* What a period or a changed document asks for over all gateways is left to services_step; else
+     * it is done before the call returns. */
+    bool in_pieces;
     uint64_t first_epoch; /* epochs start here; above all of earlier lives (wall clock, us) */
 };
 
@@ -155,6 +158,9 @@ bool services_enforcing(const struct services *s);
 /* Do what is due; call at services_next_ns at the latest, and after each message. */
 void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us);
 uint64_t services_next_ns(const struct services *s);
+/* One piece, a millisecond or so, of what a tick or a document began; false: nothing is left of it.
+ * Anything may be called between two pieces. Where config.in_pieces. */
+bool services_step(struct services *s, uint64_t now_ns, int64_t wall_us);
 
 /* Counts for status and tests. */
 struct services_stats {

@@ -82,7 +82,7 @@ static void stream_gather(struct stream *st, double seconds)
         return;
     }
     if (p->waiting++ > 0 || p->claim->part_count > 1)
-        return; /* once a claim; of those in several places slots_run takes account */
+        return; /* once a claim; of those in several places slots_waiting takes account */
     t->waits_weight += weight;
     t->waits_reserve += p->reserve_fits * plan_io_cost(p);
 }
@@ -382,7 +382,7 @@ static void storage_begin(struct storage *t)
 }
 
 /* Claims at several places that wait somewhere: one part of each, at each storage. */
-static void waiting_gather(struct services *s)
+void slots_waiting(struct services *s)
 {
     list_for_each(it, &s->storages)
         container_of(it, struct storage, link)->waiting = NULL;
@@ -406,25 +406,21 @@ static void waiting_gather(struct services *s)
     }
 }
 
-void slots_run(struct services *s)
+void slots_storage(struct services *s, struct storage *t)
 {
-    waiting_gather(s);
-    list_for_each(it, &s->storages) {
-        struct storage *t = container_of(it, struct storage, link);
-        if (!storage_on(s, t)) {
-            storage_off(s, t);
-            continue;
-        }
-        if (!t->slots_on)
-            storage_begin(t);
-        storage_learn(t);
-        storage_divide(s, t);
+    if (!storage_on(s, t)) {
+        storage_off(s, t);
+        return;
     }
+    if (!t->slots_on)
+        storage_begin(t);
+    storage_learn(t);
+    storage_divide(s, t);
 }
 
 void slots_resplit(struct services *s, struct gateway *g)
 {
-    waiting_gather(s);
+    slots_waiting(s);
     list_for_each(it, &g->targets) {
         struct storage *t = container_of(it, struct target, link)->storage;
         if (t != NULL && t->slots_on && storage_on(s, t))

@@ -101,6 +101,12 @@ struct storage {
         double demand, cost_ns, ios, bytes, iops, taken;
         size_t streams;
     } ask;
+    struct {                            /* of the plan that is being made */
+        double reserved;
+        uint64_t wait_us;
+        bool speaks;
+        bool owed;                      /* what is only at one target is to be looked at */
+    } plan;
     struct part *firsts;                /* one of each claim here; plan.c */
     bool speaks;                        /* somebody has a share here */
     struct {                            /* slots.c */
@@ -229,7 +235,8 @@ struct part {
     double factor;                      /* of the first: what fits of the claim's there */
     double settled_factor;              /* with which it was planned, if @settled */
     bool settled;                       /* planned, and its promise is still the same */
-    struct part *leader;                /* the claim's first at its storage, in this plan */
+    struct part *leader;                /* the claim's first at its storage, in plan @asked */
+    uint64_t asked;                     /* s->period.number */
     struct part *next_first;            /* in storage.firsts */
     uint32_t waiting;                   /* streams with I/Os that wait for their turn */
     uint32_t waiting_parts;             /* of the claim at its storage; slots.c */
@@ -344,6 +351,34 @@ struct parcel_note {
     uint64_t at_ns;
 };
 
+/* What a period asks for, and where it stands (period.c). */
+enum period_stage {
+    PERIOD_RESTS,
+    PERIOD_DIRTY,    /* limits whose members changed are divided */
+    PERIOD_SPLIT,    /* and those over several gateways, which follow demand */
+    PERIOD_BEGIN,    /* the plan: what is asked of each storage by claims that are only there */
+    PERIOD_ASK,      /* by those at several places */
+    PERIOD_STORAGES, /* reservations against capacity */
+    PERIOD_SHARED,   /* shares of claims at several places */
+    PERIOD_TARGETS,  /* plans for targets */
+    PERIOD_WAITING,  /* slots: who waits */
+    PERIOD_SLOTS,    /* windows are learnt and divided */
+    PERIOD_SEND_ALL, /* every gateway is looked at */
+    PERIOD_SEND      /* what changed goes out */
+};
+enum storage_step { STORAGE_OPEN, STORAGE_GATHER, STORAGE_ALONE };
+struct period {
+    enum period_stage stage;
+    struct list *at;                    /* next of the list that the stage walks; NULL: its first */
+    enum storage_step step;             /* in PERIOD_STORAGES, of the storage @at */
+    struct list *target;                /* next of its targets; NULL: the first */
+    bool whole;                         /* divisions and slots too, once a period */
+    bool all;                           /* agreements changed: all gateways are looked at */
+    bool anew;                          /* and all shares */
+    uint32_t restarts;
+    uint64_t number;                    /* of the plan: never used twice */
+};
+
 struct services {
     struct services_config config;
     struct services_sink sink;
@@ -365,6 +400,7 @@ struct services {
     bool share_owed;                    /* notes or grants wait for room */
     struct list storages;
     uint64_t plan_ns;                   /* when splits are made anew */
+    struct period period;
     uint64_t planned_generation;
     struct split_part *split;           /* scratch, of the largest claim */
     size_t split_cap;
@@ -517,9 +553,9 @@ void claim_link(struct services *s, struct stream *st);
 void claim_unlink(struct services *s, struct stream *st);
 /* A whole report of @g is merged: sum up its parts. */
 void claim_gather(struct services *s, struct gateway *g);
-/* Divide all limits anew that are dirty or follow demand; gateways whose parts changed are put in
- * s->changed. */
-void claim_split_all(struct services *s);
+/* Divide its limits anew when they are dirty, or demand is worth it; gateways whose parts changed
+ * are put in s->changed. */
+void claim_split(struct services *s, struct claim *c);
 /* The same for what is dirty at @g. */
 void claim_split_dirty(struct services *s, struct gateway *g);
 /* An early warning of @g was answered: divide anew what it has a part of, and nothing else. */
@@ -562,10 +598,41 @@ void quota_flush(struct services *s);
 /* Demand at other processes of those that have the claim's promise. */
 double quota_others_iops(const struct claim *c);
 
-/* --- plan.c: shares and targets
+/* --- period.c: what is due once a period, in pieces
  * --------------------------------------------------------------------------------------- */
-/* Once a period: reservations against capacity, shares and plans for targets. */
-void plan_run(struct services *s);
+enum period_what {
+    PERIOD_WHOLE, /* all of it */
+    PERIOD_PLAN,  /* agreements or policies changed: plan, and look at all gateways */
+    PERIOD_TELL   /* look at all gateways */
+};
+/* Begin it, or widen and begin anew what is under way. Where nothing is left to pieces it is done
+ * when this returns. */
+void period_ask(struct services *s, enum period_what what);
+/* One piece; false: nothing is left. */
+bool period_step(struct services *s);
+/* Call before @l is taken out of one of the lists that a period walks: spanning, dirty, storages,
+ * their targets, all targets, all gateways. */
+void period_leaves(struct services *s, const struct list *l);
+/* Call when a part or a target goes: what the plan under way knows of it is void. */
+void period_broken(struct services *s);
+
+/* --- plan.c: shares and targets, as period.c calls it
+ * --------------------------------------------------------------------------------------- */
+/* What claims that are only there ask of it. */
+void plan_storage_begin(struct storage *t);
+/* What one that spans asks of its storages. */
+void plan_claim_ask(struct services *s, struct claim *c);
+/* Then, of each storage: whether reservations exceed its capacity; if so each of its targets is
+ * gathered; then it is closed, which scales them. */
+bool plan_storage_open(struct storage *t);
+void plan_target_gather(struct target *one);
+void plan_storage_close(struct services *s, struct storage *t);
+/* Claims that are only at one target, when what fits changes or (@anew) policies or agreements
+ * do. */
+void plan_target_alone(struct services *s, struct target *one, bool anew);
+/* Then the shares of one that spans, and the plan for a target. */
+void plan_claim_shared(struct services *s, struct claim *c);
+void plan_target(struct services *s, struct target *t);
 /* @g has reported: the shares of claims that are only there. */
 void plan_gateway(struct services *s, struct gateway *g);
 
@@ -585,8 +652,9 @@ double plan_capacity(const struct storage *t);
  * --------------------------------------------------------------------------------------- */
 /* @g has reported: what its targets and streams did. */
 void slots_gather(struct gateway *g);
-/* Once a period, after plan_run: learn, and divide anew. */
-void slots_run(struct services *s);
+/* Once a period, after the plan: who waits; then for each storage, learn and divide anew. */
+void slots_waiting(struct services *s);
+void slots_storage(struct services *s, struct storage *t);
 /* An early warning of @g was answered: divide anew. */
 void slots_resplit(struct services *s, struct gateway *g);
 
@@ -642,7 +710,6 @@ uint32_t scene_harm_ppm(const struct scene *sc, const struct bully *b);
 /* --- dispatch.c: controls on their way
  * ---------------------------------------------------------------- */
 void dispatch_gateway(struct services *s, struct gateway *g);
-void dispatch_all(struct services *s);
 /* Those whose parts of limits changed, unless they are more than @at_most: many that come at once
  * must not have all the others told at each of them. */
 void dispatch_changed(struct services *s, size_t at_most);

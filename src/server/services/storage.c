@@ -63,11 +63,12 @@ void storage_take(struct stream *st, struct target *t)
     to->throttles += throttled;
 }
 
-static void storage_drop(struct storage *st)
+static void storage_drop(struct services *s, struct storage *st)
 {
     if (!list_empty(&st->targets))
         return;
     weir_assert(list_empty(&st->streams) && st->throttles == 0);
+    period_leaves(s, &st->link);
     list_remove(&st->link);
     free(st);
 }
@@ -77,6 +78,8 @@ bool storage_join(struct services *s, struct target *t)
     struct storage *to = storage_get(s, t), *from = t->storage;
     if (to == NULL || to == from)
         return to != NULL;
+    period_broken(s);
+    period_leaves(s, &t->in_storage);
     list_remove(&t->in_storage);
     t->storage = to;
     list_push_back(&to->targets, &t->in_storage);
@@ -87,15 +90,16 @@ bool storage_join(struct services *s, struct target *t)
         if (st->target == t)
             storage_take(st, t);
     }
-    storage_drop(from);
+    storage_drop(s, from);
     return true;
 }
 
 void storage_leave(struct services *s, struct target *t)
 {
-    (void)s;
+    period_broken(s);
+    period_leaves(s, &t->in_storage);
     list_remove(&t->in_storage);
-    storage_drop(t->storage);
+    storage_drop(s, t->storage);
     t->storage = NULL;
 }
 
