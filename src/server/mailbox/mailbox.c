@@ -548,6 +548,25 @@ uint64_t mailbox_busy_since(const struct mailbox *m)
     return gauge_read(&m->busy_since_ns);
 }
 
+static uint64_t taken_count(const struct mailbox *m)
+{
+    return ring_taken_count(&m->normal) + ring_taken_count(&m->urgent) +
+           ring_taken_count(&m->replies);
+}
+
+uint64_t mailbox_still_ns(const struct mailbox *m, struct mailbox_watch *w, uint64_t now_ns)
+{
+    uint64_t taken = taken_count(m), busy = mailbox_busy_since(m);
+    bool waits = ring_depth(&m->normal) + ring_depth(&m->urgent) + ring_depth(&m->replies) > 0;
+    if (!waits)
+        w->since_ns = 0;
+    else if (taken != w->taken || w->since_ns == 0)
+        w->since_ns = now_ns;
+    w->taken = taken;
+    uint64_t since = busy != 0 && (w->since_ns == 0 || busy < w->since_ns) ? busy : w->since_ns;
+    return since != 0 && now_ns > since ? now_ns - since : 0;
+}
+
 void mailbox_stats(const struct mailbox_set *set, size_t i, struct mailbox_stats *ret)
 {
     const struct mailbox *m = mailbox_set_at(set, i);
@@ -562,8 +581,7 @@ void mailbox_stats(const struct mailbox_set *set, size_t i, struct mailbox_stats
         .urgent_depth_max = (size_t)gauge_read(&m->urgent.depth_max),
         .posted = ring_put_count(&m->normal) + urgent + ring_put_count(&m->replies),
         .refused = gauge_read(&m->refused),
-        .taken = ring_taken_count(&m->normal) + ring_taken_count(&m->urgent) +
-                 ring_taken_count(&m->replies),
+        .taken = taken_count(m),
         .replies = ring_taken_count(&m->replies),
         .expired = gauge_read(&m->expired),
         .urgent = urgent,

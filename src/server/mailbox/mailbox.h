@@ -142,5 +142,11 @@ void mailbox_stats(const struct mailbox_set *set, size_t i, struct mailbox_stats
 struct mailbox *mailbox_set_at(const struct mailbox_set *set, size_t i);
 /* Since when the owner of @m handles one message; 0: it does not. Any thread. */
 uint64_t mailbox_busy_since(const struct mailbox *m);
+/* For how long its owner stands still: handles one message, or has taken nothing although something
+ * waits, as far as looks with the same @w (all 0 at first) tell. 0: it does not. Any thread. */
+struct mailbox_watch {
+    uint64_t taken, since_ns;
+};
+uint64_t mailbox_still_ns(const struct mailbox *m, struct mailbox_watch *w, uint64_t now_ns);
 
 #endif

@@ -72,6 +72,7 @@ struct route {
     struct target *targets;
     struct list groups, astray, all;
     uint64_t load[THREADS_MAX_SERVICES], pair_load[THREADS_MAX_PAIRS];
+    bool still[THREADS_MAX_SERVICES]; /* newcomers go elsewhere */
     uint32_t last_group;
     uint64_t visit;
 };
@@ -128,6 +129,18 @@ static size_t idlest(const struct route *r, const bool *busy)
             best = i;
     }
     return best;
+}
+
+/* For a newcomer: where all stand still it goes to the idlest of them. */
+static size_t newcomers(const struct route *r)
+{
+    size_t best = idlest(r, r->still);
+    return best < r->processes ? best : idlest(r, NULL);
+}
+
+void route_still(struct route *r, const bool *still)
+{
+    memcpy(r->still, still, sizeof(r->still));
 }
 
 static void load_add(struct route *r, struct route_place p, uint64_t load)
@@ -416,7 +429,7 @@ struct route_gateway *route_add(struct route *r, const uint8_t id[GATEWAY_ID_SIZ
         return known;
     if (r->count >= r->max_gateways && !make_room(r, ret_evicted))
         return NULL;
-    size_t process = at >= 0 && (size_t)at < r->processes ? (size_t)at : idlest(r, NULL);
+    size_t process = at >= 0 && (size_t)at < r->processes ? (size_t)at : newcomers(r);
     struct entry *e = calloc(1, sizeof(*e));
     char *copy = e != NULL ? strdup(name) : NULL;
     struct route_group *group = copy != NULL ? group_new(r, place_of(r, process)) : NULL;
@@ -595,7 +608,7 @@ void route_resize(struct route *r, size_t pairs, size_t processes, uint64_t now_
         if (route_fits(r, group->place))
             continue;
         /* Its process may stay although its pair may not. */
-        size_t to = group->place.process < processes ? group->place.process : idlest(r, NULL);
+        size_t to = group->place.process < processes ? group->place.process : newcomers(r);
         group_place(r, group, place_of(r, to));
     }
     (void)balance(r, NULL, r->group_count, now_ns, true);

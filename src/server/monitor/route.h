@@ -48,6 +48,10 @@ void route_free(struct route *r);
 bool route_fits(const struct route *r, struct route_place p);
 
 struct route_gateway *route_find(const struct route *r, const uint8_t id[GATEWAY_ID_SIZE]);
+/* Processes (THREADS_MAX_SERVICES of them) that stand still now: newcomers go elsewhere while there
+ * is an elsewhere. */
+void route_still(struct route *r, const bool *still);
+
 /* The gateway's entry, made when there is none: alone in a subgroup, at the place with least to do,
  * or at process @at (-1: any). NULL: the table is full of gateways with sessions. A gateway without
  * one that had to leave is told in *@ret_evicted (its id, and the process that knows it), which

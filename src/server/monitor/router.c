@@ -6,9 +6,11 @@
  * at once. While it is out the gateway counts as moving: a new session of it is held back until the
  * baton is here again, and words for its session wait. Each second loads are taken from what
  * inbound counted by session, and every MONITOR_BALANCE_NS the table may give subgroups other
- * places. A process that has been busy with one message for more than BUSY_NS neither gets nor
- * gives gateways for its load; batons that are on their way to it wait there and hold up only
- * their own gateways.
+ * places. A process that has been busy with one message for more than BUSY_NS, or has taken nothing
+ * for so long although mail waits for it, stands still: it neither gets nor gives gateways for its
+ * load, and a gateway that was never here goes to another. Batons that are on their way to it wait
+ * there and hold up only their own gateways. It is looked for at each tick, and when a gateway
+ * comes, every LOOK_NS at most.
  *
  *   gateway:  settled --astray, a baton is free--> moving --DONE--> settled at the new place
  *                 ^                                   \--REFUSED--> settled at the old one; again
@@ -34,6 +36,7 @@
 
 #define TICK_NS NS_PER_S
 #define BUSY_NS (500 * NS_PER_MS)
+#define LOOK_NS (100 * NS_PER_MS)
 #define BOTH_HALVES (1u << SESSION_INBOUND | 1u << SESSION_OUTBOUND)
 
 static struct monitor *monitor_of(const struct router *r)
@@ -200,9 +203,21 @@ static void move_ended(struct router *r, struct move *m)
 /* ---- sessions
  * ------------------------------------------------------------------------------------------ */
 
+static void look(struct router *r, uint64_t now_ns)
+{
+    const struct threads *t = monitor_of(r)->threads;
+    if (r->looked_ns != 0 && now_ns - r->looked_ns < LOOK_NS)
+        return;
+    r->looked_ns = now_ns;
+    for (size_t i = 0; i < THREADS_MAX_SERVICES && t->services[i] != NULL; i++)
+        r->still[i] = mailbox_still_ns(t->services[i], &r->watch[i], now_ns) > BUSY_NS;
+    route_still(r->table, r->still);
+}
+
 bool router_session_new(struct router *r, struct owned_session *o)
 {
     struct route_evicted gone;
+    look(r, reactor_now(r->a->reactor));
     struct route_gateway *g =
         route_add(r->table, o->session.hello.id, o->session.hello.name, -1, &gone);
     if (gone.any)
@@ -366,16 +381,11 @@ static void show(struct router *r)
 static void tick(struct reactor_timer *timer, uint64_t now)
 {
     struct router *r = container_of(timer, struct router, tick);
-    const struct threads *t = monitor_of(r)->threads;
     take_loads(r);
+    look(r, now);
     if (now - r->balanced_ns >= monitor_of(r)->balance_ns) {
-        bool busy[THREADS_MAX_SERVICES] = {false};
         r->balanced_ns = now;
-        for (size_t i = 0; i < THREADS_MAX_SERVICES && t->services[i] != NULL; i++) {
-            uint64_t since = mailbox_busy_since(t->services[i]);
-            busy[i] = since != 0 && since + BUSY_NS < now;
-        }
-        (void)route_balance(r->table, busy, ROUTER_MOVES_MAX, now);
+        (void)route_balance(r->table, r->still, ROUTER_MOVES_MAX, now);
     }
     pump(r);
     show(r);

@@ -9,6 +9,7 @@
 #include "base/reactor.h"
 #include "server/monitor/route.h"
 #include "server/move.h"
+#include "server/threads.h"
 
 /* Gateways that move at once; the others wait their turn. */
 #define ROUTER_MOVES_MAX 64u
@@ -25,6 +26,9 @@ struct router {
     struct reactor_timer tick;
     uint64_t ticked_ns, balanced_ns;
     uint64_t *work_seen;         /* by slot: monitor.work at the last tick */
+    struct mailbox_watch watch[THREADS_MAX_SERVICES];
+    bool still[THREADS_MAX_SERVICES]; /* SLA processes that stand still */
+    uint64_t looked_ns;
     uint32_t said_group;         /* whose move was said last */
     bool resizing;
     struct msg resize;           /* to be answered when all are where they shall be */

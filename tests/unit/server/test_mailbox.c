@@ -199,6 +199,31 @@ static void the_thread_map_names_the_longest_message(void **state)
     mailbox_set_free(set);
 }
 
+static void an_owner_that_takes_nothing_stands_still(void **state)
+{
+    (void)state;
+    struct mailbox_set *set = mailbox_set_new(2);
+    struct mailbox *a = mailbox_new(set, "a", 4, 0);
+    struct mailbox *b = mailbox_new(set, "b", 8, 0);
+    struct mailbox_watch w = {0};
+    struct msg got, m = {.kind = 1};
+    assert_int_equal(mailbox_still_ns(b, &w, 1000), 0); /* nothing waits */
+    assert_int_equal(mailbox_post(a, b, &m), 0);
+    assert_int_equal(mailbox_still_ns(b, &w, 2000), 0); /* since now, as far as is known */
+    assert_int_equal(mailbox_post_urgent(a, b, &m), 0);
+    assert_int_equal(mailbox_still_ns(b, &w, 2700), 700);
+    assert_true(mailbox_take(b, &got));
+    assert_int_equal(mailbox_still_ns(b, &w, 2800), 0);
+    assert_int_equal(mailbox_still_ns(b, &w, 2900), 100);
+    assert_true(mailbox_take(b, &got));
+    assert_int_equal(mailbox_still_ns(b, &w, 3000), 0);
+    mailbox_busy(b, 1, 3000); /* or handles one for long */
+    assert_int_equal(mailbox_still_ns(b, &w, 3400), 400);
+    mailbox_idle(b, 3500);
+    assert_int_equal(mailbox_still_ns(b, &w, 3600), 0);
+    mailbox_set_free(set);
+}
+
 static void urgent_messages_go_first_but_do_not_starve_the_rest(void **state)
 {
     (void)state;
@@ -448,6 +473,7 @@ int main(void)
         cmocka_unit_test(a_reply_finds_room_even_when_requests_fill_the_ring),
         cmocka_unit_test(an_expired_ticket_comes_back_once_and_its_late_reply_is_dropped),
         cmocka_unit_test(the_thread_map_names_the_longest_message),
+        cmocka_unit_test(an_owner_that_takes_nothing_stands_still),
         cmocka_unit_test(urgent_messages_go_first_but_do_not_starve_the_rest),
         cmocka_unit_test(what_can_be_said_again_leaves_room_for_what_cannot),
         cmocka_unit_test(one_that_waits_already_is_not_posted_again),

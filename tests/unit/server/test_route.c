@@ -195,6 +195,32 @@ static void even_loads_stay_and_uneven_ones_are_spread(void **state)
     route_free(r);
 }
 
+static void newcomers_go_where_nobody_stands_still(void **state)
+{
+    (void)state;
+    struct route *r = route_new(2, 4, 64);
+    bool still[THREADS_MAX_SERVICES] = {[0] = true, [2] = true};
+    uint8_t id[GATEWAY_ID_SIZE];
+    route_still(r, still);
+    for (size_t i = 0; i < 16; i++) {
+        id_of(i, id);
+        uint16_t at = route_wanted(route_add(r, id, "g", -1, NULL)).process;
+        assert_true(at == 1 || at == 3);
+    }
+    /* Where it is known already it stays; and somewhere it must be when all stand still. */
+    id_of(20, id);
+    assert_int_equal(route_wanted(route_add(r, id, "g", 2, NULL)).process, 2);
+    still[1] = still[3] = true;
+    route_still(r, still);
+    id_of(21, id);
+    assert_int_equal(route_wanted(route_add(r, id, "g", -1, NULL)).process, 0);
+    memset(still, 0, sizeof(still));
+    route_still(r, still);
+    id_of(22, id);
+    assert_int_not_equal(route_wanted(route_add(r, id, "g", -1, NULL)).process, 1);
+    route_free(r);
+}
+
 static void a_full_table_lets_go_of_one_without_sessions_only(void **state)
 {
     (void)state;
@@ -246,6 +272,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(subgroups_places_and_loads_are_those_of_the_model),
         cmocka_unit_test(even_loads_stay_and_uneven_ones_are_spread),
+        cmocka_unit_test(newcomers_go_where_nobody_stands_still),
         cmocka_unit_test(a_full_table_lets_go_of_one_without_sessions_only),
         cmocka_unit_test(one_with_two_sessions_waits),
     };
