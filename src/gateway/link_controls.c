@@ -626,6 +626,11 @@ void link_controls_set(struct link_controls *c, const Weir__Control__SetControls
                        const void *raw, size_t n)
 {
     uint64_t epoch = s->epoch;
+    if (s->session != 0 && s->session != c->link->session) {
+        log_warning("link: controls of session %llu are ignored, this is %llu",
+                    (unsigned long long)s->session, (unsigned long long)c->link->session);
+        return;
+    }
     if (!s->more && c->set_frames == 0) {
         controls_whole(c, epoch, raw, n);
         return;

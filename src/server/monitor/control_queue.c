@@ -23,7 +23,7 @@
 #define PART_SIZE (512u * 1024u)
 #define TAG_SET_CONTROLS (7u << 3 | 2u) /* of Frame */
 #define TAG_CONTROLS (4u << 3 | 2u)     /* of SetControls */
-#define PART_HEAD_MAX 64u               /* epoch, lease, full, more and the tags around them */
+#define PART_HEAD_MAX 64u               /* epoch, lease, full, more, session and their tags */
 
 _Static_assert(FRAME_RATE_KINDS == GATE_KIND_COUNT, "the wire knows the same limits");
 
@@ -243,8 +243,8 @@ static size_t part_measure(const struct queued_control *c, size_t *ret_bytes)
     return n;
 }
 
-static void part_head(const struct control_queue *q, bool first, bool more, size_t bytes,
-                      struct text *out)
+static void part_head(const struct control_queue *q, uint64_t session, bool first, bool more,
+                      size_t bytes, struct text *out)
 {
     Weir__Control__SetControls s = WEIR__CONTROL__SET_CONTROLS__INIT;
     uint8_t fields[PART_HEAD_MAX], frame[16];
@@ -252,6 +252,7 @@ static void part_head(const struct control_queue *q, bool first, bool more, size
     s.lease_ms = q->lease_ms;
     s.full = q->full && first;
     s.more = more;
+    s.session = session;
     size_t fields_size = weir__control__set_controls__get_packed_size(&s);
     weir_assert(fields_size <= sizeof(fields));
     weir__control__set_controls__pack(&s, fields);
@@ -267,7 +268,7 @@ static void part_head(const struct control_queue *q, bool first, bool more, size
     text_append(out, fields, fields_size);
 }
 
-int control_queue_pack(struct control_queue *q, struct text *out)
+int control_queue_pack(struct control_queue *q, uint64_t session, struct text *out)
 {
     weir_assert(q->any);
     const struct queued_control *c = q->first;
@@ -276,7 +277,7 @@ int control_queue_pack(struct control_queue *q, struct text *out)
     do {
         size_t bytes, n = part_measure(c, &bytes);
         left -= n;
-        part_head(q, frames == 0, left > 0, bytes, out);
+        part_head(q, session, frames == 0, left > 0, bytes, out);
         for (; n > 0; n--, c = c->next)
             text_append(out, c->bytes, c->size);
         frames++;

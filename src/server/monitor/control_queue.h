@@ -32,9 +32,9 @@ struct control_queue {
 int control_queue_add(struct control_queue *q, const struct control_update *u,
                       size_t *ret_replaced);
 
-/* Append everything to @out as frames, the last without `more`, and empty the queue. Returns the
- * number of frames or -ENOMEM. */
-int control_queue_pack(struct control_queue *q, struct text *out);
+/* Append everything to @out as frames of @session, the last without `more`, and empty the queue.
+ * Returns the number of frames or -ENOMEM. */
+int control_queue_pack(struct control_queue *q, uint64_t session, struct text *out);
 
 void control_queue_clear(struct control_queue *q);
 

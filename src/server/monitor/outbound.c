@@ -333,7 +333,7 @@ static int pack_all(struct half *h)
     struct outbound *out = h->out;
     text_clear(&out->pack);
     if (h->controls.any) {
-        int frames = control_queue_pack(&h->controls, &out->pack);
+        int frames = control_queue_pack(&h->controls, h->id, &out->pack);
         if (frames < 0)
             return frames;
         monitor_count_add(out->m, frames_out, frames);

@@ -20,6 +20,8 @@
 #include "base/err.h"
 #include "base/rng.h"
 #include "gateway/link.h"
+#include "gateway/link_parts.h"
+#include "gateway/link_private.h"
 #include "gateway/relay.h"
 #include "gateway/stream.h"
 #include "monitor_stage.h"
@@ -498,6 +500,36 @@ static void a_new_session_may_begin_at_any_epoch(void **state)
                      WEIR_E_CONFLICT);
 }
 
+/* A frame that was kept on its way and comes in the next session would be that session's first full
+ * set, whatever its epoch. */
+static void controls_of_another_session_are_ignored(void **state)
+{
+    struct bed *b = *state;
+    gateway_start(b, "");
+    expect_up(b);
+    assert_int_equal(controls(b, stage_update(7, 0, true, false, "agreement/a", "h/v", 100)), 0);
+    uint64_t before = b->session;
+    stage_end(&b->stage, b->session, "a new server takes over");
+    expect_down(b);
+    expect_up(b);
+    Weir__Control__SetControls late = WEIR__CONTROL__SET_CONTROLS__INIT;
+    Weir__Control__Frame f = WEIR__CONTROL__FRAME__INIT;
+    struct text raw;
+    late.epoch = 6;
+    late.full = true;
+    f.body_case = WEIR__CONTROL__FRAME__BODY_SET_CONTROLS;
+    f.set_controls = &late;
+    for (int own = 0; own < 2; own++) {
+        late.session = own ? b->session : before;
+        text_init(&raw, 4096);
+        assert_int_equal(frame_append(&raw, &f), 0);
+        link_controls_set(b->g.link->controls, &late, raw.data, raw.len);
+        text_fini(&raw);
+        assert_int_equal(in_force(b).agreed, own ? 0 : 1);
+    }
+    assert_int_equal(expect_ack(b, 6), 0); /* of the second; the first was not answered */
+}
+
 static bool lease_over(void *arg)
 {
     return in_force(arg).planned == 0;
@@ -649,6 +681,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_answer_says_only_what_changed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(epochs_in_the_wrong_order_are_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_new_session_may_begin_at_any_epoch, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(controls_of_another_session_are_ignored, set_up, tear_down),
         cmocka_unit_test_setup_teardown(planned_controls_end_with_their_lease_and_agreed_ones_stay,
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_renewal_keeps_planned_controls, set_up, tear_down),

@@ -438,6 +438,7 @@ static void a_large_set_comes_in_parts_and_whole(void **state)
         assert_non_null(f);
         assert_int_equal(f->body_case, WEIR__CONTROL__FRAME__BODY_SET_CONTROLS);
         assert_int_equal(f->set_controls->epoch, 77);
+        assert_int_equal(f->set_controls->session, session);
         assert_int_equal(f->set_controls->full, parts == 0);
         for (size_t i = 0; i < f->set_controls->n_controls; i++, got++)
             assert_int_equal(f->set_controls->controls[i]->rates[0]->rate, 1000 + got);
