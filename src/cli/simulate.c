@@ -225,8 +225,11 @@ static enum cli_exit run(struct cli *c, struct scenario *s)
     if (e == CLI_OK) {
         e = show(c, s, &r);
         if (r.broken != NULL)
-            e = cli_fail(CLI_DIFFERENT, "a rule was broken at %.3f s: %s",
-                         (double)r.broken_ns / 1e9, r.broken);
+            e = cli_fail(CLI_DIFFERENT,
+                         "a rule was broken at %.3f s: %s; replay: weir simulate %s --seed %llu "
+                         "--scheme %s",
+                         (double)r.broken_ns / 1e9, r.broken, c->args[0],
+                         (unsigned long long)s->config.seed, sim_scheme_name(s->config.scheme));
         sim_result_fini(&r);
     }
     text_fini(&why);

@@ -5,6 +5,8 @@
 #include "base/assert.h"
 #include "sim/private.h"
 
+#define LATE_NS_MAX (4 * S)
+
 static void load_move(struct sim_load *l, struct sim_node *to)
 {
     struct sim *s = l->sim;
@@ -27,7 +29,7 @@ static void gateway_up(struct sim_node *n)
         return;
     int r = node_up(n);
     weir_assert(r == 0);
-    if (sim_scheme_is_ours(n->sim) && n->sim->services != NULL && !n->partitioned)
+    if (sim_scheme_is_ours(n->sim) && n->sim->server_is_up && !n->partitioned)
         node_session_up(n);
     else if (sim_scheme_is_ours(n->sim))
         node_reconnect(n);
@@ -80,11 +82,25 @@ static void change(struct sim *s, const struct event *e)
         s->wall_step_us += c->value;
         break;
     case SIM_AGREEMENT_REMOVE:
-        s->agreement_removed[c->index] = true;
-        if (s->services != NULL)
-            (void)services_document_remove(s->services, "Agreement",
-                                           s->config->agreement[c->index].name, s->now,
-                                           sim_wall_us(s));
+        store_agreement_change(s, c->index, 0, true);
+        break;
+    case SIM_AGREEMENT_LIMIT:
+        store_agreement_change(s, c->index, (uint64_t)c->value, false);
+        break;
+    case SIM_STORE:
+        s->store_ns = c->value < 0 ? SIM_STORE_SILENT : (uint64_t)c->value;
+        break;
+    case SIM_PROCESS_STALL:
+        process_stand_still(&s->process[c->index], (uint64_t)c->value);
+        break;
+    case SIM_PROCESSES:
+        moves_processes(s, (uint32_t)c->value);
+        break;
+    case SIM_WITHHOLD:
+        server_withhold(&s->node[c->index]);
+        break;
+    case SIM_LATE:
+        server_late(&s->node[c->index], LATE_NS_MAX);
         break;
     }
 }

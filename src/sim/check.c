@@ -9,10 +9,11 @@
  *                          below what the stream's agreement reserves, below a policy's floor, or
  *                          on a protected stream; nothing planned at all while observing
  *   each period            the services count no I/O twice: what they have of a stream is never
- *                          more than the stream itself counted
- * Liveness, at the end, when the last fault is LIVE_NS ago: every gateway is connected, all that
- * was asked has been answered or waits no longer than it may, and every gateway has applied the
- * newest controls meant for it. */
+ *                          more than the stream itself counted; no gateway is at two SLA processes
+ * Liveness, at the end, when the last fault is LIVE_NS ago: every gateway is connected and at one
+ * SLA process, which knows what is agreed and has admitted it; all that stand before one storage
+ * are at the same; all that was asked has been answered or waits no longer than it may, and every
+ * gateway has applied the newest controls meant for it. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,6 +23,10 @@
 #include "sim/private.h"
 
 #define LIVE_NS (15 * S)
+/* What may go above a limit of many gateways in one second: 10 ms of unused credit, twice, and what
+ * one gateway is given before another has heard that it has less: so many times in a second. */
+#define ACCOUNT_CREDIT 0.02
+#define ACCOUNT_MOVES  2u
 
 void check_broken(struct sim *s, const char *format, ...)
 {
@@ -34,6 +39,73 @@ void check_broken(struct sim *s, const char *format, ...)
     s->broken = true;
     s->result->broken_ns = s->now;
 }
+
+/* ---- limits over many gateways --------------------------------------------------------------- */
+
+static bool pattern(const char *p, const char *name)
+{
+    return p[0] == '\0' || name_match(p, name);
+}
+
+static bool selector_takes(const struct sim *s, const struct selector *t,
+                           const struct sim_load_config *l)
+{
+    return pattern(t->tenant, l->tenant) && pattern(t->host, l->host) &&
+           pattern(t->volume, l->volume) && pattern(t->target, s->config->device[l->device].name);
+}
+
+/* The limit that all streams together pay into; 0: none, or it is not one for all of them. */
+static uint64_t account_limit(const struct sim *s, size_t i)
+{
+    size_t agreements = s->config->agreement_count;
+    if (i >= agreements)
+        return s->config->tenant[i - agreements].limits.rate[GATE_IOPS_TOTAL].rate;
+    const struct agreement *a = &s->document[i].agreement;
+    bool counts = !s->document[i].removed && a->per == AGREEMENT_PER_GROUP && !a->fallback &&
+                  a->schedule_count == 0 && a->limits.rate[GATE_IOPS_TOTAL].burst_rate == 0;
+    return counts ? a->limits.rate[GATE_IOPS_TOTAL].rate : 0;
+}
+
+static bool account_covers(const struct sim *s, size_t i, const struct sim_load_config *l)
+{
+    size_t agreements = s->config->agreement_count;
+    if (i >= agreements)
+        return strcmp(s->config->tenant[i - agreements].name, l->tenant) == 0;
+    return selector_takes(s, &s->document[i].agreement.applies_to, l);
+}
+
+static void accounts_close(struct sim *s)
+{
+    size_t n = s->config->agreement_count + s->config->tenant_count;
+    double over = ACCOUNT_CREDIT + ACCOUNT_MOVES * 2.0 * (double)s->config->control_ns / (double)S;
+    bool calm = s->account_from_ns > s->last_fault_ns + LIVE_NS && s->server_is_up;
+    for (size_t i = 0; i < n; i++) {
+        struct sim_account *a = &s->account[i];
+        uint64_t limit = account_limit(s, i);
+        uint64_t most = limit + (uint64_t)((double)limit * over) + s->config->gateways;
+        if (calm && limit > 0 && !a->forced && a->ios > most)
+            check_broken(s, "%llu I/Os in a second, over all gateways, under a limit of %llu (%zu)",
+                         (unsigned long long)a->ios, (unsigned long long)limit, i);
+        *a = (struct sim_account){0};
+    }
+    s->account_from_ns = s->now;
+}
+
+void check_let_go(struct sim *s, const struct sim_io *io)
+{
+    if (!sim_scheme_is_ours(s))
+        return;
+    size_t n = s->config->agreement_count + s->config->tenant_count;
+    if (s->now - s->account_from_ns >= S)
+        accounts_close(s);
+    for (size_t i = 0; i < n; i++)
+        if (account_covers(s, i, io->load->config)) {
+            s->account[i].ios++;
+            s->account[i].forced = s->account[i].forced || io->gate.hit_max_hold;
+        }
+}
+
+/* ---- I/O ------------------------------------------------------------------------------------- */
 
 void check_go(struct sim *s, const struct sim_io *io)
 {
@@ -63,18 +135,6 @@ void check_go(struct sim *s, const struct sim_io *io)
 
 /* ---- controls -------------------------------------------------------------------------------- */
 
-static bool pattern(const char *p, const char *name)
-{
-    return p[0] == '\0' || name_match(p, name);
-}
-
-static bool selector_takes(const struct sim *s, const struct selector *t,
-                           const struct sim_load_config *l)
-{
-    return pattern(t->tenant, l->tenant) && pattern(t->host, l->host) &&
-           pattern(t->volume, l->volume) && pattern(t->target, s->config->device[l->device].name);
-}
-
 static void check_throttle(struct sim *s, const struct sim_load_config *l,
                            const struct control_item *item)
 {
@@ -91,7 +151,7 @@ static void check_throttle(struct sim *s, const struct sim_load_config *l,
     }
     for (size_t i = 0; i < s->config->agreement_count; i++) {
         const struct agreement *a = &s->config->agreement[i];
-        if (s->agreement_removed[i] || !selector_takes(s, &a->applies_to, l))
+        if (s->document[i].removed || !selector_takes(s, &a->applies_to, l))
             continue;
         if (iops > 0 && a->per == AGREEMENT_PER_STREAM && iops < a->reservation_iops)
             check_broken(s, "%s: a planned limit of %llu below the reservation of %s", item->id,
@@ -121,8 +181,10 @@ void check_control(struct sim *s, const struct sim_node *n, const struct control
 }
 
 void check_epoch(struct sim *s, const struct sim_node *n, const struct control_update *u,
-                 uint64_t before)
+                 uint64_t before, uint64_t session)
 {
+    if (session != n->hello.session)
+        check_broken(s, "gateway %u: controls of another session", n->index);
     if (u->epoch < before)
         check_broken(s, "gateway %u: controls of epoch %llu after %llu", n->index,
                      (unsigned long long)u->epoch, (unsigned long long)before);
@@ -130,18 +192,12 @@ void check_epoch(struct sim *s, const struct sim_node *n, const struct control_u
 
 /* ---- counts ---------------------------------------------------------------------------------- */
 
-void check_counts(struct sim *s)
+static void check_counted(struct sim *s, const struct entities *e)
 {
-    if (s->services == NULL)
-        return;
-    const struct entities *e = services_entities(s->services);
     list_for_each(l, &e->streams)
     {
         const struct entity_stream *st = container_of(l, struct entity_stream, link);
-        uint32_t index = 0;
-        for (uint32_t i = 0; i < 4; i++)
-            index |= (uint32_t)st->gateway->hello.id[i] << 8 * i;
-        const struct sim_node *n = &s->node[index - 1];
+        const struct sim_node *n = sim_node_of(s, st->gateway->hello.id);
         if (!n->up || memcmp(st->gateway->hello.boot, n->hello.boot, sizeof n->hello.boot) != 0)
             continue;
         const struct stream *truth = stream_find(n->table, st->key);
@@ -153,6 +209,66 @@ void check_counts(struct sim *s)
                 st->now.op[op].bytes > truth->meter->op[op].bytes)
                 check_broken(s, "stream %s: counted more than there was", st->key);
     }
+}
+
+/* A gateway belongs to one process, or is on its way between two. */
+static void check_places(struct sim *s)
+{
+    for (uint32_t i = 0; i < s->config->gateways; i++)
+        s->node[i].seen = 0;
+    for (uint32_t i = 0; i < s->processes; i++) {
+        list_for_each(l, &services_entities(s->process[i].services)->gateways)
+        {
+            const struct entity_gateway *g = container_of(l, struct entity_gateway, link);
+            struct sim_node *n = sim_node_of(s, g->hello.id);
+            n->seen += g->live;
+            if (n->seen > 1)
+                check_broken(s, "%s belongs to two SLA processes", g->hello.name);
+        }
+    }
+}
+
+void check_counts(struct sim *s)
+{
+    if (!s->server_is_up)
+        return;
+    for (uint32_t i = 0; i < s->processes; i++)
+        check_counted(s, services_entities(s->process[i].services));
+    if (s->processes > 1)
+        check_places(s);
+}
+
+static void check_planned(struct sim *s, const struct entities *e)
+{
+    list_for_each(l, &e->gateways)
+    {
+        const struct entity_gateway *g = container_of(l, struct entity_gateway, link);
+        struct sim_node *n = sim_node_of(s, g->hello.id);
+        n->seen += g->live;
+        if (g->live && g->apply_status != 0)
+            check_broken(s, "%s refused its controls: %d", g->hello.name, g->apply_status);
+        if (g->live && g->state != GATEWAY_ADMITTED)
+            check_broken(s, "%s is %s", g->hello.name, gateway_state_name(g->state));
+    }
+}
+
+static void check_alive(struct sim *s)
+{
+    for (uint32_t i = 0; i < s->config->gateways; i++) {
+        s->node[i].seen = 0;
+        if (s->node[i].up && !s->node[i].partitioned && !s->node[i].connected)
+            check_broken(s, "gateway %u did not come back", i);
+    }
+    for (uint32_t i = 0; i < s->processes; i++) {
+        if (!s->process[i].loaded)
+            check_broken(s, "SLA process %u does not know what is agreed", i);
+        check_planned(s, services_entities(s->process[i].services));
+    }
+    for (uint32_t i = 0; i < s->config->gateways; i++)
+        if (s->node[i].connected && s->node[i].seen == 0)
+            check_broken(s, "gateway %u belongs to no SLA process", i);
+    if (s->processes > 1)
+        moves_check(s);
 }
 
 void check_end(struct sim *s)
@@ -168,16 +284,6 @@ void check_end(struct sim *s)
                 check_broken(s, "load %zu: the gateway forgot an I/O", i);
         }
     }
-    if (!sim_scheme_is_ours(s) || s->services == NULL || s->now - s->last_fault_ns < LIVE_NS)
-        return;
-    const struct entities *e = services_entities(s->services);
-    for (uint32_t i = 0; i < s->config->gateways; i++)
-        if (s->node[i].up && !s->node[i].partitioned && !s->node[i].connected)
-            check_broken(s, "gateway %u did not come back", i);
-    list_for_each(l, &e->gateways)
-    {
-        const struct entity_gateway *g = container_of(l, struct entity_gateway, link);
-        if (g->live && g->apply_status != 0)
-            check_broken(s, "%s refused its controls: %d", g->hello.name, g->apply_status);
-    }
+    if (sim_scheme_is_ours(s) && s->server_is_up && s->now - s->last_fault_ns >= LIVE_NS)
+        check_alive(s);
 }

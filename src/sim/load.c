@@ -164,6 +164,7 @@ void load_connect(struct sim_load *l)
     if (!l->node->up || l->stream != NULL)
         return;
     const struct target_config *target = &l->sim->gateway_config->targets[c->device];
+    l->node->before |= UINT64_C(1) << c->device;
     l->stream = stream_connect(l->node->table, target, c->host, c->volume, c->tenant,
                                UINT64_C(1) << 40, l->sim->now);
     load_fill(l);

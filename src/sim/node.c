@@ -53,6 +53,7 @@ int node_init(struct sim *s, struct sim_node *n, uint32_t index)
     snprintf(n->hello.name, sizeof n->hello.name, "gateway%u", index);
     snprintf(n->hello.software, sizeof n->hello.software, "weir-gateway simulated");
     snprintf(n->hello.address, sizeof n->hello.address, "127.0.0.1");
+    n->record = (struct sim_record){.known = s->config->manual_admission, .admitted = true};
     return n->watch == NULL ? -1 : 0;
 }
 
@@ -60,6 +61,8 @@ void node_fini(struct sim_node *n)
 {
     if (n->up)
         node_down(n);
+    for (struct message *m; (m = message_take(&n->withheld)) != NULL;)
+        message_free(m);
     free(n->watch);
 }
 
@@ -73,7 +76,7 @@ int node_up(struct sim_node *n)
         return -1;
     n->up = true;
     n->boot++;
-    n->epoch = n->lease_until_ns = 0;
+    n->epoch = n->lease_until_ns = n->before = 0;
     n->wake_ns = UINT64_MAX;
     n->parda_window = 8;
     memset(n->watch, 0, n->watch_count * sizeof n->watch[0]);
@@ -118,6 +121,7 @@ static void node_go(struct sim_io *io)
 static void node_turn(struct sim_io *io)
 {
     struct sim *s = io->node->sim;
+    check_let_go(s, io);
     io->state = IO_AT_TURN;
     io->turn.op = io->gate.op;
     io->turn.bytes = io->gate.bytes;

@@ -34,7 +34,7 @@ static void retry(struct sim *s, const struct event *e)
     struct sim_node *n = e->what;
     if (!n->up || n->connected || n->boot != e->number)
         return;
-    if (s->services != NULL && !n->partitioned)
+    if (s->server_is_up && !n->partitioned)
         node_session_up(n);
     else
         events_add(&s->events, s->now + SIM_RETRY_NS, retry, n, n->boot);
@@ -69,6 +69,8 @@ void node_session_up(struct sim_node *n)
     n->heard_ns = s->now;
     n->hello.session = ++s->next_session;
     server_session(n, true);
+    if (n->withheld.first != NULL && rng_below(&s->thread_rng, 2) == 0)
+        server_late(n, 1 + 2 * s->config->control_ns);
     events_add(&s->events, s->now + SIM_SILENCE_NS, silence, n, n->hello.session);
     if (s->config->scheme == SIM_OURS)
         events_add(&s->events, s->now + SURGE_LOOK_NS, look, n, n->hello.session);
@@ -202,8 +204,9 @@ void node_polled(struct sim_node *n, uint64_t seq)
         if (st != NULL)
             stream_to(&r->stream[r->stream_count++], st, s->now);
     }
-    for (; r->target_count < s->config->device_count; r->target_count++)
-        target_to(&r->target[r->target_count], n, (uint32_t)r->target_count);
+    for (uint32_t i = 0; i < s->config->device_count; i++)
+        if (!s->config->own_targets || (n->before >> i & 1) != 0)
+            target_to(&r->target[r->target_count++], n, i);
     server_report(n, r);
 }
 
@@ -248,16 +251,18 @@ static int controls_apply(struct sim_node *n, const struct control_update *u)
     return r;
 }
 
-void node_controls(struct sim_node *n, struct control_update *u)
+void node_controls(struct sim_node *n, struct control_update *u, uint64_t session)
 {
     struct sim *s = n->sim;
     uint64_t before = n->epoch;
     int status = WEIR_E_CONFLICT;
+    if (session != n->hello.session)
+        return; /* of another session: not even answered */
     n->heard_ns = s->now;
     if (epoch_fits(n, u))
         status = u->item_count > 0 || u->full ? controls_apply(n, u) : 0;
     if (status == 0) {
-        check_epoch(s, n, u, n->first_set ? 0 : before);
+        check_epoch(s, n, u, n->first_set ? 0 : before, session);
         for (size_t i = 0; i < u->item_count; i++)
             check_control(s, n, &u->item[i]);
         n->epoch = u->epoch;

@@ -6,7 +6,10 @@
  * load.c       hosts
  * node.c       gateways: the way of an I/O
  * node_link.c  gateways: their side of the control protocol
- * server.c     the SLA process and the network to it
+ * server.c     the network between gateways and server
+ * process.c    SLA processes: messages, time, life
+ * store.c      what they read from the store, and documents that change
+ * moves.c      the acceptor: which process has which gateway, and moves between them
  * change.c     what is done to all of them while it runs
  * regulator.c  others' ways of control, to compare with
  * check.c      what must hold at every event */
@@ -23,6 +26,7 @@
 #include "gateway/surge.h"
 #include "qos/gate.h"
 #include "qos/sched.h"
+#include "server/monitor/route.h"
 #include "server/services/services.h"
 #include "sim/events.h"
 #include "sim/sim.h"
@@ -33,6 +37,10 @@
 /* Silence after which a session is over. */
 #define SIM_SILENCE_NS (3 * S)
 #define SIM_RETRY_NS   (500 * MS)
+
+/* As server/sla.c has it: an answer of the store that does not come is asked for again. */
+#define SIM_ASK_TIMEOUT_NS (5 * S)
+#define SIM_ASK_AGAIN_NS   (1 * S)
 
 struct sim_node;
 struct sim_load;
@@ -86,11 +94,89 @@ struct sim_load {
     struct hist seen;
 };
 
+enum message_kind {
+    TO_POLL, /* server to gateway */
+    TO_CONTROL,
+    FROM_REPORT, /* gateway to server */
+    FROM_ACK,
+    FROM_SURGE,
+    FROM_UP,
+    FROM_DOWN,
+    PROCESS_SHARE, /* to an SLA process: from another, */
+    PROCESS_EXPORT, /* from the acceptor (moves.c), */
+    PROCESS_IMPORT,
+    PROCESS_FORGET,
+    PROCESS_SUBGROUP,
+    PROCESS_LOADED, /* from the store, */
+    PROCESS_DOCUMENT, /* from people */
+};
+
 /* Messages in flight to or from a gateway carry its session; another session's are void. */
+struct message {
+    enum message_kind kind;
+    struct sim_node *node; /* NULL: of no gateway */
+    uint64_t session, number;
+    int status;
+    void *body;
+    struct gateway_hello hello;
+    uint64_t life;          /* of the server, when it was sent within it */
+    uint32_t process, from; /* whom it is for; who sent it */
+    bool late;              /* it was kept on its way, and comes whatever session stands now */
+    struct message *next;   /* of whoever holds it */
+};
+
+struct message_queue {
+    struct message *first, *last;
+};
+
+enum sim_load_state { LOAD_WANTED, LOAD_ASKED, LOAD_DONE };
+enum sim_load_what { LOAD_DOCUMENTS, LOAD_GATEWAYS, LOAD_COUNT };
+
+/* An SLA process: what server/sla.c drives. */
+struct sim_process {
+    struct sim *sim;
+    uint32_t index;
+    struct services *services; /* NULL: the server is down */
+    uint64_t tick_ns;          /* an event is set for then */
+    uint64_t still_until_ns;   /* it stands still */
+    struct message_queue inbox; /* what waits for it meanwhile */
+    struct message_queue arrived; /* batons that came before what is agreed */
+    enum sim_load_state load[LOAD_COUNT];
+    uint64_t asked[LOAD_COUNT]; /* number of the last question */
+    bool again[LOAD_COUNT];     /* changed by people while it was read */
+    bool loaded;
+};
+
+/* An agreement as the store has it. */
+struct sim_document {
+    bool removed;
+    struct agreement agreement;
+};
+
+/* I/Os that went in the running second under one limit of many gateways. */
+struct sim_account {
+    uint64_t ios;
+    bool forced; /* some had waited for max-hold, and went whatever the limit */
+};
+
+/* What the store has of a gateway. */
+struct sim_record {
+    bool known, admitted;
+    uint32_t process;
+    int64_t first_seen_us, last_seen_us;
+};
+
 struct sim_node {
     struct sim *sim;
     uint32_t index;
     bool up, connected, partitioned;
+    struct sim_record record;
+    struct message_queue held;     /* came while it moves between processes */
+    struct message_queue withheld; /* late frames: kept on their way */
+    bool withhold_next;            /* from the next session's first controls on */
+    uint64_t withheld_session;     /* what this session sends and gets is withheld; 0: none */
+    uint64_t before;               /* targets (a bit each) that it stands before */
+    uint32_t seen;                 /* by check.c */
     uint64_t boot; /* grows with each life */
     struct stream_table *table;
     uint64_t wake_ns; /* an event is set for then; UINT64_MAX: none */
@@ -116,14 +202,23 @@ struct sim {
     struct sim_device *device;
     struct sim_load *load;
     struct sim_node *node;
-    struct services *services; /* NULL: the server is down */
-    uint64_t next_session, service_ns;
+    struct sim_process process[SIM_PROCESSES_MAX];
+    uint32_t processes, running; /* made; that have gateways */
+    bool server_is_up;
+    uint64_t life; /* of the server */
+    struct route *route;
+    uint64_t moving;
+    struct rng thread_rng; /* of what threads of the server do */
+    uint64_t thread_ns[SIM_PROCESSES_MAX][SIM_PROCESSES_MAX]; /* last message between them */
+    uint64_t store_ns;                                        /* an answer takes so long */
+    struct sim_document *document;
+    struct sim_account *account; /* check.c: of agreements, then of tenants */
+    uint64_t account_from_ns;
+    uint64_t next_session;
     int64_t wall_step_us;
-    uint64_t tick_ns; /* an event is set for then */
     struct sim_io *free_io;
     struct sim_result *result;
     uint64_t ios, last_fault_ns;
-    bool *agreement_removed;
     bool broken;
     char broken_words[512];
 };
@@ -178,20 +273,63 @@ void node_session_up(struct sim_node *n);
 void node_reconnect(struct sim_node *n);
 void node_session_down(struct sim_node *n, bool tell);
 void node_polled(struct sim_node *n, uint64_t seq);
-void node_controls(struct sim_node *n, struct control_update *u);
+/* @session: the one that they were sent in. */
+void node_controls(struct sim_node *n, struct control_update *u, uint64_t session);
 void node_lease(struct sim_node *n);
 void node_look(struct sim_node *n);
 
 /* ---- server.c */
-int server_up(struct sim *s, struct text *why);
-void server_down(struct sim *s);
-void server_tick_set(struct sim *s);
 /* A message of @n on its way; @body is the message's. */
 void server_report(struct sim_node *n, struct report *r);
 void server_ack(struct sim_node *n, uint64_t epoch, int status);
 void server_surge(struct sim_node *n, uint32_t stream);
 void server_session(struct sim_node *n, bool up);
-void sim_report_free(struct report *r);
+void server_poll(struct sim_node *n, uint64_t seq);
+void server_controls(struct sim_node *n, struct control_update *u);
+/* The session ends; from the first controls of the next one on, what that sends and gets stays on
+ * its way. */
+void server_withhold(struct sim_node *n);
+/* It comes now, whatever session stands. */
+void server_late(struct sim_node *n, uint64_t within_ns);
+void message_free(struct message *m);
+void message_put(struct message_queue *q, struct message *m);
+struct message *message_take(struct message_queue *q);
+/* Within the server, from one thread to another, after a moment. Takes a copy of @m. */
+void server_post(struct sim *s, const struct message *m, uint64_t delay_ns);
+uint64_t server_hop_ns(struct sim *s);
+
+/* ---- process.c */
+int server_up(struct sim *s, struct text *why);
+void server_down(struct sim *s);
+/* Takes @m. */
+void process_take(struct sim_process *p, struct message *m);
+void process_stand_still(struct sim_process *p, uint64_t ns);
+struct sim_node *sim_node_of(struct sim *s, const uint8_t id[GATEWAY_ID_SIZE]);
+
+/* ---- store.c */
+void store_record(struct sim_node *n, const struct sim_process *p, const struct entity_gateway *g);
+/* Everything at once; words in @why. */
+int store_read(struct sim_process *p, struct text *why);
+void store_ask(struct sim_process *p, enum sim_load_what what);
+/* An answer, or a document that people changed. */
+void store_answered(struct sim_process *p, const struct message *m);
+void store_changed(struct sim_process *p, const struct message *m);
+/* People change one; it goes to the store first. */
+void store_agreement_change(struct sim *s, uint32_t index, uint64_t limit_iops, bool removed);
+/* Whether @e is about a document on its way, to be freed. */
+bool store_holds(const struct event *e);
+
+/* ---- moves.c */
+void moves_start(struct sim *s);
+void moves_session(struct sim_node *n, bool up);
+struct sim_process *moves_process(struct sim_node *n);
+bool moves_moving(const struct sim_node *n);
+void moves_targets(struct sim_node *n, const struct entity_gateway *g);
+void moves_known(struct sim_node *n, uint32_t process);
+void moves_landed(struct sim_node *n, uint32_t process);
+void moves_processes(struct sim *s, uint32_t running);
+/* Everybody is where the table says, and those before one storage are together. */
+void moves_check(struct sim *s);
 
 /* ---- change.c */
 void changes_start(struct sim *s);
@@ -203,10 +341,12 @@ void regulator_answer(struct sim_node *n, uint64_t latency_ns);
 
 /* ---- check.c */
 void check_broken(struct sim *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* It leaves the gate, for its turn; it goes to its target. */
+void check_let_go(struct sim *s, const struct sim_io *io);
 void check_go(struct sim *s, const struct sim_io *io);
 void check_control(struct sim *s, const struct sim_node *n, const struct control_item *item);
 void check_epoch(struct sim *s, const struct sim_node *n, const struct control_update *u,
-                 uint64_t before);
+                 uint64_t before, uint64_t session);
 void check_counts(struct sim *s);
 void check_end(struct sim *s);
 

@@ -274,6 +274,7 @@ static bool read_change(struct scenario *s, size_t i, const json_t *object, cons
              servers = (uint32_t)read_number(&r, "servers", 1, 4096, 0);
     uint64_t stall = read_time(&r, "stall", 0);
     double rate = read_number(&r, "rate", 0, 1000, -1);
+    uint32_t process = (uint32_t)read_number(&r, "process", 1, s->config.processes, 0);
     int index = has_target ? target_index(s, target) : load != NULL ? load_index(s, load) : 0;
     c->index = index < 0 ? 0 : (uint32_t)index;
     if (index < 0)
@@ -284,6 +285,8 @@ static bool read_change(struct scenario *s, size_t i, const json_t *object, cons
         c->kind = SIM_DEVICE_SERVERS, c->value = servers;
     else if (has_target && stall > 0)
         c->kind = SIM_DEVICE_STALL, c->value = (int64_t)stall;
+    else if (process > 0 && stall > 0)
+        c->kind = SIM_PROCESS_STALL, c->index = process - 1, c->value = (int64_t)stall;
     else if (load != NULL && gateway > 0)
         c->kind = SIM_LOAD_MOVE, c->value = gateway - 1;
     else if (load != NULL && rate >= 0)
@@ -299,7 +302,7 @@ static bool read_change(struct scenario *s, size_t i, const json_t *object, cons
     else
         wrong(&r, "at",
               "something that happens: a target's speed, servers or stall, a load's "
-              "gateway or rate, or a state: down, up, cut-off, reachable");
+              "gateway or rate, a process's stall, or a state: down, up, cut-off, reachable");
     if (load == NULL && !has_target && gateway > 0)
         c->index = gateway - 1;
     return reader_end(&r);
@@ -353,6 +356,9 @@ static bool read_scenario(struct scenario *s, const json_t *doc, const char *fol
         wrong(&r, "interval", "a time from 1ms");
     c->seed = (uint64_t)read_number(&r, "seed", 0, 9e15, 1);
     c->gateways = (uint32_t)read_number(&r, "gateways", 1, SIM_GATEWAYS_MAX, 1);
+    c->processes = (uint32_t)read_number(&r, "processes", 1, SIM_PROCESSES_MAX, 1);
+    c->own_targets = c->processes > 1;
+    c->store_ns = read_time(&r, "storeTime", 0);
     c->path_ns = read_time(&r, "path", 50000);
     c->control_ns = read_time(&r, "controlPath", 300000);
     c->loss_ppm = read_part(&r, "loss", 0);

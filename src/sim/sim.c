@@ -66,6 +66,11 @@ static bool load_valid(const struct sim_config *c, const struct sim_load_config 
     return false;
 }
 
+static uint32_t processes_of(const struct sim_config *c)
+{
+    return c->processes > 0 ? c->processes : 1;
+}
+
 static bool change_valid(const struct sim_config *c, const struct sim_change *x)
 {
     switch (x->kind) {
@@ -81,13 +86,22 @@ static bool change_valid(const struct sim_config *c, const struct sim_change *x)
     case SIM_GATEWAY_UP:
     case SIM_PARTITION:
     case SIM_HEAL:
+    case SIM_WITHHOLD:
+    case SIM_LATE:
         return x->index < c->gateways;
     case SIM_SERVER_DOWN:
     case SIM_SERVER_UP:
     case SIM_CLOCK_STEP:
+    case SIM_STORE:
         return true;
     case SIM_AGREEMENT_REMOVE:
         return x->index < c->agreement_count;
+    case SIM_AGREEMENT_LIMIT:
+        return x->index < c->agreement_count && x->value >= 0;
+    case SIM_PROCESS_STALL:
+        return x->index < processes_of(c) && x->value > 0;
+    case SIM_PROCESSES:
+        return x->value > 0 && x->value <= (int64_t)processes_of(c);
     }
     return false;
 }
@@ -95,7 +109,8 @@ static bool change_valid(const struct sim_config *c, const struct sim_change *x)
 static int config_check(const struct sim_config *c, struct text *why)
 {
     if (c->gateways == 0 || c->gateways > SIM_GATEWAYS_MAX || c->device_count == 0 ||
-        c->device_count > SIM_DEVICES_MAX || c->load_count == 0 || c->load_count > SIM_LOADS_MAX ||
+        c->device_count > SIM_DEVICES_MAX || c->processes > SIM_PROCESSES_MAX ||
+        c->load_count == 0 || c->load_count > SIM_LOADS_MAX ||
         c->duration_ns < S || c->duration_ns / S > SIM_SECONDS_MAX ||
         (c->interval_ns > 0 && c->duration_ns / c->interval_ns > SIM_SECONDS_MAX)) {
         text_append_str(why, "gateways, targets, loads or seconds: none, or too many\n");
@@ -149,6 +164,11 @@ static int sim_begin(struct sim *s, struct text *why)
     const struct sim_config *c = s->config;
     s->now = BEGIN_NS;
     rng_seed(&s->rng, c->seed);
+    rng_seed(&s->thread_rng, ~c->seed);
+    s->processes = s->running = processes_of(c);
+    s->store_ns = c->store_ns;
+    for (size_t i = 0; i < c->agreement_count; i++)
+        s->document[i].agreement = c->agreement[i];
     config_make(s);
     for (uint32_t i = 0; i < c->device_count; i++)
         device_init(s, &s->device[i], &c->device[i], i);
@@ -225,7 +245,8 @@ static void sim_end(struct sim *s)
     free(s->device);
     free(s->load);
     free(s->node);
-    free(s->agreement_removed);
+    free(s->document);
+    free(s->account);
 }
 
 static int sim_alloc(struct sim *s)
@@ -236,14 +257,15 @@ static int sim_alloc(struct sim *s)
     s->device = calloc(c->device_count, sizeof *s->device);
     s->load = calloc(c->load_count, sizeof *s->load);
     s->node = calloc(c->gateways, sizeof *s->node);
-    s->agreement_removed = calloc(c->agreement_count + 1, sizeof *s->agreement_removed);
+    s->document = calloc(c->agreement_count + 1, sizeof *s->document);
+    s->account = calloc(c->agreement_count + c->tenant_count + 1, sizeof *s->account);
     r->load = calloc(c->load_count, sizeof *r->load);
     r->device = calloc(c->device_count, sizeof *r->device);
     r->action = calloc(SIM_ACTIONS_KEPT, sizeof *r->action);
     r->load_count = c->load_count;
     r->device_count = c->device_count;
     bool all = s->gateway_config != NULL && s->device != NULL && s->load != NULL &&
-               s->node != NULL && s->agreement_removed != NULL && r->load != NULL &&
+               s->node != NULL && s->document != NULL && s->account != NULL && r->load != NULL &&
                r->device != NULL && r->action != NULL;
     return all ? 0 : -ENOMEM;
 }

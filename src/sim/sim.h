@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The simulator: gateways, hosts, targets, a network and one SLA process on a virtual clock.
+/* The simulator: gateways, hosts, targets, a network and a server on a virtual clock.
  *
  * It runs what production runs: qos/ and the gateway's streams, rules and shares; server/services/
  * with all it decides. Only sockets, threads, disks and the device are made up. A run is decided by
@@ -21,6 +21,9 @@
 #define SIM_GATEWAYS_MAX 10000u
 #define SIM_LOADS_MAX    100000u
 #define SIM_SECONDS_MAX  604800u
+#define SIM_PROCESSES_MAX 4u
+/* The store answers nothing. */
+#define SIM_STORE_SILENT UINT64_MAX
 
 /* A target: first come, first served, before so many servers. */
 struct sim_device_config {
@@ -76,6 +79,13 @@ enum sim_change_kind {
     SIM_HEAL,
     SIM_CLOCK_STEP,       /* value: the server's wall clock jumps by so many us */
     SIM_AGREEMENT_REMOVE, /* index: in sim_config.agreement */
+    SIM_AGREEMENT_LIMIT,  /* a new version with a limit of value IOPS; 0: without */
+    SIM_STORE,            /* value: nanoseconds that an answer takes; < 0: none comes */
+    SIM_PROCESS_STALL,    /* SLA process @index stands still for value nanoseconds */
+    SIM_PROCESSES,        /* value: so many SLA processes have gateways from now on */
+    SIM_WITHHOLD, /* gateway @index dials anew, and of that session all from the first controls on
+                     stays on its way, */
+    SIM_LATE,     /* and comes now, whatever session stands, unless it came with the next */
 };
 
 struct sim_change {
@@ -123,6 +133,10 @@ struct sim_config {
     uint32_t fixed_depth;         /* SIM_MCLOCK: in flight at a device; 0: 32 */
     uint64_t max_hold_ns;         /* 0: 10 s */
     uint64_t interval_ns;         /* of results over time; 0: 1 s */
+    uint32_t processes;           /* SLA processes; 0: 1 */
+    uint64_t store_ns;            /* an answer of the store takes; 0: none is waited for */
+    bool manual_admission; /* gateways wait for people, who admitted all in an earlier life */
+    bool own_targets; /* a gateway stands before the targets of its loads; else before all */
 };
 
 /* What one load saw. */
@@ -148,6 +162,7 @@ struct sim_result {
     struct sim_device_result *device;
     size_t device_count;
     uint64_t events, ios, polls, controls, surges, actions, actions_enforced;
+    uint64_t moves, late_frames, store_asked_again;
     struct action_record *action; /* the first SIM_ACTIONS_KEPT */
     size_t action_count;
     char *broken; /* what a checker found, first of all; NULL: nothing */

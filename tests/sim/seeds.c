@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: whatever happens to gateways, server, network and targets, the rules of sim/check.c hold.
  * Method: a world made up from a seed: up to six gateways, three targets, a dozen loads,
- * agreements, a tenant, policies; faults in its first half, calm in the second. Every event is
- * checked. A run that breaks a rule prints the one command that replays it. A tenth of the seeds
- * are run twice, and must come out alike to the last event.
+ * agreements, a tenant, policies, up to four SLA processes, a store that takes its time; faults in
+ * its first half, calm in the second. Every event is checked. A run that breaks a rule prints the
+ * one command that replays it. A tenth of the seeds are run twice, and must come out alike to the
+ * last event.
  *
  *   sim_seeds [--seeds N] [--from SEED] [--verbose] */
 #include <stdio.h>
@@ -19,14 +20,14 @@
 #define DURATION   (36 * S)
 #define CALM_FROM  (18 * S)
 #define LOADS      12u
-#define CHANGES    24u
+#define CHANGES    32u
 #define AGREEMENTS 6u
 
 struct world {
     struct sim_device_config device[3];
     struct sim_load_config load[LOADS];
     struct sim_change change[CHANGES];
-    struct agreement agreement[AGREEMENTS];
+    struct agreement agreement[AGREEMENTS + 1];
     struct policy policy[2];
     struct tenant tenant;
     struct sim_config config;
@@ -211,9 +212,71 @@ static void fault(struct world *w, struct rng *r, uint64_t at)
     }
 }
 
+/* What only the server's inside notices, and what comes of it. */
+static void fault_inside(struct world *w, struct rng *r, uint64_t at)
+{
+    uint64_t over = at + between(r, 3500, 7000) * MS;
+    uint32_t gateway = (uint32_t)rng_below(r, w->config.gateways);
+    uint32_t processes = w->config.processes;
+    bool silent;
+    switch (rng_below(r, 5)) {
+    case 0:
+        add(w, at, SIM_PROCESS_STALL, (uint32_t)rng_below(r, processes),
+            (int64_t)between(r, 100, 6000) * 1000000);
+        break;
+    case 1:
+        add(w, at, SIM_PROCESSES, 0, (int64_t)between(r, 1, processes));
+        break;
+    case 2: /* a slow store matters to a server that starts, and to people */
+        silent = chance(r, 50);
+        add(w, at, SIM_STORE, 0, silent ? -1 : (int64_t)between(r, 500, 5500) * 1000000);
+        add(w, at + 500 * MS, SIM_SERVER_DOWN, 0, 0);
+        add(w, at + 900 * MS, SIM_SERVER_UP, 0, 0);
+        add(w, over, SIM_STORE, 0, (int64_t)w->config.store_ns);
+        break;
+    case 3:
+        add(w, at, SIM_WITHHOLD, gateway, 0);
+        add(w, over, SIM_LATE, gateway, 0);
+        break;
+    case 4:
+        if (w->config.agreement_count > 0)
+            add(w, at, SIM_AGREEMENT_LIMIT, (uint32_t)rng_below(r, w->config.agreement_count),
+                chance(r, 30) ? 0 : (int64_t)between(r, 10000, 14000) / (chance(r, 50) ? 10 : 1));
+        break;
+    }
+}
+
+/* A limit of everybody together, over all gateways and processes, that no reservation exceeds. */
+static void everybody(struct world *w, struct rng *r)
+{
+    struct agreement *a = &w->agreement[w->config.agreement_count++];
+    uint64_t reserved = 0;
+    for (size_t i = 0; i + 1 < w->config.agreement_count; i++)
+        reserved += w->agreement[i].reservation_iops + w->agreement[i].reservation_read_iops;
+    *a = (struct agreement){.version = 1,
+                            .per = AGREEMENT_PER_GROUP,
+                            .weight = AGREEMENT_WEIGHT,
+                            .compliance_window_ns = 10 * S,
+                            .compliance_over_ns = 30 * 86400 * S};
+    snprintf(a->name, sizeof a->name, "everybody");
+    a->limits.rate[GATE_IOPS_TOTAL].rate = reserved + between(r, 100, 4000);
+}
+
+static void inside(struct world *w, struct rng *r)
+{
+    if (chance(r, 40))
+        everybody(w, r);
+    w->config.processes = chance(r, 50) ? 1 : (uint32_t)between(r, 2, SIM_PROCESSES_MAX);
+    w->config.own_targets = w->config.processes > 1 || chance(r, 20);
+    w->config.store_ns = chance(r, 50) ? between(r, 1, 2000) * MS : 0;
+    w->config.manual_admission = chance(r, 30);
+    for (uint64_t n = rng_below(r, 5); n > 0; n--)
+        fault_inside(w, r, between(r, 2000, 10000) * MS);
+}
+
 static void world_make(struct world *w, uint64_t seed)
 {
-    struct rng r;
+    struct rng r, within;
     rng_seed(&r, seed);
     memset(w, 0, sizeof *w);
     w->config = (struct sim_config){
@@ -232,6 +295,8 @@ static void world_make(struct world *w, uint64_t seed)
     w->config.change = w->change;
     for (uint64_t n = rng_below(&r, 8); n > 0; n--)
         fault(w, &r, between(&r, 2000, 10000) * MS);
+    rng_seed(&within, seed ^ UINT64_C(0x5bd1e995));
+    inside(w, &within);
 }
 
 /* A figure that differs when anything did. */
@@ -254,12 +319,14 @@ static uint64_t run(uint64_t seed, bool verbose, bool *ret_broken)
     for (size_t i = 0; r == 0 && i < result.load_count; i++)
         mark = mark * 31 + result.load[i].served + result.load[i].latency.sum_ns;
     if (verbose && r == 0)
-        printf("seed %llu: %u gateways, %zu loads, %zu changes, %llu events, %llu I/Os, %llu "
-               "actions, %llu surges\n",
-               (unsigned long long)seed, w->config.gateways, w->config.load_count,
-               w->config.change_count, (unsigned long long)result.events,
+        printf("seed %llu: %u gateways, %u processes, %zu loads, %zu changes, %llu events, %llu "
+               "I/Os, %llu actions, %llu surges, %llu moves, %llu late frames, %llu asked again\n",
+               (unsigned long long)seed, w->config.gateways, w->config.processes,
+               w->config.load_count, w->config.change_count, (unsigned long long)result.events,
                (unsigned long long)result.ios, (unsigned long long)result.actions,
-               (unsigned long long)result.surges);
+               (unsigned long long)result.surges, (unsigned long long)result.moves,
+               (unsigned long long)result.late_frames,
+               (unsigned long long)result.store_asked_again);
     sim_result_fini(&result);
     text_fini(&why);
     free(w);
