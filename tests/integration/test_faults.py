@@ -311,13 +311,15 @@ class Matrix(FaultCase):
     def strike(self, state_name, fault, expected):
         state = STATES[state_name]
         Matrix.count += 1
-        export = (f"held-{self.count}" if state is Held else f"case-{self.count % 8}").encode()
+        goes = expected in (LIVES, "host-disconnected")
+        export = (f"case-{self.count % 8}" if state is not Held else f"{'held' if goes else 'stuck'}-{self.count}").encode()
         before = self.connections(self.gateway)["closed"]
         c = Case(self.gateway, self.store, export, state)
         try:
             state.enter(c)
             if state is Held:
-                wait_until(lambda: self.stream(export)["heldNow"] == 1, "a held write", step=0.002)
+                # One that goes may have gone before anybody looked.
+                wait_until(lambda: self.held(export, goes), "a held write", step=0.002)
             FAULTS[fault][0](c)
             if expected == LIVES:
                 c.finish()
@@ -343,6 +345,10 @@ class Matrix(FaultCase):
             for op, n in s["counters"].items():
                 self.assertEqual(n["arrivals"], n["completions"] + n["dropped"], op)
         self.bystander.check()
+
+    def held(self, export, goes):
+        s = self.stream(export)
+        return s["heldNow"] == 1 or goes and s["counters"]["write"]["held"] == 1
 
     def stream(self, export):
         return next(s for s in self.gateway.local(get="streams")["streams"] if s["volume"] == export.decode())

@@ -27,7 +27,8 @@ GARBAGE = b"\xde\xad\xbe\xef" * 32
 
 def config(target, gateway="", limits=""):
     return (f"[gateway]\nmax-hold = 600s\n{gateway}\n[listener l]\naddress = 127.0.0.1:0\ntarget = t\n"
-            f"[target t]\nuri = {target}\n[limit held]\nvolume = held-*\nper = stream\niops-write = 1\n{limits}")
+            f"[target t]\nuri = {target}\n[limit held]\nvolume = held-*\nper = stream\niops-write = 1\n"
+            f"[limit stuck]\nvolume = stuck-*\nper = stream\nbandwidth-write = 64\n{limits}")
 
 
 class Store:
@@ -284,7 +285,8 @@ class Reply:
 
 
 class Held:
-    """A write is held behind one that went."""
+    """A write is held behind one that went: for a second where it shall go in the end, on a volume called held-*; for minutes,
+    so that nothing goes while the fault is looked at however slow the machine, on one called stuck-*."""
     handshake = True
 
     @staticmethod
