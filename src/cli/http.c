@@ -194,6 +194,12 @@ static enum cli_exit tell_unreachable(struct cli *c, CURLcode code)
                     h->server, h->error[0] ? h->error : curl_easy_strerror(code));
 }
 
+/* It begins or ends (503), or a proxy before it says that it does not answer (RFC 9110, 15.6). */
+static bool is_away(long status)
+{
+    return status == 502 || status == 503 || status == 504;
+}
+
 /* RFC 9457: detail, then one line each of errors, then what to do. */
 static enum cli_exit tell_problem(struct cli *c, long status, const json_t *problem)
 {
@@ -202,8 +208,8 @@ static enum cli_exit tell_problem(struct cli *c, long status, const json_t *prob
     enum cli_exit code = status == 401 || status == 403 ? CLI_UNAUTHORISED
                          : status == 404                ? CLI_NOT_FOUND
                                                         : CLI_REFUSED;
-    if (c->again && status == 503)
-        return CLI_UNREACHABLE; /* it begins, or ends */
+    if (c->again && is_away(status))
+        return CLI_UNREACHABLE;
     if (detail || title)
         cli_fail(code, "%s", detail ? detail : title);
     else
@@ -233,6 +239,8 @@ static enum cli_exit take_answer(struct cli *c, const struct text *body, struct 
     curl_easy_getinfo(c->http->curl, CURLINFO_RESPONSE_CODE, &ret->status);
     if (body->len > 0)
         ret->json = json_loadb(body->data, body->len, JSON_REJECT_DUPLICATES, &error);
+    if (body->len > 0 && !ret->json && ret->status / 100 == 2 && c->again)
+        return CLI_UNREACHABLE; /* it did before: a proxy speaks for it */
     if (body->len > 0 && !ret->json && ret->status / 100 == 2)
         return cli_fail(CLI_REFUSED, "%s does not answer in JSON (%s); is that a weir-server?",
                         c->http->server, error.text);
@@ -420,7 +428,7 @@ static enum cli_exit events_once(struct cli *c, const char *path, struct event_r
         again = again || e.came;
         if (e.stopped)
             r = CLI_OK;
-        else if (again && (code != CURLE_OK || status == 200 || status == 503))
+        else if (again && (code != CURLE_OK || status == 200 || is_away(status)))
             r = CLI_UNREACHABLE; /* the caller says so */
         else if (code == CURLE_OK && status == 200)
             r = cli_fail(CLI_UNREACHABLE, "the server ended the stream");

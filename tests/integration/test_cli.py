@@ -2,6 +2,7 @@
 """Goal: every verb of `weir` does what weir(1) says, in every format, and fails with words and the documented exit status.
 Method: one real server with a gateway and a storage server for all tests; outputs are parsed with other people's parsers."""
 import csv
+import http.server
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import subprocess
 import threading
 import time
 import unittest
+import urllib.request
 
 import nbd
 import rawnbd
@@ -298,6 +300,45 @@ class Cli(unittest.TestCase):
                   and b"\033[J" in seen[seen.rfind(b"\033[H"):])
         self.assertIsNone(p.poll())
         server.stop()
+
+    def test_live_top_goes_on_when_a_proxy_answers_for_the_server(self):
+        away = {}  # what the proxy says while the server is away: status and body
+
+        def there(seen):
+            """The last whole screen is of a server that is there."""
+            end = seen.rfind(b"\033[J")
+            return end >= 0 and b"is gone" not in seen[seen.rfind(b"\033[H", 0, end):end]
+
+        class Proxy(http.server.BaseHTTPRequestHandler):
+            def do_GET(proxy):
+                if away:
+                    status, body = away["status"], away["body"]
+                else:
+                    headers = {"Authorization": proxy.headers["Authorization"]}
+                    with urllib.request.urlopen(urllib.request.Request(self.server.http + proxy.path, headers=headers)) as a:
+                        status, body = a.status, a.read()
+                proxy.send_response(status)
+                proxy.send_header("Content-Length", str(len(body)))
+                proxy.end_headers()
+                proxy.wfile.write(body)
+
+            def log_message(proxy, *_):
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as listening:
+            threading.Thread(target=listening.serve_forever, daemon=True).start()
+            p, read_till = self.screens("--server", f"http://127.0.0.1:{listening.server_port}",
+                                        WEIR_TOKEN=self.server.admin_token)
+            try:
+                for status in (502, 200):
+                    read_till(there)
+                    away.update(status=status, body=b"<html>back in a minute</html>")
+                    read_till(lambda seen: b"the server is gone since" in seen)
+                    away.clear()
+                read_till(there)
+                self.assertIsNone(p.poll())
+            finally:
+                listening.shutdown()
 
     def test_watch_goes_on_when_the_server_comes_back_and_says_once_that_it_was_gone(self):
         w = self.world
