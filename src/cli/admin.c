@@ -202,9 +202,9 @@ enum cli_exit cli_enforcement(struct cli *c)
     return r;
 }
 
-/* POST to .../@verb; then "gateway/NAME @done", or what is ordered for later. */
-static enum cli_exit gateway_post(struct cli *c, const char *name, const char *verb, json_t *body,
-                                  const char *done)
+/* @method on .../@verb; then "gateway/NAME @done", or what is ordered for later. */
+static enum cli_exit gateway_ask(struct cli *c, const char *method, const char *name,
+                                 const char *verb, json_t *body, const char *done)
 {
     struct text path, out;
     struct http_answer a = {0};
@@ -213,7 +213,7 @@ static enum cli_exit gateway_post(struct cli *c, const char *name, const char *v
     text_append_str(&path, "/api/v1/gateways/");
     http_encode(&path, name);
     text_printf(&path, "/%s", verb);
-    enum cli_exit r = http_call(c, "POST", path.data, body, &a);
+    enum cli_exit r = http_call(c, method, path.data, body, &a);
     if (r == CLI_OK) {
         text_append_str(&out, "gateway/");
         text_append_escaped(&out, name);
@@ -226,6 +226,12 @@ static enum cli_exit gateway_post(struct cli *c, const char *name, const char *v
     text_fini(&out);
     text_fini(&path);
     return r;
+}
+
+static enum cli_exit gateway_post(struct cli *c, const char *name, const char *verb, json_t *body,
+                                  const char *done)
+{
+    return gateway_ask(c, "POST", name, verb, body, done);
 }
 
 static enum cli_exit gateway_drain(struct cli *c, const char *name)
@@ -267,8 +273,13 @@ enum cli_exit cli_gateway(struct cli *c)
                         "--gateway SOCKET goes with weir gateway undrain, without a name");
     if (c->o.within && strcmp(verb, "drain") != 0)
         return cli_fail(CLI_USAGE, "--within goes with weir gateway drain NAME");
+    if (c->o.cancel && (c->arg_count != 2 || strcmp(verb, "rotate") != 0))
+        return cli_fail(CLI_USAGE, "--cancel goes with weir gateway rotate NAME");
     if (c->arg_count == 2 && strcmp(verb, "admit") == 0)
         return gateway_post(c, c->args[1], "admit", NULL, "admitted");
+    if (c->o.cancel)
+        return gateway_ask(c, "DELETE", c->args[1], "rotate", NULL,
+                           "keeps its key: the order is withdrawn");
     if (c->arg_count == 2 && strcmp(verb, "rotate") == 0)
         return gateway_post(c, c->args[1], "rotate", NULL, "has a new key");
     if (c->arg_count == 2 && strcmp(verb, "drain") == 0)

@@ -53,6 +53,7 @@ struct cli_options {
     const char *files[CLI_FILES_MAX];
     size_t file_count;
     const char *sort, *gateway, *role, *expires, *within;
+    bool cancel;
     const char *host, *volume, *tenant, *target, *agreement, *verdict;
     const char *plot, *scheme;
     uint64_t limit;       /* rows; of simulate: the seed; 0: the verb's default */

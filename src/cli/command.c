@@ -59,7 +59,7 @@ static const struct command commands[VERB_COUNT] = {
                       "hosts, until undrain; with --within connections that are idle are closed\n"
                       "when that time is over; undrain --gateway SOCKET ends it on its own\n"
                       "machine while the server is away. rotate gives one a new key: now, or\n"
-                      "when it next connects.\n",
+                      "when it next connects, unless that order is withdrawn (--cancel).\n",
                       "enrol admit drain undrain rotate retire", 1, 2, cli_gateway},
     [VERB_DEBUG] = {"debug", "threads | polls", "The server's threads and mailboxes; polls",
                     NULL, "threads polls", 1, 1, cli_debug},
@@ -137,6 +137,8 @@ static const struct option {
      FIELD(expires), V(TOKEN) | V(GATEWAY)},
     {"within", 0, "TIME", NULL, "of drain: close idle connections then, such as 5m", OPTION_TEXT,
      FIELD(within), V(GATEWAY)},
+    {"cancel", 0, NULL, NULL, "of rotate: withdraw the order for a gateway that is away",
+     OPTION_FLAG, FIELD(cancel), V(GATEWAY)},
     {"plot", 0, "PREFIX", NULL, "write PREFIX-p99.svg and PREFIX-iops.svg", OPTION_TEXT,
      FIELD(plot), V(SIMULATE)},
     {"scheme", 0, "NAME", "weir weir-no-surge weir-no-server none static sleds parda mclock",

@@ -335,6 +335,31 @@ class Real(Stage):
         self.world.cli(self.server, "gateway", "rotate", "gw", check=True)
         self.assertEqual(len(self.audit("credential-rotate")), 3)
 
+    def test_an_order_that_is_withdrawn_is_not_carried_out(self):
+        gateway_id = self.gateways()["gw"]["id"]
+        rotate = f"/api/v1/gateways/{gateway_id}/rotate"
+        self.assertEqual(self.server.request("DELETE", rotate)[0], 404)
+        self.assertEqual(self.server.request("DELETE", "/api/v1/gateways/none/rotate")[0], 404)
+        self.kill_gateway()
+        self.order()
+        out = self.world.cli(self.server, "gateway", "rotate", "gw", "--cancel", check=True).stdout
+        self.assertEqual(out, "gateway/gw keeps its key: the order is withdrawn\n")
+        self.assertIsNone(self.gateways()["gw"]["keyOrdered"])
+        self.assertEqual(self.server.request("DELETE", rotate)[0], 404)
+        wait_until(lambda: self.events("gateway-key-order-withdrawn"), "the event")
+        self.assertEqual(len(self.audit("gateway-unrotate")), 1)
+        # It holds over a restart, and the gateway that returns has the key that it had.
+        self.restart_server()
+        self.g = self.gateway()
+        self.back()
+        self.assertEqual(self.audit("credential-rotate"), [])
+        self.assertIsNone(self.gateways()["gw"]["keyOrdered"])
+        # It can be ordered again.
+        self.kill_gateway()
+        self.order()
+        self.g = self.gateway()
+        self.carried_out(1)
+
     def test_retiring_a_gateway_ends_what_was_ordered_for_it(self):
         gateway_id = self.gateways()["gw"]["id"]
         self.kill_gateway()

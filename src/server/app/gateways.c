@@ -346,10 +346,23 @@ static void ordered(struct request *r)
     http_answer_json(r, MHD_HTTP_ACCEPTED, json_pack("{s:s}", "ordered", at));
 }
 
+/* The acceptor, of what the store has now. */
+static void order_tell(struct request *r, void (*then)(struct request *r))
+{
+    const struct app *app = r->app;
+    const struct rotation_order *order = r->work;
+    struct rotation_order *copy = malloc(sizeof(*copy));
+    if (copy)
+        *copy = *order;
+    struct msg m = {.kind = MSG_ROTATION_ORDERED, .body = copy, .body_free = free};
+    exchange_clear(&r->exchange);
+    exchange_ask(&r->exchange, app->threads->acceptor, m, APP_VIEW_NS, app->now_ns);
+    http_wait(r, then);
+}
+
 static void order_stored(struct request *r)
 {
-    struct app *app = r->app;
-    struct rotation_order *order = r->work, *copy;
+    struct rotation_order *order = r->work;
     const struct exchange_answer *a = &r->exchange.answer[0];
     if (a->status == WEIR_E_NOT_FOUND) {
         http_problem(r, MHD_HTTP_CONFLICT,
@@ -361,13 +374,7 @@ static void order_stored(struct request *r)
         return;
     }
     order->since_us = views_count(a->json, "since_us");
-    copy = malloc(sizeof(*copy));
-    if (copy)
-        *copy = *order;
-    struct msg m = {.kind = MSG_ROTATION_ORDERED, .body = copy, .body_free = free};
-    exchange_clear(&r->exchange);
-    exchange_ask(&r->exchange, app->threads->acceptor, m, APP_VIEW_NS, app->now_ns);
-    http_wait(r, ordered);
+    order_tell(r, ordered);
 }
 
 static void order(struct request *r)
@@ -419,37 +426,40 @@ static bool id_read(const char *hex, uint8_t ret[AUTH_ID_SIZE])
            n == AUTH_ID_SIZE;
 }
 
-static void rotate_known(struct request *r)
+/* Whom the request means, into r->work. NULL: answered. */
+static struct rotation_order *order_make(struct request *r)
 {
-    const struct app *app = r->app;
     const struct exchange_answer *kept = &r->exchange.answer[0];
-    struct msg m = {.kind = MSG_GATEWAY_ROTATE};
     struct rotation_order *order = calloc(1, sizeof(*order));
     if (order == NULL) {
         http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "no memory");
-        return;
+        return NULL;
     }
     r->work = order;
     r->work_free = free;
-    json_t *known = views_gather(&r->exchange, app, 1, NULL);
+    json_t *known = views_gather(&r->exchange, r->app, 1, NULL);
     const struct found f = find(known, kept->status == 0 ? kept->json : NULL, r->name[0]);
     bool good = f.id && id_read(f.id, order->gateway_id) &&
                 text_copy(order->name, sizeof(order->name), f.name) == 0;
     json_decref(known);
-    if (!good && kept->status < 0) {
+    if (!good && kept->status < 0)
         http_problem_answer(r, kept, "the database");
-        return;
-    }
-    if (!good) {
+    else if (!good)
         http_problem(r, MHD_HTTP_NOT_FOUND, "there is no gateway %s", r->name[0]);
-        return;
-    }
-    if (f.named > 1) {
+    else if (f.named > 1)
         http_problem(r, MHD_HTTP_CONFLICT,
                      "%zu gateways call themselves %s: name the one you mean by its id", f.named,
                      r->name[0]);
+    return good && f.named <= 1 ? order : NULL;
+}
+
+static void rotate_known(struct request *r)
+{
+    const struct app *app = r->app;
+    struct msg m = {.kind = MSG_GATEWAY_ROTATE};
+    const struct rotation_order *order = order_make(r);
+    if (order == NULL)
         return;
-    }
     memcpy(m.arg, order->gateway_id, sizeof(order->gateway_id));
     exchange_clear(&r->exchange);
     exchange_ask(&r->exchange, app->threads->acceptor, m, APP_ROTATE_NS, app->now_ns);
@@ -461,4 +471,43 @@ void gateways_rotate(struct request *r)
     http_ask_store(r, store_query_new(STORE_GATEWAYS));
     http_ask_view(r, VIEW_GATEWAYS, "", false);
     http_wait(r, rotate_known);
+}
+
+static void withdrawn(struct request *r)
+{
+    /* As when it was ordered: the store has it. */
+    http_answer_empty(r, MHD_HTTP_NO_CONTENT);
+}
+
+static void withdrawal_stored(struct request *r)
+{
+    const struct exchange_answer *a = &r->exchange.answer[0];
+    if (a->status == WEIR_E_NOT_FOUND)
+        http_problem(r, MHD_HTTP_NOT_FOUND,
+                     "no new key is ordered for gateway %s: it has it already, or none ever was",
+                     r->name[0]);
+    else if (a->status < 0)
+        http_problem_answer(r, a, "the database");
+    else
+        order_tell(r, withdrawn);
+}
+
+static void unrotate_known(struct request *r)
+{
+    const struct rotation_order *order = order_make(r);
+    if (order == NULL)
+        return;
+    struct store_write *write = store_write_new(STORE_GATEWAY_UNREKEY);
+    if (write)
+        sodium_bin2hex(write->name, sizeof(write->name), order->gateway_id, AUTH_ID_SIZE);
+    exchange_clear(&r->exchange);
+    http_ask_write(r, write);
+    http_wait(r, withdrawal_stored);
+}
+
+void gateways_unrotate(struct request *r)
+{
+    http_ask_store(r, store_query_new(STORE_GATEWAYS));
+    http_ask_view(r, VIEW_GATEWAYS, "", false);
+    http_wait(r, unrotate_known);
 }

@@ -41,6 +41,7 @@ const struct route routes[] = {
     {"DELETE", API "gateways/{name}", ROLE_OPERATOR, "", BODY_NONE, JSON, gateways_retire},
     {"POST", API "gateways/{name}/admit", ROLE_ADMIN, "", BODY_NONE, JSON, gateways_admit},
     {"POST", API "gateways/{name}/rotate", ROLE_ADMIN, "", BODY_NONE, JSON, gateways_rotate},
+    {"DELETE", API "gateways/{name}/rotate", ROLE_ADMIN, "", BODY_NONE, JSON, gateways_unrotate},
     {"POST", API "gateways/{name}/drain", ROLE_OPERATOR, "", BODY_OPTIONAL, JSON, gateways_drain},
     {"POST", API "gateways/{name}/undrain", ROLE_OPERATOR, "", BODY_NONE, JSON, gateways_undrain},
     {"GET", API "dials", ROLE_VIEWER, PAGE, BODY_NONE, JSON, views_dials},

@@ -48,6 +48,7 @@ void gateways_admit(struct request *r);
 void gateways_drain(struct request *r);
 void gateways_undrain(struct request *r);
 void gateways_rotate(struct request *r);
+void gateways_unrotate(struct request *r);
 void history_stream(struct request *r);
 void history_target(struct request *r);
 void history_actions(struct request *r);

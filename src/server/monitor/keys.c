@@ -152,7 +152,8 @@ void keys_order(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], int
     for (size_t i = 0; i < t->count[KEY_CREDENTIAL]; i++) {
         struct key_entry *e = &t->entry[KEY_CREDENTIAL][i];
         /* A key made after the order is what was ordered. */
-        if (memcmp(e->gateway_id, gateway_id, AUTH_ID_SIZE) != 0 || e->made_us > since_us)
+        bool made = since_us != 0 && e->made_us > since_us;
+        if (memcmp(e->gateway_id, gateway_id, AUTH_ID_SIZE) != 0 || made)
             continue;
         e->ordered_us = since_us;
     }

@@ -45,7 +45,8 @@ int keys_add_credential(struct key_table *t, const struct key_entry *e);
 /* Of the credentials of @gateway_id only @key_id is left, at once, before the store says so. */
 void keys_keep_one(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], const char *key_id);
 
-/* A new key is ordered for @gateway_id (since @since_us), at once, before the store says so. */
+/* A new key is ordered for @gateway_id since @since_us (0: none is any more), at once, before the
+ * store says so. */
 void keys_order(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], int64_t since_us);
 
 /* @gateway_id used the token @id, at once, before the store tells it. */

@@ -27,7 +27,8 @@
  * are read; it ends in the savepoint that writes a credential. So it holds over the death of
  * anyone, is carried out once, whether the gateway came before the order was here, while keys were
  * read, or after, and a rotation that fails is tried again at the next look. Retiring the gateway
- * ends it with the record; there is one a gateway, so they are as many as credentials at most.
+ * ends it with the record, and people may withdraw it, which what was begun for it by then does not
+ * notice; there is one a gateway, so they are as many as credentials at most.
  *
  * Bounds: ROTATIONS_MAX at once, ROTATION_NS each; by age at most BY_AGE a look. */
 #include "server/monitor/rotation.h"
@@ -443,9 +444,13 @@ void rotation_ordered(struct rotation_table *t, const struct msg *m)
     /* What is being read now may be of before the order; the load below says it again. */
     keys_order(&a->keys.table, o->gateway_id, o->since_us);
     snprintf(subject, sizeof(subject), "gateway/%s", o->name);
-    snprintf(words, sizeof(words), "a new key is ordered for gateway %s, for when it next connects",
+    snprintf(words, sizeof(words),
+             o->since_us != 0 ? "a new key is ordered for gateway %s, for when it next connects"
+                              : "the new key that was ordered for gateway %s is ordered no more",
              o->name);
-    acceptor_event(a, EVENT_INFO, "gateway-key-ordered", subject, words);
+    acceptor_event(a, EVENT_INFO,
+                   o->since_us != 0 ? "gateway-key-ordered" : "gateway-key-order-withdrawn",
+                   subject, words);
     rotation_look(t);
     key_loader_load(a);
     mailbox_reply(a->me, m, 0, NULL, NULL);

@@ -28,7 +28,7 @@ struct key_confirm {
 /* Body of MSG_ROTATION_ORDERED. */
 struct rotation_order {
     uint8_t gateway_id[AUTH_ID_SIZE];
-    int64_t since_us;
+    int64_t since_us; /* 0: withdrawn */
     char name[NAME_SIZE];
 };
 

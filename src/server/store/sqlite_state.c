@@ -12,7 +12,8 @@
  *     credential that follows another.
  *  4. No secret goes into the audit: of tokens, enrolments and credentials only names.
  *  5. A new key that is ordered for a gateway stands in its record until a credential is written
- *     for it, in that very savepoint: the order is neither lost nor carried out twice. */
+ *     for it, in that very savepoint, or the order is withdrawn: it is neither lost nor carried out
+ *     twice. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,6 +64,8 @@ static const char *verb_name(enum store_verb verb)
         return "gateway-undrain";
     case STORE_GATEWAY_REKEY:
         return "gateway-rotate";
+    case STORE_GATEWAY_UNREKEY:
+        return "gateway-unrotate";
     case STORE_SETTING_PUT:
         return "setting-put";
     }
@@ -93,6 +96,7 @@ static const char *subject_kind(const struct store_write *w)
     case STORE_GATEWAY_DRAIN:
     case STORE_GATEWAY_UNDRAIN:
     case STORE_GATEWAY_REKEY:
+    case STORE_GATEWAY_UNREKEY:
         return "gateway";
     case STORE_SETTING_PUT:
         return "setting";
@@ -334,12 +338,13 @@ static int run_two(struct sqlite_db *d, const char *sql, const char *first, cons
     return sqlite_db_run(d, stmt);
 }
 
+static const char order_end[] = "UPDATE gateways SET json = json_remove(json, '$.rekey')"
+                                " WHERE id = ?1 AND json_extract(json, '$.rekey') IS NOT NULL";
+
 /* What was ordered for a gateway that has a new key now. */
 static int order_done(struct sqlite_db *d, const char *gateway)
 {
-    static const char sql[] = "UPDATE gateways SET json = json_remove(json, '$.rekey')"
-                              " WHERE id = ?1 AND json_extract(json, '$.rekey') IS NOT NULL";
-    return run_two(d, sql, gateway, NULL);
+    return run_two(d, order_end, gateway, NULL);
 }
 
 static int credential_insert(struct sqlite_db *d, const struct store_write *w, const char *key_id)
@@ -490,7 +495,8 @@ static int gateway_rekey(struct sqlite_db *d, const struct store_write *w, json_
     return rc < 0 ? rc : 0;
 }
 
-static int row_delete(struct sqlite_db *d, const struct store_write *w, const char *sql)
+/* What @sql does to the row of this name; WEIR_E_NOT_FOUND: to none. */
+static int row_change(struct sqlite_db *d, const struct store_write *w, const char *sql)
 {
     sqlite3_stmt *stmt = sqlite_db_statement(d, sql);
     if (stmt == NULL)
@@ -549,7 +555,7 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
     case STORE_TOKEN_PUT:
         return token_put(d, w);
     case STORE_TOKEN_DELETE:
-        return row_delete(d, w, token_delete);
+        return row_change(d, w, token_delete);
     case STORE_ENROLMENT_PUT:
         return enrolment_put(d, w);
     case STORE_ENROLMENT_USE:
@@ -559,11 +565,11 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
     case STORE_CREDENTIAL_ROTATE:
         return credential_rotate(d, w);
     case STORE_CREDENTIAL_DELETE:
-        return row_delete(d, w, credential_delete);
+        return row_change(d, w, credential_delete);
     case STORE_GATEWAY_PUT:
         return value_put(d, w, gateway_put, false);
     case STORE_GATEWAY_DELETE:
-        return row_delete(d, w, gateway_delete);
+        return row_change(d, w, gateway_delete);
     case STORE_GATEWAY_RETIRE:
         return gateway_retire(d, w);
     case STORE_GATEWAY_ADMIT:
@@ -573,6 +579,8 @@ static int write_one(struct sqlite_db *d, const struct store_write *w, json_t **
         return value_put(d, w, gateway_drain, true);
     case STORE_GATEWAY_REKEY:
         return gateway_rekey(d, w, ret_reply);
+    case STORE_GATEWAY_UNREKEY:
+        return row_change(d, w, order_end);
     case STORE_SETTING_PUT:
         return value_put(d, w, setting_put, true);
     }

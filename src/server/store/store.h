@@ -74,6 +74,8 @@ enum store_verb {
      * goes with the next credential that the gateway gets, and with the record. Reply:
      * {"since_us"}; WEIR_E_NOT_FOUND: the gateway has no credential. */
     STORE_GATEWAY_REKEY,
+    /* name: id hex: that order is withdrawn; WEIR_E_NOT_FOUND: none stands. */
+    STORE_GATEWAY_UNREKEY,
     STORE_SETTING_PUT, /* name; json: any ("enforcement": {"on": true}) */
 };
 struct store_write {

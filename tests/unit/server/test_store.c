@@ -248,6 +248,12 @@ static void a_new_key_is_ordered_once_and_the_order_ends_with_the_next_credentia
     assert_int_equal(ordered_of(f, "k2"), 0);
     assert_int_equal(order(f, GW_A, 11, NULL), 0);
     assert_int_equal(ordered_of(f, "k2"), 11);
+    assert_int_equal(fixture_write(f, named(STORE_GATEWAY_UNREKEY, GW_A, NULL), NULL), 0);
+    assert_int_equal(ordered_of(f, "k2"), 0);
+    assert_int_equal(fixture_write(f, named(STORE_GATEWAY_UNREKEY, GW_A, NULL), NULL),
+                     WEIR_E_NOT_FOUND);
+    assert_int_equal(order(f, GW_A, 12, NULL), 0);
+    assert_int_equal(ordered_of(f, "k2"), 12);
     assert_int_equal(fixture_write(f, named(STORE_GATEWAY_RETIRE, GW_A, NULL), NULL), 0);
     assert_int_equal(order(f, GW_A, 13, NULL), WEIR_E_NOT_FOUND);
 }
