@@ -38,7 +38,7 @@ struct volume_config {
 
 struct target_config {
     char name[NAME_SIZE];
-    char uri[512];                  /* nbd://host:port/export, as written */
+    char uri[512];                  /* nbd://host:port/export; nbds where tls is on */
     struct addr addr;
     char export_name[4097];         /* of the URI; asked for when a host asks for "" and no volume
                                      * is configured */

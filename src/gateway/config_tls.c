@@ -71,6 +71,20 @@ static void name_of_address(const struct addr *a, char *out, size_t size)
     snprintf(out, size, "%.*s", (int)n, from);
 }
 
+/* "nbd://..." with tls = require is nbds://..., for all who only see the URI: the server's probes,
+ * people. */
+static int uri_say_tls(struct target_config *t, char *words, size_t size)
+{
+    size_t n = strlen(t->uri);
+    if (addr_uri_wants_tls(t->uri))
+        return 0;
+    if (n + 1 >= sizeof(t->uri))
+        return fault(words, size, "a uri that is too long");
+    memmove(t->uri + 4, t->uri + 3, n + 1 - 3);
+    t->uri[3] = 's';
+    return 0;
+}
+
 int config_tls_target(struct target_config *t, char *words, size_t size)
 {
     struct tls_files *f = &t->tls_files;
@@ -93,7 +107,8 @@ int config_tls_target(struct target_config *t, char *words, size_t size)
     if (f->verify_name[0] == '\0' && !keys_only)
         name_of_address(&t->addr, f->verify_name, sizeof(f->verify_name));
     f->peer = TLS_PEER_REQUIRED;
-    return try_files(TLS_CLIENT, f, words, size);
+    return uri_say_tls(t, words, size) < 0 ? WEIR_E_INVALID
+                                           : try_files(TLS_CLIENT, f, words, size);
 }
 
 int config_tls_server(struct gateway_config *c, char *words, size_t size)

@@ -33,6 +33,7 @@ void server_config_init(struct server_config *c)
         .period_ns = NS_PER_S,
         .lease_ns = 10 * NS_PER_S,
         .probe_period_ns = 10 * NS_PER_S,
+        .probe_tls_count = 1,
         .max_gateways = 10000,
         .credential_age_ns = 90 * DAY_NS,
         .log_level = LOG_LEVEL_INFO,
@@ -46,6 +47,7 @@ void server_config_init(struct server_config *c)
 
 enum value_type {
     VALUE_PATH, /* absolute */
+    VALUE_NAME, /* any words */
     VALUE_LISTEN,
     VALUE_GATEWAY,
     VALUE_HTTP,
@@ -61,7 +63,7 @@ enum value_type {
 struct key {
     const char *section, *key;
     enum value_type type;
-    size_t offset, size;
+    size_t offset, size; /* in the configuration; of [target NAME] in its struct probe_tls */
     uint64_t min, max; /* of counts; of durations in ns */
 };
 
@@ -69,6 +71,12 @@ struct key {
     (sizeof(((struct server_config *)0)->member) / sizeof(((struct server_config *)0)->member[0]))
 #define FIELD(member)                                                                              \
     offsetof(struct server_config, member), sizeof(((struct server_config *)0)->member)
+
+#define FILES(member)                                                                              \
+    offsetof(struct probe_tls, files.member), sizeof(((struct probe_tls *)0)->files.member), 0, 0
+#define OF_ALL(member)                                                                             \
+    offsetof(struct server_config, probe_tls[0].files.member),                                     \
+        sizeof(((struct probe_tls *)0)->files.member), 0, 0
 
 static const struct key keys[] = {
     {"server", "state-dir", VALUE_PATH, FIELD(state_dir), 0, 0},
@@ -95,6 +103,17 @@ static const struct key keys[] = {
     {"http", "tls-certificate", VALUE_PATH, FIELD(http_certificate), 0, 0},
     {"http", "tls-key", VALUE_PATH, FIELD(http_key), 0, 0},
     {"resource", "probe-period", VALUE_DURATION, FIELD(probe_period_ns), NS_PER_S, 3600 * NS_PER_S},
+    {"resource", "tls-ca", VALUE_PATH, OF_ALL(ca)},
+    {"resource", "tls-certificate", VALUE_PATH, OF_ALL(certificate)},
+    {"resource", "tls-key", VALUE_PATH, OF_ALL(key)},
+    {"resource", "tls-psk-file", VALUE_PATH, OF_ALL(psk)},
+    {"resource", "tls-psk-identity", VALUE_NAME, OF_ALL(psk_identity)},
+    {"target", "tls-ca", VALUE_PATH, FILES(ca)},
+    {"target", "tls-verify-name", VALUE_NAME, FILES(verify_name)},
+    {"target", "tls-certificate", VALUE_PATH, FILES(certificate)},
+    {"target", "tls-key", VALUE_PATH, FILES(key)},
+    {"target", "tls-psk-file", VALUE_PATH, FILES(psk)},
+    {"target", "tls-psk-identity", VALUE_NAME, FILES(psk_identity)},
     {"history", "keep-1s", VALUE_DURATION, FIELD(keep_1s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
     {"history", "keep-10s", VALUE_DURATION, FIELD(keep_10s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
     {"history", "keep-1min", VALUE_DURATION, FIELD(keep_1min_ns), 60 * NS_PER_S, 4000 * DAY_NS},
@@ -137,17 +156,22 @@ static int read_address(const char *value, uint16_t port, char *list, size_t siz
     return 0;
 }
 
-/* Each reader writes its field and returns 0, or leaves it and names what was expected. */
-static int read_value(struct server_config *c, const struct key *k, const char *value,
+/* Each reader writes its field, of the @base that the key's offset is in, and returns 0, or leaves
+ * it and names what was expected. */
+static int read_value(struct server_config *c, void *base, const struct key *k, const char *value,
                       char *expected, size_t size)
 {
-    char *field = (char *)c + k->offset;
+    char *field = (char *)base + k->offset;
     const char *words = "a value";
     int r = WEIR_E_INVALID;
     switch (k->type) {
     case VALUE_PATH:
         words = "an absolute path that is not too long";
         r = value[0] == '/' ? text_copy(field, k->size, value) : WEIR_E_INVALID;
+        break;
+    case VALUE_NAME:
+        words = "a name that is not empty and not too long";
+        r = value[0] != '\0' ? text_copy(field, k->size, value) : WEIR_E_INVALID;
         break;
     case VALUE_LISTEN:
         r = read_address(value, 7400, c->control_listen[0], sizeof(c->control_listen[0]),
@@ -240,8 +264,27 @@ static void list_known(const char *section, char *out, size_t size)
             at += (size_t)n;
     }
     if (at == 0)
-        snprintf(out, size, "no key in [%s]; sections are server, control, http, resource, history",
+        snprintf(out, size,
+                 "no key in [%s]; sections are server, control, http, resource, history, and "
+                 "target NAME",
                  section);
+}
+
+/* What the keys of this entry's section are in: the configuration, or what [target NAME] says.
+ * NULL: a section that has no name must have one, or there are too many. */
+static void *base_of(struct server_config *c, const struct conf_entry *e)
+{
+    if (strcmp(e->kind, "target") != 0)
+        return e->name[0] == '\0' ? c : NULL;
+    for (size_t i = 1; i < c->probe_tls_count; i++)
+        if (strcmp(c->probe_tls[i].target, e->name) == 0)
+            return &c->probe_tls[i];
+    struct probe_tls *t = &c->probe_tls[c->probe_tls_count];
+    if (e->name[0] == '\0' || c->probe_tls_count == COUNT_OF(probe_tls) ||
+        text_copy(t->target, sizeof(t->target), e->name) < 0)
+        return NULL;
+    c->probe_tls_count++;
+    return t;
 }
 
 int server_config_load(struct server_config *c, const char *path, struct text *errors)
@@ -253,9 +296,16 @@ int server_config_load(struct server_config *c, const char *path, struct text *e
     bool listens_named = false;
     for (size_t i = 0; i < conf_count(conf); i++) {
         const struct conf_entry *e = conf_at(conf, i);
-        const struct key *k = e->name[0] == '\0' ? key_find(e) : NULL;
+        const struct key *k = key_find(e);
+        void *base = k != NULL ? base_of(c, e) : NULL;
         char words[512];
-        if (k == NULL) {
+        if (k != NULL && base == NULL && strcmp(e->kind, "target") == 0) {
+            conf_error(errors, e, "a section [target NAME] with the name that gateways give the "
+                                  "target, at most 32 of them");
+            r = WEIR_E_PARSE;
+            continue;
+        }
+        if (base == NULL) {
             list_known(e->kind, words, sizeof(words));
             conf_unknown(errors, e, words);
             r = WEIR_E_PARSE;
@@ -269,7 +319,7 @@ int server_config_load(struct server_config *c, const char *path, struct text *e
         if (!list && conf_is_repeated(conf, i)) {
             conf_error(errors, e, "this key once in its section");
             r = WEIR_E_PARSE;
-        } else if (read_value(c, k, e->value, words, sizeof(words)) < 0) {
+        } else if (read_value(c, base, k, e->value, words, sizeof(words)) < 0) {
             conf_error(errors, e, words);
             r = WEIR_E_PARSE;
         }
@@ -314,6 +364,26 @@ static int check_http(const struct server_config *c, struct text *errors)
     return WEIR_E_INVALID;
 }
 
+/* Of what probes need for TLS; the files are read at the start. */
+static int check_probe_tls(const struct server_config *c, struct text *errors)
+{
+    int r = 0;
+    for (size_t i = 0; i < c->probe_tls_count; i++) {
+        const struct tls_files *f = &c->probe_tls[i].files, *all = &c->probe_tls[0].files;
+        const char *words = NULL;
+        if ((f->certificate[0] == '\0') != (f->key[0] == '\0'))
+            words = "tls-certificate, tls-key: found one, expected both";
+        else if (f->psk_identity[0] != '\0' && f->psk[0] == '\0' && all->psk[0] == '\0')
+            words = "tls-psk-identity: found alone, expected tls-psk-file with it";
+        if (words == NULL)
+            continue;
+        text_printf(errors, "[%s%s] %s\n", i == 0 ? "resource" : "target ",
+                    c->probe_tls[i].target, words);
+        r = WEIR_E_INVALID;
+    }
+    return r;
+}
+
 /* A pair a processor; on few processors one pair is enough, and leaves room for the rest. */
 static void settle_auto(struct server_config *c)
 {
@@ -337,7 +407,7 @@ int server_config_check(struct server_config *c, struct text *errors)
             r = WEIR_E_INVALID;
     if (check_pair("control", c->control_certificate, c->control_key, errors) < 0)
         r = WEIR_E_INVALID;
-    if (check_http(c, errors) < 0)
+    if (check_http(c, errors) < 0 || check_probe_tls(c, errors) < 0)
         r = WEIR_E_INVALID;
     if (c->lease_ns < 3 * c->period_ns) {
         text_printf(errors,

@@ -69,6 +69,7 @@ struct server {
     bool finder_left; /* it did not end, and need not */
     struct sla_thread sla[THREADS_MAX_SERVICES];
     struct resource_thread resource;
+    struct probe_key_set *probe_keys; /* until the thread of probes has them */
     struct running running[THREADS_MAX];
     size_t running_count;
     size_t pairs_started, sla_started;
@@ -331,8 +332,11 @@ static int start_threads(struct server *s)
     if (r == 0 && t->finder != NULL)
         r = start(s, RANK_FINDER, t->finder, monitor_finder_main, &s->finder);
 #endif
-    s->resource = (struct resource_thread){.config = &s->config, .threads = t};
+    s->resource = (struct resource_thread){
+        .config = &s->config, .threads = t, .keys = s->probe_keys};
     r = r < 0 ? r : start(s, RANK_RESOURCE, t->resource, resource_main, &s->resource);
+    if (r == 0)
+        s->probe_keys = NULL; /* the thread's */
     r = r < 0 ? r : start_pairs(s);
     r = r < 0 ? r : start(s, RANK_APP, t->app, app_main, s->app);
     for (size_t i = 0; r == 0 && i < t->readers; i++) {
@@ -464,6 +468,7 @@ static void control_keys_free(void *creds)
 
 struct server_keys {
     struct tls_creds *control, *http; /* http: NULL where HTTP is in clear */
+    struct probe_key_set *probe;
 };
 
 /* Read and check all of them. */
@@ -481,9 +486,12 @@ static int keys_load(const struct server *s, const struct server_config *c,
     if (r == 0)
         r = app_tls_load(c, &ret->http, words, sizeof(words));
     if (r == 0)
+        r = probe_keys_load(c, &ret->probe, words, sizeof(words));
+    if (r == 0)
         return 0;
     text_append_str(errors, words);
     tls_creds_unref(ret->control);
+    tls_creds_unref(ret->http);
     return r;
 }
 
@@ -506,14 +514,18 @@ static void keys_give(struct server *s, const struct server_keys *k)
     struct msg control = {
         .kind = MSG_CONTROL_TLS, .body = k->control, .body_free = control_keys_free};
     struct msg http = {.kind = MSG_HTTP_KEYS, .body = keys, .body_free = keys_free};
+    struct msg probe = {
+        .kind = MSG_PROBE_KEYS, .body = k->probe, .body_free = probe_keys_free};
     bool gone = mailbox_post(s->threads.main, s->threads.acceptor, &control) == 0;
     gone = keys != NULL && mailbox_post(s->threads.main, s->threads.app, &http) == 0 && gone;
+    gone = mailbox_post(s->threads.main, s->threads.resource, &probe) == 0 && gone;
     if (keys == NULL)
         tls_creds_unref(k->http);
     if (!gone) {
         log_error("SIGHUP: not every certificate is in force: a thread has no room; say it again");
         msg_release(&control);
         msg_release(&http);
+        msg_release(&probe);
     }
 }
 
@@ -642,6 +654,8 @@ static int open_parts(struct server *s)
     if (r == 0)
         r = store_open(&s->config, &s->store, words, sizeof(words));
     if (r == 0)
+        r = probe_keys_load(&s->config, &s->probe_keys, words, sizeof(words));
+    if (r == 0)
         r = monitor_open(&s->config, &s->threads, &s->monitor, words, sizeof(words));
     if (r == 0)
         r = app_open(&s->config, &s->threads, &s->app, words, sizeof(words));
@@ -667,6 +681,7 @@ static void close_parts(struct server *s)
         monitor_close(s->monitor);
     if (s->store != NULL)
         store_close(s->store);
+    probe_keys_free(s->probe_keys);
     mailbox_set_free(s->threads.set);
     free(s->threads.queued);
 }

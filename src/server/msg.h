@@ -95,6 +95,8 @@
     X(HTTP_KEYS, "http-keys")                                                                    \
     /* main -> acceptor: struct tls_creds: the same for the control port. */                     \
     X(CONTROL_TLS, "control-tls")                                                                \
+    /* main -> resource: struct probe_key_set (resource/probe_keys.h): the same for probes. */    \
+    X(PROBE_KEYS, "probe-keys")                                                                  \
     /* app -> acceptor: keys changed (token made or revoked): read them again. */                \
     X(KEYS_CHANGED, "keys-changed")                                                              \
     /* nobody sends it: so the thread map calls what an SLA process does when it is due. */      \

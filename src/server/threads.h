@@ -8,7 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/name.h"
 #include "server/mailbox/mailbox.h"
+#include "tls/creds.h"
 
 #define THREADS_MAX_PAIRS 16u
 #define THREADS_MAX_SERVICES 16u
@@ -39,6 +41,13 @@ struct threads {
     _Atomic uint32_t *queued;
 };
 
+/* How the server's own probes speak TLS with targets. */
+#define PROBE_TLS_MAX 33u
+struct probe_tls {
+    char target[NAME_SIZE]; /* "": of [resource], for all that have no section of their own */
+    struct tls_files files; /* "" in a target's own: as in [resource] */
+};
+
 /* Settings of the server, from server.conf and options; borrowed by every thread, never changed. */
 struct server_config {
     char control_listen[8][160];   /* default "127.0.0.1:7400"; and unix:<state_dir>/control.sock */
@@ -58,6 +67,8 @@ struct server_config {
     uint32_t readers;              /* default 2 */
     uint64_t period_ns;            /* default 1 s */
     uint64_t lease_ns;             /* of planned controls; default 10 s */
+    struct probe_tls probe_tls[PROBE_TLS_MAX]; /* the first: of [resource] */
+    size_t probe_tls_count;                    /* at least 1 */
     uint64_t probe_period_ns;      /* of the resource manager; default 10 s */
     uint32_t max_gateways;         /* default 10,000 */
     bool sandbox;                  /* base/sandbox.h; default yes */

@@ -42,6 +42,7 @@ struct tls_session {
     bool dry;             /* the socket said that nothing more is here; reader's */
     size_t unsent;        /* of the record under way; 0: none */
     uint32_t start, end;  /* in buffer: not yet given to GnuTLS */
+    char verify_name[TLS_NAME_SIZE]; /* client: what the server's certificate must name; "": any */
     char words[WORDS_SIZE];
     uint8_t buffer[READ_BUFFER];
 };
@@ -97,10 +98,10 @@ static int judge_chain(struct tls_session *s)
         c->side == TLS_SERVER ? GNUTLS_KP_TLS_WWW_CLIENT : GNUTLS_KP_TLS_WWW_SERVER;
     gnutls_typed_vdata_st data[2] = {
         {.type = GNUTLS_DT_KEY_PURPOSE_OID, .data = (unsigned char *)(uintptr_t)purpose},
-        {.type = GNUTLS_DT_DNS_HOSTNAME, .data = (unsigned char *)(uintptr_t)c->verify_name},
+        {.type = GNUTLS_DT_DNS_HOSTNAME, .data = (unsigned char *)s->verify_name},
     };
     unsigned status = 0;
-    bool named = c->side == TLS_CLIENT && c->verify_name[0] != '\0';
+    bool named = c->side == TLS_CLIENT && s->verify_name[0] != '\0';
     int e = gnutls_certificate_verify_peers(s->tls, data, named ? 2 : 1, &status);
     if (e < 0)
         return refuse_peer(s, gnutls_strerror(e));
@@ -159,6 +160,21 @@ static bool is_address(const char *name)
     return strchr(name, ':') != NULL || name[strspn(name, "0123456789.")] == '\0';
 }
 
+int tls_session_expect(struct tls_session *s, const char *name)
+{
+    if (s->creds->side != TLS_CLIENT)
+        return 0;
+    size_t n = strlen(name);
+    if (n >= sizeof(s->verify_name))
+        return WEIR_E_INVALID;
+    memcpy(s->verify_name, name, n + 1);
+    /* An address is never sent as a name (RFC 6066, section 3). */
+    if (n > 0 && !is_address(name) &&
+        gnutls_server_name_set(s->tls, GNUTLS_NAME_DNS, name, n) < 0)
+        return -ENOMEM;
+    return 0;
+}
+
 static int set_up(struct tls_session *s)
 {
     struct tls_creds *c = s->creds;
@@ -171,9 +187,7 @@ static int set_up(struct tls_session *s)
         return -ENOMEM;
     if (c->psk_client != NULL && gnutls_credentials_set(tls, GNUTLS_CRD_PSK, c->psk_client) < 0)
         return -ENOMEM;
-    /* An address is never sent as a name (RFC 6066, section 3). */
-    if (c->side == TLS_CLIENT && c->verify_name[0] != '\0' && !is_address(c->verify_name) &&
-        gnutls_server_name_set(tls, GNUTLS_NAME_DNS, c->verify_name, strlen(c->verify_name)) < 0)
+    if (tls_session_expect(s, c->verify_name) < 0)
         return -ENOMEM;
     if (c->side == TLS_SERVER)
         gnutls_certificate_server_set_request(tls, request_of(c->peer));

@@ -19,6 +19,10 @@ struct tls_session;
 
 /* Takes a reference of @c, whose side decides who greets. 0 or -ENOMEM. */
 int tls_session_new(struct tls_creds *c, int fd, struct tls_session **ret);
+/* Before the handshake, of a client: what the server's certificate must name, in the place of the
+ * credentials' verify_name, for those that have one set for several servers. 0 or -ENOMEM, or
+ * WEIR_E_INVALID: it is too long. */
+int tls_session_expect(struct tls_session *s, const char *name);
 /* Tells the peer, if it can be told at once. NULL is fine. */
 void tls_session_free(struct tls_session *s);
 

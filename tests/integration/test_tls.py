@@ -482,6 +482,71 @@ class Targets(TlsCase):
         self.check_data(self.client(g, psk="alice"), rounds=30)
         self.assertGreater(sum(c["held"] for s in g.local(get="streams")["streams"] for c in s["counters"].values()), 0)
 
+    def test_the_server_looks_at_targets_by_tls_with_the_keys_of_its_file(self):
+        w = self.world
+        require = ("--tls=require", "memory", "1M")
+        storages = {
+            "cert": w.nbdkit(f"--tls-certificates={KEYS.good}", "--tls-verify-peer", *require),
+            "key": w.nbdkit(f"--tls-psk={KEYS.psk}", *require),
+            "elsewhere": w.nbdkit(f"--tls-certificates={KEYS.misnamed}", *require),
+            "misnamed": w.nbdkit(f"--tls-certificates={KEYS.misnamed}", *require),
+            "foreign": w.nbdkit(f"--tls-certificates={KEYS.foreign}", *require),
+            "clear": w.nbdkit("memory", "1M"),
+        }
+        for name in ("cert", "elsewhere"):  # other files, the same for both sides
+            storages[name].tls = (f"tls-ca = {KEYS.good}/ca-cert.pem\ntls-certificate = {KEYS.good}/client-cert.pem\n"
+                                  f"tls-key = {KEYS.good}/client-key.pem\n")
+        storages["misnamed"].tls = f"tls-ca = {KEYS.good}/ca-cert.pem\n"
+        storages["foreign"].tls = f"tls-ca = {KEYS.foreign}/ca-cert.pem\n"
+        storages["key"].tls = f"tls-psk-file = {KEYS.psk}\ntls-psk-identity = bob\n"
+        storages["clear"].tls = ""
+        text = "[listener l]\naddress = 127.0.0.1:0\ntarget = cert\n"
+        for name, s in storages.items():
+            # tls = require says the same as nbds does.
+            tls = s.tls and s.tls + ("tls = require\n" if name == "cert" else "")
+            scheme = "nbds" if s.tls and name != "cert" else "nbd"
+            text += f"[target {name}]\nuri = {scheme}://localhost:{s.port}\n{tls}"
+        conf = w.path("server.conf")
+
+        def write(more):
+            with open(conf, "w") as f:
+                f.write("[resource]\nprobe-period = 1s\n" + storages["cert"].tls + more)
+        write(f"[target key]\n{storages['key'].tls}[target elsewhere]\ntls-verify-name = elsewhere.example\n")
+        server = w.server("--config", conf)
+        w.gateway(config=text, server=server)
+
+        def health():
+            return {t["name"]: t["probe"] for t in server.items("/targets")}
+
+        def known():
+            found = health()
+            return found if len(found) == 6 and all(h and h["probes"] > 0 for h in found.values()) else None
+        found = wait_until(known, "every target to be looked at")
+        for name in ("cert", "key", "elsewhere", "clear"):
+            self.assertTrue(found[name]["reachable"], (name, found[name]))
+            self.assertEqual(found[name]["size"], MIB)
+        for name, words in (("misnamed", "name in the certificate does not match"), ("foreign", "certificate is NOT trusted")):
+            self.assertFalse(found[name]["reachable"])
+            self.assertIn(words, found[name]["error"])
+        # New keys count from the next look on; what cannot be read changes nothing.
+        write(f"[target foreign]\n{storages['foreign'].tls}[target key]\ntls-psk-file = {KEYS.psk}.gone\n")
+        os.kill(server.pid, signal.SIGHUP)
+        wait_until(lambda: "nothing is changed" in server.output(), "the refusal")
+        write(f"[target foreign]\n{storages['foreign'].tls}")
+        os.kill(server.pid, signal.SIGHUP)
+        found = wait_until(lambda: (lambda h: h if h["foreign"]["reachable"] and not h["key"]["reachable"] else None)(health()),
+                           "the new keys to count")
+        self.assertEqual(server.stop(), 0)
+        # Without keys nothing is said to a target with TLS.
+        with open(conf, "w") as f:
+            f.write("[resource]\nprobe-period = 1s\n")
+        server = w.server("--config", conf)
+        w.gateway(config=text, server=server)
+        found = wait_until(known, "every target to be looked at")
+        self.assertTrue(found["clear"]["reachable"])
+        self.assertIn("for which the server has no keys", found["cert"]["error"])
+        self.assertEqual(server.stop(), 0)
+
     def test_a_target_that_is_not_the_one_is_left_before_anything_is_said_to_it(self):
         ca = f"tls-ca = {KEYS.good}/ca-cert.pem\n"
         for folder, words in ((KEYS.foreign, "issuer is unknown"), (KEYS.misnamed, "name"), (KEYS.expired, "expired")):

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One probe of a target: connect, ask its size and block sizes, read a little, say good-bye; never
- * blocks, never writes. */
+/* One probe of a target: connect, by TLS where its URI says so, ask its size and block sizes, read
+ * a little, say good-bye; never blocks, never writes. */
 #ifndef WEIR_SERVER_RESOURCE_PROBE_H
 #define WEIR_SERVER_RESOURCE_PROBE_H
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/rng.h"
+#include "tls/creds.h"
 
 /* A probe has an answer or is given up within PROBE_DEADLINE_NS; the good-bye gets PROBE_GOODBYE_NS
  * more. */
@@ -21,13 +21,22 @@ struct probe_result {
     char error[160];              /* "" when reachable */
 };
 
+/* By what a target with an nbds URI is believed, and what it is shown. */
+struct probe_keys {
+    struct tls_creds *creds;         /* NULL: none, such a target is not looked at */
+    bool keys_only;                  /* pre-shared keys and no certificates: no name is looked at */
+    char verify_name[TLS_NAME_SIZE]; /* "": the host of the URI */
+};
+
 struct probe;
 
-/* @uri is copied. NULL: no memory. Nothing is done yet. */
-struct probe *probe_new(const char *uri, uint64_t now_ns, uint64_t seed);
+/* @uri is copied, and so is @keys, whose creds get one reference more. NULL: no memory. Nothing is
+ * done yet. */
+struct probe *probe_new(const char *uri, const struct probe_keys *keys, uint64_t now_ns,
+                        uint64_t seed);
 void probe_free(struct probe *p);
 
-/* The descriptor to wait for (-1: none, call again at probe_next_ns) and the poll(2) events. */
+/* The descriptor to wait for (-1: none) and the poll(2) events; at probe_next_ns go on without. */
 int probe_fd(const struct probe *p, short *ret_events);
 uint64_t probe_next_ns(const struct probe *p);
 /* Go on with what poll said. */

@@ -44,6 +44,7 @@ struct resource {
     const struct threads *threads;
     struct mailbox *self;
     struct target target[RESOURCE_MAX_TARGETS];
+    struct probe_key_set *keys;
     size_t running, turn;
     uint64_t turned_away;
     struct rng rng;
@@ -210,6 +211,11 @@ static void handle(struct resource *r, struct msg *m)
         weir_assert(m->body != NULL);
         see(r, m->body, clock_mono_ns());
         break;
+    case MSG_PROBE_KEYS:
+        probe_keys_free(r->keys);
+        r->keys = m->body;
+        m->body = NULL;
+        break;
     case MSG_STOP:
         r->stopping = true;
         r->stop = *m;
@@ -236,7 +242,8 @@ static void start_probe(struct resource *r, struct target *t, uint64_t now_ns)
 {
     uint64_t period = r->config->probe_period_ns;
     bool first = t->probes == 0;
-    t->probe = probe_new(t->uri, now_ns, rng_u64(&r->rng));
+    const struct probe_keys keys = probe_keys_of(r->keys, t->name);
+    t->probe = probe_new(t->uri, &keys, now_ns, rng_u64(&r->rng));
     /* The second comes at a random place of the period, the others a period after the one
      * before. */
     t->due_ns = now_ns + (first ? period / 2 + rng_below(&r->rng, period / 2 + 1) : period);
@@ -319,6 +326,7 @@ static void let_go(struct resource *r)
 {
     for (size_t i = 0; i < RESOURCE_MAX_TARGETS; i++)
         probe_free(r->target[i].probe);
+    probe_keys_free(r->keys);
 }
 
 void *resource_main(void *resource_thread)
@@ -326,7 +334,8 @@ void *resource_main(void *resource_thread)
     const struct resource_thread *arg = resource_thread;
     /* 180 KiB of the thread's stack, so that it cannot fail. */
     struct resource r = {
-        .config = arg->config, .threads = arg->threads, .self = arg->threads->resource};
+        .config = arg->config, .threads = arg->threads, .self = arg->threads->resource,
+        .keys = arg->keys};
     uint64_t seed;
     rng_system(&seed, sizeof(seed));
     rng_seed(&r.rng, seed);

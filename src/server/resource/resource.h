@@ -3,9 +3,11 @@
  *
  * Learns targets from MSG_TARGET_SEEN; every probe period, on a connection of its own and within 5
  * s: reachable, size, block sizes, one bounded read's latency. Tells every SLA process
- * (MSG_TARGET_HEALTH) and the store. */
+ * (MSG_TARGET_HEALTH) and the store. By TLS where a target's URI says nbds, with the keys of
+ * server.conf, which MSG_PROBE_KEYS renews. */
 #ifndef WEIR_SERVER_RESOURCE_RESOURCE_H
 #define WEIR_SERVER_RESOURCE_RESOURCE_H
+#include "server/resource/probe_keys.h"
 #include "server/threads.h"
 
 /* At most so many targets are probed; a new one takes the place of one that has been unreachable
@@ -22,6 +24,7 @@ struct target_seen {
 
 struct resource_thread {
     const struct server_config *config;
+    struct probe_key_set *keys; /* the thread's from then on; NULL: none */
     const struct threads *threads;
 };
 void *resource_main(void *resource_thread);

@@ -355,7 +355,8 @@ static void an_unusable_uri_is_said_to_be_so(void **state)
     static const struct {
         const char *uri, *words;
     } c[] = {
-        {"nbds://127.0.0.1/", "TLS"},
+        {"nbds://127.0.0.1/", "it is reached by TLS, for which the server has no keys"},
+        {"nbds+unix:///?socket=/no/such/socket", "for which the server has no keys"},
         {"http://127.0.0.1/", "not an NBD URI"},
         {"nbd+vsock://1/", "not an NBD URI"},
         {"nbd:///export", "names no host"},
@@ -392,9 +393,9 @@ static void a_name_is_looked_up_and_a_closed_port_is_refused(void **state)
     assert_true(strlen(h.error) > 0);
 }
 
-/* libnbd's calls of recv come here too. A patient one waits for what the peer is about to send, as
- * if the peer were always faster: then libnbd is through the whole handshake before it returns for
- * the first time, and the descriptor has nothing more to say. */
+/* The probe's calls of recv come here too. A patient one waits for what the peer is about to send,
+ * as if the peer were always faster: then a probe is through the whole handshake within one step,
+ * and the descriptor has nothing more to say. */
 static _Atomic bool patient;
 
 ssize_t recv(int fd, void *buffer, size_t size, int flags)
@@ -405,7 +406,6 @@ ssize_t recv(int fd, void *buffer, size_t size, int flags)
     return recvfrom(fd, buffer, size, flags, NULL, NULL);
 }
 
-/* Over TCP, where libnbd goes on from connect to recv without waiting in between. */
 static void start_nbdkit_tcp(struct world *w, char uri[512])
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -440,11 +440,14 @@ static void a_target_that_is_ready_at_once_is_seen_to_be_ready(void **state)
     char uri[512];
     need_nbdkit();
     start_nbdkit_tcp(w, uri);
-    struct probe *p = probe_new(uri, clock_mono_ns(), 1);
+    const struct probe_keys none = {.creds = NULL};
+    struct probe *p = probe_new(uri, &none, clock_mono_ns(), 1);
     struct probe_result r = {.reachable = false};
     assert_non_null(p);
     patient = true;
     probe_step(p, 0, clock_mono_ns());
+    probe_step(p, POLLOUT, clock_mono_ns());
+    probe_step(p, POLLIN, clock_mono_ns());
     patient = false;
     while (!probe_take_result(p, &r)) {
         struct pollfd fd = {.fd = -1};
