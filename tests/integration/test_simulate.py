@@ -73,7 +73,7 @@ class Simulate(unittest.TestCase):
         self.assertEqual((db["stream"], copy["stream"]), ("db1/db-1", "copy/copy"))
         self.assertAlmostEqual(db["iops"], 1000, delta=100)
         self.assertAlmostEqual(copy["iops"], 500, delta=5)  # what it may
-        self.assertEqual(len(db["iopsBySecond"]), 12)
+        self.assertEqual(sum(n > 800 for n in db["iopsBySecond"]), 12)
         self.assertEqual([t["name"] for t in j["targets"]], ["array1", "array2"])
 
     def test_a_seed_decides_everything_and_another_scheme_or_seed_changes_it(self):
