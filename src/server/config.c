@@ -19,6 +19,7 @@
 #include "server/threads.h"
 
 #define DAY_NS (86400 * NS_PER_S)
+#define HOST_LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:"
 
 void server_config_init(struct server_config *c)
 {
@@ -47,7 +48,8 @@ void server_config_init(struct server_config *c)
 
 enum value_type {
     VALUE_PATH, /* absolute */
-    VALUE_NAME, /* any words */
+    VALUE_TEXT, /* any words */
+    VALUE_HOST, /* a name or address of a machine */
     VALUE_LISTEN,
     VALUE_GATEWAY,
     VALUE_HTTP,
@@ -107,13 +109,13 @@ static const struct key keys[] = {
     {"resource", "tls-certificate", VALUE_PATH, OF_ALL(certificate)},
     {"resource", "tls-key", VALUE_PATH, OF_ALL(key)},
     {"resource", "tls-psk-file", VALUE_PATH, OF_ALL(psk)},
-    {"resource", "tls-psk-identity", VALUE_NAME, OF_ALL(psk_identity)},
+    {"resource", "tls-psk-identity", VALUE_TEXT, OF_ALL(psk_identity)},
     {"target", "tls-ca", VALUE_PATH, FILES(ca)},
-    {"target", "tls-verify-name", VALUE_NAME, FILES(verify_name)},
+    {"target", "tls-verify-name", VALUE_HOST, FILES(verify_name)},
     {"target", "tls-certificate", VALUE_PATH, FILES(certificate)},
     {"target", "tls-key", VALUE_PATH, FILES(key)},
     {"target", "tls-psk-file", VALUE_PATH, FILES(psk)},
-    {"target", "tls-psk-identity", VALUE_NAME, FILES(psk_identity)},
+    {"target", "tls-psk-identity", VALUE_TEXT, FILES(psk_identity)},
     {"history", "keep-1s", VALUE_DURATION, FIELD(keep_1s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
     {"history", "keep-10s", VALUE_DURATION, FIELD(keep_10s_ns), 60 * NS_PER_S, 4000 * DAY_NS},
     {"history", "keep-1min", VALUE_DURATION, FIELD(keep_1min_ns), 60 * NS_PER_S, 4000 * DAY_NS},
@@ -169,9 +171,14 @@ static int read_value(struct server_config *c, void *base, const struct key *k, 
         words = "an absolute path that is not too long";
         r = value[0] == '/' ? text_copy(field, k->size, value) : WEIR_E_INVALID;
         break;
-    case VALUE_NAME:
-        words = "a name that is not empty and not too long";
-        r = value[0] != '\0' ? text_copy(field, k->size, value) : WEIR_E_INVALID;
+    case VALUE_TEXT:
+        words = "words that are not too long";
+        r = text_copy(field, k->size, value);
+        break;
+    case VALUE_HOST:
+        words = "the name or address of a machine";
+        r = value[strspn(value, HOST_LETTERS)] == '\0' ? text_copy(field, k->size, value)
+                                                       : WEIR_E_INVALID;
         break;
     case VALUE_LISTEN:
         r = read_address(value, 7400, c->control_listen[0], sizeof(c->control_listen[0]),

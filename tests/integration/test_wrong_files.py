@@ -29,7 +29,8 @@ NEEDED = {
 }
 REST = {"gateway": "[listener l]\naddress = 127.0.0.1:0\ntarget = t\n[target t]\nuri = nbd://127.0.0.1:1\n", "server": ""}
 # Patterns match whatever is written; an export's name is any text of at most 255 bytes (the gateway's hosts' names are letters).
-ANY_TEXT = {("limit", k) for k in ("host", "volume", "tenant", "target")} | {("volume", "export"), ("target", "tls-psk-identity")}
+ANY_TEXT = {("limit", k) for k in ("host", "volume", "tenant", "target")} | {("volume", "export"), ("target", "tls-psk-identity"),
+                                                                            ("resource", "tls-psk-identity")}
 # Files that are named are read at start where they must be there, and else by their first use.
 NONSENSE = ("?! no such", "-1")
 
