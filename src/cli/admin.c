@@ -333,6 +333,28 @@ static enum cli_exit debug_polls(struct cli *c)
                        "process");
 }
 
+/* The threads, and below them the way of early warnings where tables are for people. */
+static enum cli_exit debug_threads(struct cli *c, const struct table_column *columns, size_t n)
+{
+    static const struct table_column parts[] = {
+        {"WARNING", "part", TABLE_TEXT, false},   {"COUNT", "count", TABLE_EXACT, false},
+        {"P50", "p50Us", TABLE_LATENCY, false},   {"P99", "p99Us", TABLE_LATENCY, false},
+        {"LONGEST", "maxUs", TABLE_LATENCY, false},
+    };
+    struct http_answer a = {0};
+    enum cli_exit r = http_call(c, "GET", "/api/v1/debug/threads", NULL, &a);
+    if (r == CLI_OK)
+        r = output_rows(c, columns, n, "name", json_object_get(a.json, "items"));
+    const json_t *warnings = json_object_get(a.json, "warnings");
+    bool people = c->o.output == OUTPUT_TABLE || c->o.output == OUTPUT_WIDE;
+    if (r == CLI_OK && people && json_array_size(warnings) > 0) {
+        putchar('\n');
+        r = output_rows(c, parts, sizeof(parts) / sizeof(parts[0]), "part", warnings);
+    }
+    json_decref(a.json);
+    return r;
+}
+
 enum cli_exit cli_debug(struct cli *c)
 {
     static const struct table_column columns[] = {
@@ -360,8 +382,7 @@ enum cli_exit cli_debug(struct cli *c)
         {"BUSY", "busyTotalUs", TABLE_LATENCY, true},
     };
     if (c->arg_count == 1 && strcmp(c->args[0], "threads") == 0)
-        return debug_table(c, "/api/v1/debug/threads", columns,
-                           sizeof(columns) / sizeof(columns[0]), "name");
+        return debug_threads(c, columns, sizeof(columns) / sizeof(columns[0]));
     if (c->arg_count == 1 && strcmp(c->args[0], "polls") == 0)
         return debug_polls(c);
     return cli_fail(CLI_USAGE, "expected weir debug threads or weir debug polls");

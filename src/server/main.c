@@ -242,7 +242,9 @@ static int make_mailboxes(struct server *s)
     t->set = mailbox_set_new(THREADS_MAX + 1);
     if (t->set == NULL)
         return -ENOMEM;
-    bool ok = t->queued != NULL && (t->main = box(s, "main", 0, false, 256, 128)) != NULL;
+    t->trail = trail_new(s->config.max_gateways);
+    bool ok = t->trail != NULL && t->queued != NULL;
+    ok = ok && (t->main = box(s, "main", 0, false, 256, 128)) != NULL;
     ok = ok && (t->acceptor = box(s, "acceptor", 0, false, 2048, 1024)) != NULL;
 #if HAVE_AVAHI
     if (s->config.dns_sd)
@@ -684,6 +686,7 @@ static void close_parts(struct server *s)
     probe_keys_free(s->probe_keys);
     mailbox_set_free(s->threads.set);
     free(s->threads.queued);
+    trail_free(s->threads.trail);
 }
 
 /* Everything is open and every thread runs. A kernel that has no filter still has a server. */

@@ -358,6 +358,16 @@ static void moves_drive(struct sla *s, uint64_t now_ns, int64_t wall_us)
     (void)move_queue_post(&s->moves, s->box, s->setup->threads);
 }
 
+static void on_warning(struct sla *s, const struct msg *m, uint64_t now_ns)
+{
+    bool answer = m->kind == MSG_REPORT;
+    trail_add(s->setup->threads->trail, answer ? TRAIL_ANSWER_WAITS : TRAIL_WARNING_WAITS,
+              m->posted_ns, now_ns);
+    s->out.warned_session = m->arg[0];
+    s->out.warned_ns = now_ns;
+    s->out.warned_answer = answer;
+}
+
 static void on_message(struct sla *s, struct msg *m, uint64_t now_ns, int64_t wall_us)
 {
     struct services *sv = s->services;
@@ -392,13 +402,18 @@ static void on_message(struct sla *s, struct msg *m, uint64_t now_ns, int64_t wa
                               now_ns, wall_us);
         break;
     case MSG_REPORT:
+        if (m->tag == TRAIL_TAG)
+            on_warning(s, m, now_ns);
         services_report(sv, m->body, now_ns, wall_us);
+        s->out.warned_session = 0;
         break;
     case MSG_CONTROLS_ACK:
         services_ack(sv, m->arg[0], m->arg[1], m->status, now_ns, wall_us);
         break;
     case MSG_SURGE:
+        on_warning(s, m, now_ns);
         services_surge(sv, m->arg[0], (uint32_t)m->arg[1], now_ns, wall_us);
+        s->out.warned_session = 0;
         break;
     case MSG_TARGET_HEALTH:
         services_target_health(sv, m->body, now_ns);

@@ -50,6 +50,11 @@ static struct mailbox *outbound(const struct sla_out *o, uint16_t pair)
     return o->setup->threads->outbound[pair];
 }
 
+static bool warned(const struct sla_out *o, uint64_t session)
+{
+    return o->warned_session != 0 && o->warned_session == session;
+}
+
 static int out_poll(void *ctx, uint64_t session, uint16_t pair, const struct poll_request *p)
 {
     struct sla_out *o = ctx;
@@ -60,9 +65,12 @@ static int out_poll(void *ctx, uint64_t session, uint16_t pair, const struct pol
         m.body = drain;
         m.body_free = free;
     }
+    m.tag = warned(o, session) ? TRAIL_TAG : 0;
     int r = mailbox_post(o->box, outbound(o, pair), &m);
     if (r < 0)
         free(drain);
+    else if (m.tag == TRAIL_TAG && !o->warned_answer)
+        trail_add(o->setup->threads->trail, TRAIL_WARNING_DECIDED, o->warned_ns, m.posted_ns);
     return r;
 }
 
@@ -71,7 +79,11 @@ static int out_controls(void *ctx, uint64_t session, uint16_t pair, struct contr
     struct sla_out *o = ctx;
     struct msg m = {.kind = MSG_SEND_CONTROLS, .arg = {session}, .body = u,
                     .body_free = control_update_free};
-    return mailbox_post(o->box, outbound(o, pair), &m);
+    m.tag = warned(o, session) && o->warned_answer ? TRAIL_TAG : 0;
+    int r = mailbox_post(o->box, outbound(o, pair), &m);
+    if (r == 0 && m.tag == TRAIL_TAG)
+        trail_add(o->setup->threads->trail, TRAIL_ANSWER_DECIDED, o->warned_ns, m.posted_ns);
+    return r;
 }
 
 static void out_session_end(void *ctx, uint64_t session, uint16_t pair, const char *why)

@@ -22,6 +22,10 @@ struct sla_out {
     const struct sla_thread *setup;
     struct mailbox *box;
     const struct services *services; /* for what must be said again */
+    /* The early warning that is handled now, or the answer to one: what goes to its gateway is
+     * measured. 0: none. */
+    uint64_t warned_session, warned_ns;
+    bool warned_answer;
     struct sample_record *sample;
     struct action_record *action;
     struct event_record *event;

@@ -10,6 +10,7 @@
 
 #include "base/name.h"
 #include "server/mailbox/mailbox.h"
+#include "server/mailbox/trail.h"
 #include "tls/creds.h"
 
 #define THREADS_MAX_PAIRS 16u
@@ -37,6 +38,7 @@ struct threads {
     /* Moves of gateways (move.h): counted before the baton goes out, and after it came back. While
      * they differ a gateway may be at no SLA process. Written by the acceptor. */
     _Atomic uint64_t moves_begun, moves_ended;
+    struct trail *trail; /* of early warnings; NULL: not kept */
     /* By session slot: bytes that wait to be sent; written by outbound. NULL: not kept. */
     _Atomic uint32_t *queued;
 };

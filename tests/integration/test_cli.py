@@ -428,7 +428,9 @@ class Cli(unittest.TestCase):
     def test_threads_and_status_are_told(self):
         names = [t["name"] for t in json.loads(self.weir("debug", "threads", "-o", "json"))]
         self.assertTrue(any("inbound" in n for n in names) and any("outbound" in n for n in names), names)
-        self.assertIn("THREAD", self.weir("debug", "threads"))
+        shown = self.weir("debug", "threads")
+        self.assertIn("THREAD", shown)
+        self.assertIn("answer-decided", shown.split("WARNING", 1)[1])
         self.assertEqual(yaml.safe_load(self.weir("status"))["gateways"], 1)
 
     # ends

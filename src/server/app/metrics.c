@@ -433,6 +433,25 @@ static void threads_part(struct text *out, const struct mailbox_set *set)
     }
 }
 
+/* The way of early warnings, part by part. */
+static void warnings_part(struct text *out, const struct trail *t)
+{
+    static const char family[] = "weir_warning_seconds";
+    exposition_family(out, family, "histogram",
+                      "How long each part of the way from an early warning to its control took.");
+    for (int part = 0; part < TRAIL_COUNT; part++) {
+        uint64_t cumulative[EXPOSITION_BUCKETS];
+        struct trail_stats s;
+        trail_read(t, (enum trail_part)part, &s);
+        for (size_t i = 0; i < EXPOSITION_BUCKETS; i++) {
+            uint64_t below = trail_below(t, (enum trail_part)part, exposition_edges_us[i] * 1000);
+            cumulative[i] = below < s.count ? below : s.count; /* more may come meanwhile */
+        }
+        const struct label labels[] = {{"part", trail_name((enum trail_part)part)}, {NULL, NULL}};
+        exposition_histogram(out, family, labels, cumulative, s.count, (double)s.sum_ns / 1e9);
+    }
+}
+
 static void store_part(struct text *out, const json_t *status)
 {
     static const struct {
@@ -503,6 +522,7 @@ static void metrics_ready(struct request *r)
     text_init(&out, METRICS_MAX_BYTES);
     server_part(&out, app);
     threads_part(&out, app->threads->set);
+    warnings_part(&out, app->threads->trail);
     figures_part(&out, app);
     store_part(&out, x->answer[0].json);
     gateways_part(&out, gateways);

@@ -154,6 +154,21 @@ static json_t *thread_json(const struct mailbox_stats *s, uint64_t now_ns)
         us(s->latency_ns_max), "busyTotalUs", us(s->busy_ns_total));
 }
 
+/* Each part of the way of early warnings, and the whole of it. */
+static json_t *warnings_json(const struct trail *t)
+{
+    json_t *all = json_array();
+    for (int part = 0; part < TRAIL_COUNT; part++) {
+        struct trail_stats s;
+        trail_read(t, (enum trail_part)part, &s);
+        json_array_append_new(all, json_pack("{s:s, s:o, s:o, s:o, s:o}", "part",
+                                             trail_name((enum trail_part)part), "count",
+                                             number(s.count), "p50Us", us(s.p50_ns), "p99Us",
+                                             us(s.p99_ns), "maxUs", us(s.max_ns)));
+    }
+    return all;
+}
+
 void operation_threads(struct request *r)
 {
     const struct mailbox_set *set = r->app->threads->set;
@@ -168,7 +183,8 @@ void operation_threads(struct request *r)
         add_load(thread, r->app->threads, s.id);
         json_array_append_new(items, thread);
     }
-    http_answer_json(r, MHD_HTTP_OK, json_pack("{s:o}", "items", items));
+    http_answer_json(r, MHD_HTTP_OK, json_pack("{s:o, s:o}", "items", items, "warnings",
+                                              warnings_json(r->app->threads->trail)));
 }
 
 static void polls_ready(struct request *r)

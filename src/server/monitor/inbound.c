@@ -324,13 +324,22 @@ static void end_protocol(struct half *h, const char *why)
 static bool post_report(struct half *h, const Weir__Control__Statistics *s, bool first)
 {
     struct inbound *in = h->in;
+    struct trail *trail = in->m->threads->trail;
+    uint64_t now = reactor_now(in->reactor);
     struct slab *slab = monitor_slab(in->m, in->pair, h->process);
     struct report *r = h->up_owed || slab == NULL ? NULL : report_new(s, h->id, slab);
     struct msg m = {.kind = MSG_REPORT, .arg = {h->id}, .body = r, .body_free = report_free};
     if (r == NULL)
         return false;
-    if (h->urgent && mailbox_post_urgent(in->me, services_of(h), &m) == 0)
+    m.tag = h->urgent && !s->more ? TRAIL_TAG : 0;
+    if (h->urgent && mailbox_post_urgent(in->me, services_of(h), &m) == 0) {
+        if (m.tag == TRAIL_TAG) {
+            trail_heard(trail, session_slot(h->id), now);
+            trail_add(trail, TRAIL_ANSWER_READ, now, m.posted_ns);
+        }
         return true;
+    }
+    m.tag = 0;
     if ((!h->urgent || first) && mailbox_post_bulk(in->me, services_of(h), &m) == 0) {
         h->urgent = false;
         return true;
@@ -381,6 +390,8 @@ static void got_surge(struct half *h, const Weir__Control__Surge *s)
     if (!early && !h->up_owed && mailbox_post_once(in->me, services_of(h), &m, once) == 0) {
         h->surge_ns = now;
         h->urgent_answers = URGENT_ANSWERS;
+        trail_warned(in->m->threads->trail, session_slot(h->id), now);
+        trail_add(in->m->threads->trail, TRAIL_WARNING_READ, now, m.posted_ns);
         monitor_count(in->m, surges);
         return;
     }
@@ -597,6 +608,7 @@ static void session_open(struct inbound *in, const struct session *s)
     list_init(&h->owing);
     list_init(&h->all);
     list_push_back(&in->all, &h->all);
+    trail_forget(in->m->threads->trail, session_slot(h->id));
     log_info("monitor: session %llu of gateway %s (%s) stands", (unsigned long long)h->id,
              s->hello.name, s->hello.address);
     settle(h);

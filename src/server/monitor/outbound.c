@@ -33,6 +33,7 @@
 #include <sys/socket.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/list.h"
 #include "base/reactor.h"
@@ -65,6 +66,7 @@ struct half {
     uint64_t blocked_ns;  /* since when something is unsent; 0: nothing is */
     uint64_t said_ns, ending_ns;
     uint64_t poll_seq, poll_acked;
+    uint64_t warned_poll_ns, warned_controls_ns; /* taken; of an early warning; 0: not */
     struct poll_drain *poll_drain; /* NULL: nothing to say of it */
     struct control_queue controls;
     struct rekey_word *rekey; /* NULL: none waits */
@@ -405,6 +407,35 @@ static void keep_unsent(struct half *h, const char *bytes, size_t n)
         go_down(h, "no memory to send");
 }
 
+static void warned_sent(struct half *h)
+{
+    struct trail *t = h->out->m->threads->trail;
+    uint64_t now = clock_mono_ns();
+    if (h->warned_poll_ns != 0) {
+        trail_add(t, TRAIL_POLL_SENT, h->warned_poll_ns, now);
+        trail_asked(t, session_slot(h->id), now);
+    }
+    if (h->warned_controls_ns != 0) {
+        trail_add(t, TRAIL_CONTROLS_SENT, h->warned_controls_ns, now);
+        trail_answered(t, session_slot(h->id), now);
+    }
+    h->warned_poll_ns = h->warned_controls_ns = 0;
+}
+
+/* A poll or controls that an early warning caused. */
+static void warned_taken(struct half *h, const struct msg *m)
+{
+    struct trail *t = h->out->m->threads->trail;
+    uint64_t now = clock_mono_ns();
+    if (m->kind == MSG_SEND_POLL) {
+        trail_add(t, TRAIL_POLL_WAITS, m->posted_ns, now);
+        h->warned_poll_ns = now;
+    } else {
+        trail_add(t, TRAIL_CONTROLS_WAIT, m->posted_ns, now);
+        h->warned_controls_ns = now;
+    }
+}
+
 static void flush(struct half *h)
 {
     struct outbound *out = h->out;
@@ -421,6 +452,8 @@ static void flush(struct half *h)
         keep_unsent(h, out->pack.data + n, out->pack.len - (size_t)n);
         return;
     }
+    if (h->warned_poll_ns != 0 || h->warned_controls_ns != 0)
+        warned_sent(h);
     if (h->state == HALF_ENDING)
         go_down(h, "");
 }
@@ -615,6 +648,8 @@ static void message(void *ctx, struct msg *m)
         monitor_count(out->m, sends_stalled);
         return;
     }
+    if (m->tag == TRAIL_TAG)
+        warned_taken(h, m);
     if (m->kind == MSG_SEND_POLL) {
         send_poll(h, m->arg[1], m->arg[2], m->body);
         m->body = NULL;

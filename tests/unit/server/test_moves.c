@@ -81,6 +81,7 @@ static void make_threads(struct ground *g)
         t->services[i] = mailbox_new(t->set, name, 4096, 64);
     }
     t->queued = calloc(2 * GATEWAYS, sizeof(*t->queued));
+    t->trail = trail_new(2 * GATEWAYS);
 }
 
 static void ground_open(struct ground *g, size_t pairs, size_t processes, uint64_t balance_ns)
@@ -215,6 +216,7 @@ static void ground_close(struct ground *g)
     mailbox_set_free(g->threads.set);
     fleet_close(&g->fleet);
     free((void *)g->threads.queued);
+    trail_free(g->threads.trail);
     char command[128];
     snprintf(command, sizeof(command), "rm -rf '%s'", g->dir);
     assert_int_equal(system(command), 0);
@@ -532,6 +534,39 @@ static void a_stalled_process_holds_up_its_own_gateways_only(void **state)
     nothing_lost(g);
 }
 
+static bool trail_whole(struct ground *g)
+{
+    bool all = true;
+    for (int part = 0; part < TRAIL_COUNT; part++) {
+        struct trail_stats s;
+        trail_read(g->threads.trail, (enum trail_part)part, &s);
+        all = all && s.count > 0;
+    }
+    for (size_t i = 0; !all && i < g->fleet.count; i++)
+        fleet_surge(&g->fleet.gateway[i]);
+    return all;
+}
+
+/* Each warns before it has answered for the first time: its controls follow from that answer. */
+static void a_warning_is_followed_all_the_way(void **state)
+{
+    struct ground *g = *state;
+    struct trail_stats whole, gateway;
+    g->fleet.silent = true;
+    connect_all(g);
+    for (size_t i = 0; i < g->fleet.count; i++)
+        fleet_surge(&g->fleet.gateway[i]);
+    for_a_while(g, 20 * NS_PER_MS);
+    g->fleet.silent = false;
+    until(g, all_limited, "all limits");
+    until(g, trail_whole, "a warning that was followed to its control");
+    trail_read(g->threads.trail, TRAIL_WHOLE, &whole);
+    trail_read(g->threads.trail, TRAIL_GATEWAY, &gateway);
+    assert_true(whole.p50_ns > 0);
+    assert_true(whole.p99_ns >= whole.p50_ns);
+    assert_true(gateway.sum_ns > 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -543,6 +578,8 @@ int main(void)
                                         set_up_two, tear_down),
         cmocka_unit_test_setup_teardown(a_stalled_process_holds_up_its_own_gateways_only,
                                         set_up_settled, tear_down),
+        cmocka_unit_test_setup_teardown(a_warning_is_followed_all_the_way, set_up_settled,
+                                        tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
