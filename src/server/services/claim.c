@@ -219,7 +219,7 @@ void claim_link(struct services *s, struct stream *st)
         part_leave(s, was[i]); /* after joining, so that parts that stay keep their sums */
     if (!all)
         say_no_memory(s, st);
-    s->generation++;
+    gateway_touch(s, st->gateway);
 }
 
 bool claim_covers(const struct claim *c, const struct stream *st)

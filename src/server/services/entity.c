@@ -226,7 +226,7 @@ void entity_gateway_take_out(struct services *s, struct gateway *g)
     period_leaves(s, &g->e.link);
     list_remove(&g->e.link);
     s->e.gateway_count--;
-    s->generation++;
+    s->touched++;
 }
 
 static uint64_t index_hash(const struct gateway *g, uint32_t index);
@@ -258,7 +258,7 @@ void entity_gateway_put_in(struct services *s, struct gateway *g)
         list_push_back(&s->e.streams, &st->e.link);
         s->e.stream_count++; /* the sum over all processes stays within the sum of their bounds */
     }
-    s->generation++;
+    gateway_touch(s, g);
 }
 
 void entity_gateway_subject(const struct gateway *g, char *out, size_t size)
@@ -323,7 +323,7 @@ void entity_gateway_set_state(struct services *s, struct gateway *g, enum gatewa
         break;
     }
     claim_gateway_changed(s, g);
-    s->generation++;
+    gateway_touch(s, g);
     if (s->sink.gateway != NULL)
         s->sink.gateway(s->sink.ctx, &g->e);
 }
@@ -556,7 +556,7 @@ struct stream *entity_stream_map(struct services *s, struct gateway *g,
         memcpy(st->e.volume, volume, NAME_SIZE);
     }
     stream_map_index(s, st, r->index);
-    if (st->e.size != r->size)
+    if (st->e.size != r->size && !fresh)
         s->generation++; /* limits may grow with it */
     st->e.size = r->size;
     bool moved = fresh || strcmp(st->e.target_name, target) != 0 ||
@@ -582,7 +582,7 @@ void entity_stream_free(struct services *s, struct stream *st)
     weir_assert(st->gateway->e.stream_count > 0 && s->e.stream_count > 0);
     st->gateway->e.stream_count--;
     s->e.stream_count--;
-    s->generation++;
+    gateway_touch(s, st->gateway);
     merge_fini(st);
     free(st);
 }

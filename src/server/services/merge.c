@@ -225,7 +225,7 @@ static void merge_stream(struct services *s, struct gateway *g, const struct rep
     for (size_t i = 0; i < r->hist_count && i < 2 * METER_HIST_COUNT; i++)
         merge_hist(g, st, &r->hist[i]);
     if ((st->e.connections == 0) != (r->connections == 0))
-        s->generation++; /* who holds a part of a limit may have changed */
+        gateway_touch(s, g); /* who holds a part of a limit may have changed */
     st->e.connections = r->connections;
     st->e.held_now = r->held_now;
     st->e.oldest_held_ns = r->oldest_held_ns;

@@ -196,8 +196,9 @@ static void plan_begins(struct services *s)
 {
     struct period *p = &s->period;
     p->number++;
-    p->anew = p->anew || s->planned_generation != s->generation;
+    p->anew = p->anew || s->planned_generation != s->generation || s->planned_touched != s->touched;
     s->planned_generation = s->generation;
+    s->planned_touched = s->touched;
     storage_step(s, STORAGE_OPEN);
 }
 

@@ -12,7 +12,7 @@
  * Invariants: (1) a stream is linked to exactly the agreements that precedence_of says; the result
  * does not depend on the order of arrival; (2) an agreement is replaced in place,
  * so pointers to it stay valid while its name exists; (3) whatever changes what controls are made
- * of raises s->generation. */
+ * of raises s->generation, or touches the gateway whose controls alone it concerns. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,7 +56,7 @@ static void promise_link(struct services *s, struct stream *st, struct agreed *a
     analyzer_unit_clear(&st->unit);
     if (a != NULL)
         list_push_back(&a->streams, &st->in_agreed);
-    s->generation++;
+    gateway_touch(s, st->gateway);
 }
 
 static bool covers_same(const struct stream *st, const struct precedence_row *rows, size_t n)
@@ -146,7 +146,7 @@ static void stream_find_tenant(struct services *s, struct stream *st)
     }
     int32_t holds = st->gateway->e.waits ? -1 : found; /* limits of the tenant; the name is shown */
     if (holds != st->tenant)
-        s->generation++;
+        gateway_touch(s, st->gateway);
     st->tenant = holds;
     if (st->tenant_reported[0])
         memcpy(st->e.tenant, st->tenant_reported, NAME_SIZE);

@@ -142,6 +142,12 @@ void gateway_poll(struct services *s, struct gateway *g)
     g->ask_all = false;
 }
 
+void gateway_touch(struct services *s, struct gateway *g)
+{
+    g->generation = 0;
+    s->touched++;
+}
+
 void gateway_poll_now(struct services *s, struct gateway *g)
 {
     if (!g->e.live || g->outstanding)
@@ -223,7 +229,7 @@ static void lost_due(struct services *s, struct gateway *g)
         g->stale_counted = true;
         claim_gateway_changed(s, g);
         claim_split_dirty(s, g); /* its part goes to the others */
-        s->generation++;
+        gateway_touch(s, g);
     }
     uint64_t next = lost < s->config.lease_ns ? s->config.lease_ns
                     : lost < LOST_STALE_NS    ? LOST_STALE_NS

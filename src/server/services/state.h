@@ -319,7 +319,7 @@ struct gateway {
     bool send_full, throttles_changed, parts_changed;
     struct list in_changed;             /* with parts_changed: to be dispatched */
     uint64_t sent_ns, retry_ns, renewed_ns;
-    uint64_t generation;                /* of what it was sent */
+    uint64_t generation;                /* of what it was sent; 0: look what differs */
     uint64_t mark;                      /* last walk that met it */
     struct sent *sent;                  /* by id */
     size_t sent_count;
@@ -401,7 +401,7 @@ struct services {
     struct list storages;
     uint64_t plan_ns;                   /* when splits are made anew */
     struct period period;
-    uint64_t planned_generation;
+    uint64_t planned_generation, touched, planned_touched;
     struct split_part *split;           /* scratch, of the largest claim */
     size_t split_cap;
     struct tenant *tenants;
@@ -410,7 +410,7 @@ struct services {
     size_t policies_cap;
     uint64_t epoch;                     /* last given */
     uint64_t action_id;                 /* last given */
-    uint64_t generation;                /* of everything that agreed controls are made of */
+    uint64_t generation;                /* of documents: what all gateways are sent may differ */
     uint64_t mark, walk;                /* numbers of walks */
     uint8_t (*admitted)[GATEWAY_ID_SIZE]; /* by people or an earlier life, sorted; admitted.c */
     size_t admitted_count, admitted_cap;
@@ -428,6 +428,9 @@ struct services {
 /* --- services.c
  * ----------------------------------------------------------------------------------------- */
 void gateway_poll(struct services *s, struct gateway *g);
+/* Something of @g that its own controls and the plan are made of changed: its streams, what covers
+ * them, its state. What others hold of the same limits changes through their claims. */
+void gateway_touch(struct services *s, struct gateway *g);
 /* Ask it now, unless it is asked already or cannot be. */
 void gateway_poll_now(struct services *s, struct gateway *g);
 
