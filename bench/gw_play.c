@@ -73,7 +73,7 @@ static void gw_close(struct gw *g)
     text_init(&g->in, PARTIAL_MAX);
     text_init(&g->out, OUT_MAX);
     g->state = GW_IDLE;
-    g->deaf = g->half = g->answered = false;
+    g->deaf = g->half = g->answered = g->owed = false;
     g->surged_ns = g->polled_ns = 0;
 }
 
@@ -204,15 +204,12 @@ static void challenged(struct gw *g, const Weir__Control__Challenge *c)
 
 /* ---- a session */
 
-static void polled(struct gw *g, const Weir__Control__Poll *m)
+static void answer(struct gw *g, uint64_t seq, uint64_t acked)
 {
     struct play *p = g->play;
     uint64_t now = reactor_now(p->reactor);
-    p->counts.polls++;
-    if (g->polled_ns != 0)
-        hist_record(&p->poll_gap, now - g->polled_ns);
-    g->polled_ns = now;
-    int r = gw_stats_answer(&g->stats, p->scratch, m->seq, m->acked, now, gw_begin(p));
+    g->owed = false;
+    int r = gw_stats_answer(&g->stats, p->scratch, seq, acked, now, gw_begin(p));
     weir_assert(r == 0);
     if (!gw_send(g))
         return;
@@ -222,6 +219,21 @@ static void polled(struct gw *g, const Weir__Control__Poll *m)
         p->settle_from_ns = 0;
     }
     g->answered = true;
+}
+
+static void polled(struct gw *g, const Weir__Control__Poll *m)
+{
+    struct play *p = g->play;
+    uint64_t now = reactor_now(p->reactor);
+    p->counts.polls++;
+    if (g->polled_ns != 0)
+        hist_record(&p->poll_gap, now - g->polled_ns);
+    g->polled_ns = now;
+    g->owed_seq = m->seq;
+    g->owed_acked = m->acked;
+    g->owed = true;
+    if (!p->hush)
+        answer(g, m->seq, m->acked);
 }
 
 static void controlled(struct gw *g, const Weir__Control__SetControls *m)
@@ -519,6 +531,21 @@ void play_half(struct play *p, uint32_t n)
         g->half = true;
         int r = setsockopt(g->fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
         weir_assert(r == 0);
+    }
+}
+
+void play_hush(struct play *p)
+{
+    p->hush = true;
+}
+
+void play_speak(struct play *p)
+{
+    p->hush = false;
+    for (uint32_t i = 0; i < p->o.gateways; i++) {
+        struct gw *g = &p->gw[i];
+        if (g->owed && g->state == GW_UP)
+            answer(g, g->owed_seq, g->owed_acked);
     }
 }
 

@@ -25,6 +25,8 @@ struct gw {
     int fd;
     enum gw_state state;
     bool deaf, half, proved, answered; /* answered: a poll, in this session */
+    bool owed;                         /* an answer, while all hush */
+    uint64_t owed_seq, owed_acked;
     uint32_t number, request;          /* request: of an SP message */
     uint64_t due_ns, dialled_ns, said_ns, polled_ns, surged_ns;
     uint8_t id[AUTH_ID_SIZE], nonce[AUTH_NONCE_SIZE];
@@ -49,6 +51,7 @@ struct play_options {
 
 struct play {
     struct play_options o;
+    bool hush;
     struct reactor *reactor;
     struct reactor_timer tick, sweep, surge;
     struct gw *gw;
@@ -75,6 +78,10 @@ void play_dial_all(struct play *p);
  * what comes for them is dropped unacknowledged. */
 void play_deafen(struct play *p, uint32_t n);
 void play_half(struct play *p, uint32_t n);
+/* No poll is answered, until all that is owed is answered at once: so that many can connect to a
+ * server that would else be busy with the first of them. */
+void play_hush(struct play *p);
+void play_speak(struct play *p);
 /* Those read again; those that were half-open dial anew. */
 void play_heal(struct play *p);
 /* The last @n gateways lose their connection and dial again, all at once. */

@@ -5,6 +5,7 @@
  *   mark | report        begin counting anew | print what was counted, one line of JSON
  *   deaf N | half N      the last N stop reading | are half-open
  *   heal                 both are over
+ *   hush | speak         no poll is answered | all that is owed is, and all polls are again
  *   storm N              the last N lose their connections and dial again, all at once
  *   leave N              the last N hang up and stay away until "dial"
  *   flood N FRAMES       the last N send so many heartbeats at once
@@ -114,6 +115,10 @@ static bool command(struct gwload *l, const char *verb, unsigned n, unsigned fra
         play_half(p, n);
     } else if (strcmp(verb, "heal") == 0) {
         play_heal(p);
+    } else if (strcmp(verb, "hush") == 0) {
+        play_hush(p);
+    } else if (strcmp(verb, "speak") == 0) {
+        play_speak(p);
     } else if (strcmp(verb, "storm") == 0) {
         play_storm(p, n);
     } else if (strcmp(verb, "leave") == 0) {

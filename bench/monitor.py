@@ -76,10 +76,12 @@ class Load:
 
     def __init__(self, address, key, n, streams, active, wire="weir", surgers=0):
         self.n, self.parts = n, []
+        # The server takes so many handshakes of an address at once; a rival's ends with the first poll, up to a second later.
+        at_once = 120 if wire == "weir" else 1200
         for i, first in enumerate(range(0, n, PER_PROCESS)):
             count = min(PER_PROCESS, n - first)
             args = ["--first", first, "--streams", streams, "--active", active, "--wire", wire, "--net", i + 1, "--sources", 32,
-                    "--dial-limit", 120 // -(-n // PER_PROCESS)]
+                    "--dial-limit", at_once // -(-n // PER_PROCESS)]
             if surgers and i == 0:
                 args += ["--surgers", min(surgers, count), "--surge-ms", 50]
             self.parts.append(played.Played(address, key, count, *args))
@@ -151,8 +153,11 @@ def exchange_once(form, n, streams, active, period_ms, seconds):
     try:
         idle = rss(server.pid)
         load = Load(server.address, server.key, n, streams, active, server.wire)
+        # A rival that is busy with those that stand takes one newcomer a turn: all connect before any answers.
+        load.do("hush")
         connect = load.connect()
-        time.sleep(1.2 if period_ms else 0.5)
+        load.do("speak")
+        time.sleep(1.2 if period_ms else 0.8)
         load.do("mark")
         server.ask("mark")
         began, cpu, before = time.monotonic(), process_cpu(server.pid), cpu_of(server.pid)
