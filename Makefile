@@ -45,6 +45,7 @@ bench-gateway:
 bench-monitor:
 	@tools/deps bench
 	@tools/build $(BUILD)
+	@ninja -C $(BUILD) --quiet bench/bench-tls
 	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 bench/monitor.py $(BENCH)
 
 # How long the server's plan takes over many gateways, within capacity and overcommitted. Minutes, most of them to make up

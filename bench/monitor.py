@@ -182,6 +182,12 @@ def exchange_once(form, n, streams, active, period_ms, seconds):
         server.close()
 
 
+def tls_memory(sessions=1000):
+    """What a session that stands and has spoken adds at the server with TLS: {"sessions", "resident", "allocated"}, bytes."""
+    return json.loads(subprocess.run([os.path.join(weirtest.BUILD, "bench", "bench-tls"), str(sessions)], check=True, text=True,
+                                     stdout=subprocess.PIPE).stdout)
+
+
 def exchange_tried(form, n, streams, period, seconds):
     """Twice at most; a row that says so when it cannot be measured."""
     why = ""
@@ -503,6 +509,8 @@ def goal_table(result):
     out = ["| Goal | | measured | |", "|---" * 4 + "|"]
     for part, goals in (("exchange", exchange_goals), ("server", server_goals), ("trouble", trouble_goals)):
         out += goals(result[part]) if result.get(part) else []
+    if result.get("tls"):
+        out.append(f"| memory that TLS adds to a gateway | stated apart | {result['tls']['resident'] / 1000:.1f} kB | |")
     return out
 
 
@@ -564,6 +572,8 @@ def main():
                       ("exchange", lambda: exchange_part(o, 1, until))):
         if part in parts:
             result[part] = run()
+    if "server" in parts:
+        result["tls"] = tls_memory()
     for i in range(2, o.rounds + 1 if "exchange" in parts else 0):
         result["exchange"] += exchange_part(o, i, until)
     lines += goal_table(result) + [""]
