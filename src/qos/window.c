@@ -45,6 +45,9 @@
 #define MARGIN_SLOTS  0.6
 #define LOW_SHARE     0.7
 #define LOW_SHARE_FAR 0.4 /* while k may be far off */
+/* Two slots and three are alike on one server as on two: when the rate has moved, and now and then,
+ * LOW is one. */
+#define DEEP_EVERY    8u
 #define FLAT          0.96
 #define LINEAR        0.05
 #define STEP_UP       1.2   /* of what was in flight at HIGH */
@@ -69,6 +72,7 @@ static void window_set(struct window *w)
     if (w->phase == WINDOW_LOW) {
         double low = n * (w->far ? LOW_SHARE_FAR : LOW_SHARE);
         n = low < n - 1.0 ? low : n - 1.0;
+        n = n < 2.0 && w->calm % DEEP_EVERY == 0 ? 1.0 : n;
     }
     n *= 1000.0;
     uint64_t milli = n < WINDOW_SLOTS_MILLI_MIN   ? WINDOW_SLOTS_MILLI_MIN
