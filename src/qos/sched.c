@@ -11,8 +11,10 @@
  * Whoever is due goes first, else the least P. Where what is due is a reservation of reads, or of
  * writes, the first of these goes.
  *
- * A window below one slot is kept by time: after an answer that took l, nothing by weight goes for
- * l x (1/slots - 1), so that the target has this gateway's I/O in hand for that part of the time.
+ * What a window has beyond whole slots, a part p of one, is kept by time: after one more than the
+ * whole was in flight for a time l, no more than the whole go by weight for l x (1/p - 1), so that
+ * the target has one more in hand for that part of the time. Gateways that share a target so have
+ * just what they are owed, be that half a slot.
  * Reservations do not wait for that, and may go beyond the window by SCHED_OVER: they are bounded
  * by admission, and the share of the window that they take is not given to others meanwhile.
  *
@@ -34,6 +36,10 @@
 
 /* Reservations may go beyond the window by a quarter of it. */
 #define SCHED_OVER 4u
+/* What is left of a pace when the window changes, at most. */
+#define PACE_KEPT_NS UINT64_C(100000000)
+/* Reservations may have held more than the whole for long: that is not held against the others. */
+#define PACE_NS_MAX UINT64_C(1000000000)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
@@ -75,15 +81,45 @@ void sched_set_max_wait(struct sched *s, uint64_t max_wait_ns)
     s->max_wait_ns = max_wait_ns;
 }
 
-void sched_set_window(struct sched *s, uint64_t slots_milli, uint64_t now_ns)
+static uint32_t room_of(uint64_t slots_milli)
+{
+    return (uint32_t)((slots_milli + 999) / 1000);
+}
+
+/* The window that holds now: as set, or a lower one. */
+static void window_hold(struct sched *s, uint64_t milli, uint64_t now_ns)
 {
     (void)sched_account(s, now_ns);
+    s->hold_milli = milli;
+    s->room = room_of(milli);
+    s->whole = (uint32_t)(milli / 1000);
+    s->part_ns = now_ns;
+    if (s->pace_ns > now_ns + PACE_KEPT_NS)
+        s->pace_ns = now_ns + PACE_KEPT_NS; /* of a smaller part, before */
+}
+
+/* Reservations may go beyond the window by a quarter, where that is not a queue of its own before a
+ * device of few servers. */
+static void reserved_hold(struct sched *s, uint64_t milli)
+{
+    uint32_t room = room_of(milli);
+    s->room_reserved = room + room / SCHED_OVER;
+}
+
+void sched_set_window(struct sched *s, uint64_t slots_milli, uint64_t now_ns)
+{
     s->slots_milli = slots_milli;
-    s->room = slots_milli == 0 ? 0 : (uint32_t)((slots_milli + 500) / 1000);
-    if (slots_milli > 0 && s->room == 0)
-        s->room = 1;
-    if (slots_milli >= 1000)
-        s->pace_ns = 0;
+    reserved_hold(s, slots_milli);
+    window_hold(s, slots_milli, now_ns);
+}
+
+void sched_set_low(struct sched *s, uint64_t slots_milli, bool all, uint64_t now_ns)
+{
+    bool low = slots_milli > 0 && slots_milli < s->slots_milli;
+    uint64_t milli = low ? slots_milli : s->slots_milli;
+    reserved_hold(s, all ? milli : s->slots_milli);
+    if (milli != s->hold_milli)
+        window_hold(s, milli, now_ns);
 }
 
 uint64_t sched_window(const struct sched *s)
@@ -180,6 +216,7 @@ const struct sched_counts *sched_account(struct sched *s, uint64_t now_ns)
     if (now_ns > s->accounted_ns) {
         uint64_t passed = now_ns - s->accounted_ns;
         s->counts.busy_ns += passed * s->inflight;
+        s->counts.weighed_busy_ns += passed * s->weighed;
         if (s->queued > 0)
             s->counts.full_ns += passed;
         s->accounted_ns = now_ns;
@@ -187,14 +224,37 @@ const struct sched_counts *sched_account(struct sched *s, uint64_t now_ns)
     return &s->counts;
 }
 
-static void io_goes(struct sched *s, struct sched_io *io, uint64_t now_ns)
+static void slot_take(struct sched *s, struct sched_io *io, uint64_t now_ns)
 {
     if (s->room > 0)
         (void)sched_account(s, now_ns);
     io->slot = true;
     io->dispatched_ns = now_ns;
+    s->weighed += io->weighed;
+    if (s->inflight++ == s->whole)
+        s->part_ns = now_ns;
+}
+
+static void slot_give(struct sched *s, struct sched_io *io, uint64_t now_ns)
+{
+    weir_assert(s->inflight > 0);
+    if (s->room > 0)
+        (void)sched_account(s, now_ns);
+    io->slot = false;
+    s->weighed -= io->weighed;
+    uint64_t part = s->hold_milli % 1000;
+    if (s->inflight-- != s->whole + 1 || part == 0)
+        return;
+    uint64_t held = now_ns - s->part_ns, most = PACE_NS_MAX * part / (1000 - part);
+    s->pace_ns = now_ns + (held < most ? held : most) * (1000 - part) / part;
+}
+
+/* @weighed: by its share's weight, and not because a reservation is due. */
+static void io_goes(struct sched *s, struct sched_io *io, bool weighed, uint64_t now_ns)
+{
+    io->weighed = weighed;
     io->flow->inflight++;
-    s->inflight++;
+    slot_take(s, io, now_ns);
 }
 
 static enum io_direction queue_dir(enum io_op op)
@@ -270,7 +330,7 @@ static void io_wait(struct sched *s, struct sched_io *io, uint64_t now_ns)
 
 static bool window_open(const struct sched *s, uint64_t now_ns)
 {
-    return s->inflight < s->room && s->pace_ns <= now_ns;
+    return s->inflight < s->whole || (s->inflight < s->room && s->pace_ns <= now_ns);
 }
 
 bool sched_submit(struct sched *s, struct sched_flow *f, struct sched_io *io, uint64_t now_ns)
@@ -289,14 +349,14 @@ bool sched_submit(struct sched *s, struct sched_flow *f, struct sched_io *io, ui
         io->cost_ns = cost_of(&s->cost, io->op, io->bytes);
         f->cost_arrived_ns += io->cost_ns;
         if (s->room == 0) {
-            io_goes(s, io, now_ns);
+            io_goes(s, io, false, now_ns);
             return true;
         }
         if (s->queued == 0 && window_open(s, now_ns)) {
             sched_share_activate(f->share, now_ns);
-            sched_share_pay(f->share, io, now_ns);
+            bool due = sched_share_pay(f->share, io, now_ns);
             s->v = f->share->p; /* nobody waits: whoever comes next starts level */
-            io_goes(s, io, now_ns);
+            io_goes(s, io, !due, now_ns);
             return true;
         }
     }
@@ -332,9 +392,9 @@ static struct sched_io *io_dispatch(struct sched *s, struct sched_io *io, uint64
     f->turn = io_op_direction(io->op) == IO_DIR_READ ? IO_DIR_WRITE : IO_DIR_READ;
     if (s->p.size > 0 && (int64_t)(s->p.at[1]->p - s->v) > 0)
         s->v = s->p.at[1]->p;
-    sched_share_pay(sh, io, now_ns);
+    bool due = sched_share_pay(sh, io, now_ns);
     io_take(s, io);
-    io_goes(s, io, now_ns);
+    io_goes(s, io, !due, now_ns);
     return io;
 }
 
@@ -371,12 +431,9 @@ static struct sched_io *poll_oldest(struct sched *s, uint64_t now_ns)
     return io_dispatch(s, io, now_ns);
 }
 
-/* Room that reservations alone may use: beyond the window by a quarter, where that is not a queue
- * of its own before a device of few servers. */
 static bool window_reserved(const struct sched *s)
 {
-    uint32_t over = s->room >= SCHED_OVER ? s->room / SCHED_OVER : 0;
-    return s->inflight < s->room + over;
+    return s->inflight < s->room_reserved;
 }
 
 /* When the next reservation is due; UINT64_MAX: none. */
@@ -419,7 +476,9 @@ uint64_t sched_next_ns(const struct sched *s)
     uint64_t next = s->max_wait_ns < UINT64_MAX - io->submitted_ns
                         ? io->submitted_ns + s->max_wait_ns
                         : UINT64_MAX;
-    if (s->inflight < s->room && s->pace_ns < next)
+    if (s->inflight < s->whole)
+        next = 0;
+    else if (s->inflight < s->room && s->pace_ns < next)
         next = s->pace_ns;
     if (window_reserved(s) && reserved_ns(s) < next)
         next = reserved_ns(s);
@@ -452,12 +511,12 @@ void sched_complete(struct sched *s, struct sched_io *io, uint64_t judged_ns, ui
     s->counts.cost_served_ns += io->cost_ns;
     s->counts.served_ios++;
     s->counts.served_bytes += io->bytes;
+    s->counts.weighed_ios += io->weighed;
+    s->counts.weighed_bytes += io->weighed ? io->bytes : 0;
     s->counts.latency_ns += took;
     uint64_t objective = f->share->terms.latency_us * 1000;
     if (objective > 0)
         flow_judge(f, judged_ns > objective);
-    if (s->slots_milli > 0 && s->slots_milli < 1000)
-        s->pace_ns = now_ns + took * (1000 - s->slots_milli) / s->slots_milli;
 }
 
 void sched_submit_run(struct sched *s, struct sched_flow *f, const struct sched_run *run)
@@ -474,7 +533,9 @@ void sched_complete_run(struct sched *s, struct sched_flow *f, const struct sche
     weir_assert(s->inflight >= run->n);
     weir_assert(f->inflight >= run->n);
     weir_assert(f->share->terms.latency_us == 0);
+    weir_assert(s->weighed >= run->weighed);
     s->inflight -= run->n;
+    s->weighed -= run->weighed;
     f->inflight -= run->n;
     f->cost_served_ns += run->cost_ns;
     s->counts.cost_served_ns += run->cost_ns;
@@ -487,11 +548,7 @@ void sched_suspend(struct sched *s, struct sched_io *io, uint64_t now_ns)
 {
     if (!io->slot)
         return;
-    weir_assert(s->inflight > 0);
-    if (s->room > 0)
-        (void)sched_account(s, now_ns);
-    s->inflight--;
-    io->slot = false;
+    slot_give(s, io, now_ns);
     io->suspended = true;
 }
 
@@ -499,12 +556,8 @@ void sched_resume(struct sched *s, struct sched_io *io, uint64_t now_ns)
 {
     if (!io->suspended)
         return;
-    if (s->room > 0)
-        (void)sched_account(s, now_ns);
-    s->inflight++;
-    io->slot = true;
     io->suspended = false;
-    io->dispatched_ns = now_ns;
+    slot_take(s, io, now_ns);
 }
 
 void sched_cancel(struct sched *s, struct sched_io *io, uint64_t now_ns)

@@ -130,6 +130,7 @@ struct sched_io {
     bool queued;    /* waits */
     bool slot;      /* has a slot (between dispatch and answer) */
     bool suspended; /* let go, its slot given back for now */
+    bool weighed;   /* went by weight, not because a reservation was due */
     uint64_t bytes, cost_ns;
     uint64_t submitted_ns, dispatched_ns;
     struct list link;     /* in its queue */
@@ -138,7 +139,7 @@ struct sched_io {
 
 /* I/Os of one flow that go in one batch, or are answered in one, while there is no window. */
 struct sched_run {
-    uint32_t n;
+    uint32_t n, weighed;
     uint64_t cost_ns;
     uint64_t bytes, latency_ns; /* of those answered */
 };
@@ -148,6 +149,7 @@ struct sched_counts {
     uint64_t busy_ns, full_ns; /* as of the last sched_account */
     uint64_t cost_served_ns, served_ios, served_bytes, latency_ns;
     uint64_t overdue; /* let go because they had waited max_wait_ns */
+    uint64_t weighed_busy_ns, weighed_ios, weighed_bytes; /* of these: what went by weight */
 };
 
 /* @max_shares: shares with something queued at most (flows count with their own). NULL: no memory.
@@ -156,11 +158,13 @@ struct sched *sched_new(size_t max_shares, uint64_t max_wait_ns);
 void sched_free(struct sched *s);
 void sched_set_max_wait(struct sched *s, uint64_t max_wait_ns);
 
-/* The window: @slots_milli thousandths of a slot; 0: off, and whatever waits may go. Below 1000 one
- * I/O at a time is dispatched, paced so that the target is busy with us for that part of the time.
+/* The window: @slots_milli thousandths of a slot; 0: off, and whatever waits may go. What is beyond
+ * whole slots is paced, so that the target has one more in hand for that part of the time.
  */
 void sched_set_window(struct sched *s, uint64_t slots_milli, uint64_t now_ns);
 uint64_t sched_window(const struct sched *s);
+/* For a while: a lower window for what is not reserved, or for @all; 0: the window as set. */
+void sched_set_low(struct sched *s, uint64_t slots_milli, bool all, uint64_t now_ns);
 /* From now on; what waits or is in flight keeps its cost. */
 void sched_set_cost(struct sched *s, const struct cost_model *m);
 const struct cost_model *sched_cost(const struct sched *s);
@@ -194,7 +198,7 @@ static inline void sched_went(struct sched_run *run, struct sched_flow *f, struc
                               uint64_t cost_ns, uint64_t now_ns)
 {
     io->flow = f;
-    io->queued = io->suspended = false;
+    io->queued = io->suspended = io->weighed = false;
     io->slot = true;
     io->cost_ns = cost_ns;
     io->submitted_ns = io->dispatched_ns = now_ns;
@@ -205,6 +209,7 @@ static inline void sched_answered(struct sched_run *run, struct sched_io *io, ui
 {
     io->slot = false;
     run->n++;
+    run->weighed += io->weighed; /* it went while there was a window */
     run->cost_ns += io->cost_ns;
     run->bytes += io->bytes;
     run->latency_ns += now_ns > io->dispatched_ns ? now_ns - io->dispatched_ns : 0;

@@ -11,10 +11,14 @@ struct sched_heap {
 
 struct sched {
     uint64_t max_wait_ns, slots_milli;
-    uint32_t room; /* slots in whole I/Os; 0: no window */
-    uint32_t inflight, queued;
+    uint64_t hold_milli;    /* what holds: slots_milli, or less for a while */
+    uint32_t room;          /* the same in I/Os, rounded up; 0: no window */
+    uint32_t whole;         /* and rounded down */
+    uint32_t room_reserved; /* those that reservations may use, whatever holds for the others */
+    uint32_t inflight, weighed, queued; /* weighed: of those in flight, that went by weight */
     uint64_t v;
-    uint64_t pace_ns; /* nothing by weight before this */
+    uint64_t part_ns; /* since then more than the whole slots are in flight */
+    uint64_t pace_ns; /* no more than these by weight before this */
     struct cost_model cost;
     struct list ages;  /* struct sched_io */
     struct list ready; /* struct sched_io: FLUSH whose turn has come */
@@ -32,7 +36,7 @@ void sched_share_leave(struct sched_share *sh);
 void sched_share_rekey(struct sched_share *sh);
 /* It asks for something again: idleness saves no more than the credit. */
 void sched_share_activate(struct sched_share *sh, uint64_t now_ns);
-/* Tags move on for one I/O. */
-void sched_share_pay(struct sched_share *sh, const struct sched_io *io, uint64_t now_ns);
+/* Tags move on for one I/O. Whether a reservation was due for it. */
+bool sched_share_pay(struct sched_share *sh, const struct sched_io *io, uint64_t now_ns);
 
 #endif

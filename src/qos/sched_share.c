@@ -313,10 +313,11 @@ static void tag_pay(struct sched_tag *t, uint64_t bytes, uint64_t now_ns)
     }
 }
 
-void sched_share_pay(struct sched_share *sh, const struct sched_io *io, uint64_t now_ns)
+bool sched_share_pay(struct sched_share *sh, const struct sched_io *io, uint64_t now_ns)
 {
     struct sched_tag *total = &sh->tag[SCHED_TOTAL], *own = &sh->tag[io_op_direction(io->op)];
-    if (tag_due_ns(total) <= now_ns || (sh->directed && tag_due_ns(own) <= now_ns)) {
+    bool due = tag_due_ns(total) <= now_ns || (sh->directed && tag_due_ns(own) <= now_ns);
+    if (due) {
         tag_pay(total, io->bytes, now_ns);
         if (sh->directed)
             tag_pay(own, io->bytes, now_ns);
@@ -325,4 +326,5 @@ void sched_share_pay(struct sched_share *sh, const struct sched_io *io, uint64_t
     }
     sh->p += p_step(sh, io->cost_ns);
     sh->cost_dispatched_ns += io->cost_ns;
+    return due;
 }
