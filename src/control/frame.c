@@ -283,6 +283,8 @@ static bool valid_plan(const Weir__Control__TargetPlan *p)
 {
     return valid_string(p->target) && p->target[0] != '\0' &&
            p->slots_milli <= FRAME_SLOTS_MILLI_MAX && p->wait_us <= FRAME_TIME_US_MAX &&
+           p->look_slots_milli <= FRAME_SLOTS_MILLI_MAX && p->look_ms <= FRAME_LOOK_MS_MAX &&
+           p->look_after_ms <= FRAME_LOOK_MS_MAX &&
            valid_model(p->read_base_ns, p->read_page_ns, p->write_base_ns, p->write_page_ns);
 }
 

@@ -36,6 +36,7 @@
 #define FRAME_TIME_US_MAX UINT64_C(3600000000) /* of objectives, credits and bounds: an hour */
 #define FRAME_COST_NS_MAX UINT64_C(1000000000) /* of one page or I/O: a second */
 #define FRAME_SLOTS_MILLI_MAX UINT64_C(1000000000)
+#define FRAME_LOOK_MS_MAX 1000u /* as WINDOW_LOOK_MS_MAX of qos/window.h */
 
 /* Room for any frame that Weir itself makes: a packed bucket of 3 bytes becomes 12, an operation of
  * 10 bytes becomes 96; sixteen times the largest frame covers both. */

@@ -187,6 +187,11 @@ static int plan_from_wire(struct control *out, const Weir__Control__TargetPlan *
         .cost = {.base_ns = {in->read_base_ns, in->write_base_ns},
                  .page_ns = {in->read_page_ns, in->write_page_ns}},
         .observe = in->observe,
+        .look = {.id = in->look_id,
+                 .ms = in->look_ms,
+                 .after_ms = in->look_after_ms,
+                 .slots_milli = in->look_slots_milli,
+                 .all = in->look_all},
     };
     return text_copy(out->target, sizeof(out->target), in->target);
 }

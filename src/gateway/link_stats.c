@@ -82,6 +82,8 @@ struct building {
     Weir__Control__HistStats hist[FRAME_STREAMS][2 * METER_HIST_COUNT];
     Weir__Control__HistStats *hist_ptr[FRAME_STREAMS][2 * METER_HIST_COUNT];
     Weir__Control__TargetStats target[CONFIG_MAX_TARGETS], *target_ptr[CONFIG_MAX_TARGETS];
+    Weir__Control__Look look[CONFIG_MAX_TARGETS];
+    Weir__Control__LookSample look_sample[CONFIG_MAX_TARGETS][2];
     char held_by[FRAME_STREAMS][2 * NAME_SIZE];
     uint32_t index[FRAME_POOL];
     uint64_t count[FRAME_POOL];
@@ -369,6 +371,34 @@ static bool stats_collect(struct link_stats *s, struct shadow *sh, struct stream
     return true;
 }
 
+static void look_sample_to(Weir__Control__LookSample *out, const struct look_sample *in)
+{
+    weir__control__look_sample__init(out);
+    out->ns = in->ns;
+    out->busy_ns = in->busy_ns;
+    out->full_ns = in->full_ns;
+    out->ios = in->ios;
+    out->bytes = in->bytes;
+    out->weighed_busy_ns = in->weighed_busy_ns;
+    out->weighed_ios = in->weighed_ios;
+    out->weighed_bytes = in->weighed_bytes;
+}
+
+static void build_look(struct building *b, size_t i, struct target *port, uint64_t now)
+{
+    struct look_result r;
+    look_result(&port->look, port->sched, now, &r);
+    if (r.id == 0)
+        return;
+    weir__control__look__init(&b->look[i]);
+    b->look[i].id = r.id;
+    b->look[i].low = &b->look_sample[i][0];
+    b->look[i].since = &b->look_sample[i][1];
+    look_sample_to(b->look[i].low, &r.low);
+    look_sample_to(b->look[i].since, &r.since);
+    b->target[i].look = &b->look[i];
+}
+
 static void build_window(Weir__Control__TargetStats *t, struct target *port, uint64_t now)
 {
     const struct sched_counts *c = sched_account(port->sched, now);
@@ -406,6 +436,7 @@ static void build_targets(struct link_stats *s, uint64_t now)
         t->errors = from->errors;
         t->last_error =
             (char *)(uintptr_t)(from->last_error != 0 ? weir_strerror(from->last_error) : "");
+        build_look(b, i, stream_port(s->link->streams, (uint32_t)i), now);
         build_window(t, stream_port(s->link->streams, (uint32_t)i), now);
         b->target_ptr[i] = t;
     }

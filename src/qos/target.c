@@ -6,8 +6,8 @@
  *   answers --> cost model ----------------> scheduler   (without one in the plan)
  *   answers --> waits (latency less cost) -> window: bound
  *
- * A round of the cost model ends when the search changes its phase: in LOW little waits, so that
- * its latencies are service times.
+ * A round of the cost model ends when the search changes its phase, or a look at a lower window
+ * begins or ends to be counted: there little waits, so that latencies are service times.
  *
  * The p99 of a tick's waits is one bad I/O in a hundred, and a stall of the device makes a whole
  * tick bad; the median over ticks forgets both, and sees what lasts. A tick in which the device
@@ -22,6 +22,9 @@
 
 #define WAITS_LEAST 20u
 #define ROUND_NS    UINT64_C(1000000000)
+/* While a plan says the slots: looks are up to a minute apart, and their rounds must be among the
+ * remembered ones. */
+#define ROUND_TOLD_NS UINT64_C(8000000000)
 
 int target_init(struct target *t, size_t max_shares, uint64_t max_wait_ns)
 {
@@ -61,10 +64,15 @@ static void window_apply(struct target *t, uint64_t now_ns)
     }
     t->on = on;
     uint64_t slots = 0;
+    bool told = on && t->planned && t->plan.slots_milli > 0;
     if (on)
-        slots = t->planned && t->plan.slots_milli > 0 ? t->plan.slots_milli : t->window.slots_milli;
+        slots = told ? t->plan.slots_milli : t->window.slots_milli;
+    if (!told)
+        look_end(&t->look);
+    uint64_t low = look_slots_milli(&t->look);
     if (slots != sched_window(t->sched))
         sched_set_window(t->sched, slots, now_ns);
+    sched_set_low(t->sched, low, t->look.order.all, now_ns);
 }
 
 void target_share_add(struct target *t, uint64_t now_ns)
@@ -91,7 +99,35 @@ void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_
     if (had_slots && t->plan.slots_milli == 0 && last > 0)
         window_init(&t->window, last * 10 / 11);
     costs_set(t);
+    look_begin(&t->look, &t->plan.look, now_ns);
     window_apply(t, now_ns);
+}
+
+static void costs_round(struct target *t, uint64_t now_ns)
+{
+    t->round_ns = now_ns;
+    if (cost_learn_round(&t->learn))
+        costs_set(t);
+}
+
+static void costs_close(struct target *t, uint64_t now_ns)
+{
+    bool told = t->planned && t->plan.slots_milli > 0;
+    if (t->phase == t->window.phase && now_ns - t->round_ns < (told ? ROUND_TOLD_NS : ROUND_NS))
+        return;
+    t->phase = t->window.phase;
+    costs_round(t, now_ns);
+}
+
+static void target_look(struct target *t, uint64_t now_ns)
+{
+    enum look_state was = t->look.state;
+    if (was == LOOK_NONE || was == LOOK_OVER)
+        return;
+    if (look_step(&t->look, t->sched, now_ns))
+        window_apply(t, now_ns);
+    if (was != t->look.state && (was == LOOK_SETTLES || was == LOOK_COUNTS))
+        costs_round(t, now_ns);
 }
 
 void target_complete(struct target *t, struct sched_io *io, uint64_t judged_ns, uint64_t now_ns)
@@ -103,6 +139,7 @@ void target_complete(struct target *t, struct sched_io *io, uint64_t judged_ns, 
     uint64_t took = now_ns > io->dispatched_ns ? now_ns - io->dispatched_ns : 0;
     cost_learn_answer(&t->learn, io->op, io->bytes, took);
     hist_record(t->waits, took > io->cost_ns ? took - io->cost_ns : 0);
+    target_look(t, now_ns);
 }
 
 static int order(const void *a, const void *b)
@@ -125,20 +162,11 @@ static void waits_close(struct target *t)
     t->wait_p99_ns = sorted[n / 2];
 }
 
-static void costs_close(struct target *t, uint64_t now_ns)
-{
-    if (t->phase == t->window.phase && now_ns - t->round_ns < ROUND_NS)
-        return;
-    t->phase = t->window.phase;
-    t->round_ns = now_ns;
-    if (cost_learn_round(&t->learn))
-        costs_set(t);
-}
-
 void target_tick(struct target *t, uint64_t now_ns)
 {
     if (!t->on || now_ns <= t->tick_ns)
         return;
+    target_look(t, now_ns);
     const struct sched_counts *c = sched_account(t->sched, now_ns), *b = &t->before;
     struct window_sample s = {
         .interval_ns = now_ns - t->tick_ns,

@@ -11,6 +11,7 @@
 
 #include "qos/cost.h"
 #include "qos/hist.h"
+#include "qos/look.h"
 #include "qos/sched.h"
 #include "qos/window.h"
 
@@ -24,6 +25,7 @@ struct target {
     struct cost_learn learn;
     struct hist *waits; /* of this tick */
     struct window_plan plan;
+    struct look look;
     bool planned, on;
     uint32_t shares; /* in force */
     uint64_t wait_p99[TARGET_WAITS];

@@ -104,22 +104,25 @@ void window_bound(struct window *w, uint64_t wait_ns)
     }
 }
 
-static void bound_learn(struct window *w, const struct window_sample *s)
+uint32_t window_bound_ppm(uint32_t ppm, double least, uint64_t goal_ns, uint64_t seen_ns)
 {
-    if (w->wait_bound_ns == 0 || s->wait_p99_ns == 0)
-        return;
-    double goal = (double)w->wait_bound_ns, seen = (double)s->wait_p99_ns;
-    if (seen <= goal && seen >= 0.77 * goal)
-        return;
+    double goal = (double)goal_ns, seen = (double)seen_ns;
+    if (goal_ns == 0 || seen_ns == 0 || (seen <= goal && seen >= 0.77 * goal))
+        return ppm;
     double factor = goal / seen;
     factor = factor < 0.5 ? 0.5 : factor > 1.1 ? 1.1 : factor;
-    double ppm = (double)w->bound_ppm * factor;
+    double next = (double)ppm * factor;
+    next = next < 1e6 * least ? 1e6 * least : next;
+    return next > 1e6 ? 1000000 : (uint32_t)next;
+}
+
+static void bound_learn(struct window *w, const struct window_sample *s)
+{
     /* With no more in flight than k nothing waits in the device: less would only cost throughput.
      * What is left of the wait then is the spread of the service. */
     double floor = w->k * KNEE > 1 ? w->k * KNEE : 1;
-    double least = 1e6 * floor / (w->k * MARGIN + MARGIN_SLOTS);
-    ppm = ppm < least ? least : ppm;
-    w->bound_ppm = ppm > 1e6 ? 1000000 : (uint32_t)ppm;
+    double least = floor / (w->k * MARGIN + MARGIN_SLOTS);
+    w->bound_ppm = window_bound_ppm(w->bound_ppm, least, w->wait_bound_ns, s->wait_p99_ns);
 }
 
 static void sum_add(struct window_sum *m, const struct window_sample *s)

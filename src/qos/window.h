@@ -10,12 +10,23 @@
 
 #include "qos/cost.h"
 
+/* An order to look at a lower window for a while; look.h. */
+struct window_look {
+    uint32_t id; /* 0: none; else it is begun when it differs from the last */
+    uint32_t ms, after_ms; /* for how long, and how long after the plan came */
+    uint64_t slots_milli;
+    bool all; /* what is reserved is held to it as well */
+};
+
+#define WINDOW_LOOK_MS_MAX 1000u /* of either time */
+
 /* A plan for one target at one gateway, as the server sends it. */
 struct window_plan {
     uint64_t slots_milli;   /* this gateway's part of the window; 0: as the gateway finds */
     uint64_t wait_us;       /* bound of the p99 of the device's wait; 0: none */
     struct cost_model cost; /* all 0: as the gateway finds */
     bool observe;           /* count, hold nothing */
+    struct window_look look;
 };
 
 /* Field by field: what lies between fields says nothing. */
@@ -25,7 +36,10 @@ static inline bool window_plan_same(const struct window_plan *a, const struct wi
     return a->slots_milli == b->slots_milli && a->wait_us == b->wait_us &&
            a->observe == b->observe && x->base_ns[0] == y->base_ns[0] &&
            x->base_ns[1] == y->base_ns[1] && x->page_ns[0] == y->page_ns[0] &&
-           x->page_ns[1] == y->page_ns[1];
+           x->page_ns[1] == y->page_ns[1] && a->look.id == b->look.id &&
+           a->look.ms == b->look.ms && a->look.after_ms == b->look.after_ms &&
+           a->look.slots_milli == b->look.slots_milli &&
+           a->look.all == b->look.all;
 }
 
 /* What was seen of a target in one interval, by one gateway or summed over all that use it. */
@@ -74,5 +88,9 @@ void window_bound(struct window *w, uint64_t wait_ns);
 /* Learn from one interval (100 ms to some seconds) in which slots_milli was in force. Changes
  * slots_milli, which is in force from then on. */
 void window_learn(struct window *w, const struct window_sample *s);
+
+/* What a bound leaves of a window, in millionths, after a p99 of @seen_ns for @goal_ns (either 0:
+ * no change): falls at most by half, rises by at most a tenth, never below the part @least. */
+uint32_t window_bound_ppm(uint32_t ppm, double least, uint64_t goal_ns, uint64_t seen_ns);
 
 #endif

@@ -176,6 +176,7 @@ static void target_to(struct report_target *r, struct sim_node *n, uint32_t i)
         .queued_now = sched_queued(port->sched),
         .cost = *sched_cost(port->sched),
     };
+    look_result(&port->look, port->sched, s->now, &r->look);
     memcpy(r->name, s->gateway_config->targets[i].name, NAME_SIZE);
     memcpy(r->uri, s->gateway_config->targets[i].uri, sizeof r->uri);
 }

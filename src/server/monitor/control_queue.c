@@ -142,6 +142,11 @@ static void plan_of(const struct control_item *item, Weir__Control__TargetPlan *
     p->write_base_ns = from->cost.base_ns[IO_DIR_WRITE];
     p->write_page_ns = from->cost.page_ns[IO_DIR_WRITE];
     p->observe = from->observe;
+    p->look_id = from->look.id;
+    p->look_ms = from->look.ms;
+    p->look_slots_milli = from->look.slots_milli;
+    p->look_all = from->look.all;
+    p->look_after_ms = from->look.after_ms;
 }
 
 /* One control as field 4 of SetControls. */

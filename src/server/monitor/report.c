@@ -146,6 +146,18 @@ static struct report_bucket *stream_from_wire(struct report_stream *out,
     return hists_from_wire(out, in, at);
 }
 
+static struct look_sample look_from_wire(const Weir__Control__LookSample *in)
+{
+    return (struct look_sample){.ns = in->ns,
+                                .busy_ns = in->busy_ns,
+                                .full_ns = in->full_ns,
+                                .ios = in->ios,
+                                .bytes = in->bytes,
+                                .weighed_busy_ns = in->weighed_busy_ns,
+                                .weighed_ios = in->weighed_ios,
+                                .weighed_bytes = in->weighed_bytes};
+}
+
 static void target_from_wire(struct report_target *out, const Weir__Control__TargetStats *in)
 {
     memset(out, 0, sizeof(*out));
@@ -170,6 +182,10 @@ static void target_from_wire(struct report_target *out, const Weir__Control__Tar
         .base_ns = {in->read_base_ns, in->write_base_ns},
         .page_ns = {in->read_page_ns, in->write_page_ns},
     };
+    if (in->look != NULL && in->look->low != NULL && in->look->since != NULL)
+        out->look = (struct look_result){.id = in->look->id,
+                                         .low = look_from_wire(in->look->low),
+                                         .since = look_from_wire(in->look->since)};
 }
 
 static void upkeep_from_wire(struct report *out, const Weir__Control__GatewayLife *life,

@@ -137,7 +137,9 @@ static uint64_t hash_plan(uint64_t hash, const struct window_plan *p)
 {
     const uint64_t said[] = {p->slots_milli,     p->wait_us,         p->observe,
                              p->cost.base_ns[0], p->cost.base_ns[1], p->cost.page_ns[0],
-                             p->cost.page_ns[1]};
+                             p->cost.page_ns[1], p->look.id,         p->look.ms,
+                             p->look.slots_milli, p->look.all,
+                             p->look.after_ms};
     return hash_bytes(hash, said, sizeof(said));
 }
 

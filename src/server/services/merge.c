@@ -259,6 +259,7 @@ static void merge_target(struct services *s, struct gateway *g, const struct rep
     t->cost = r->cost;
     t->now = (struct target_counts){.busy_ns = r->busy_ns, .full_ns = r->full_ns,
                                     .ios = r->served_ios, .bytes = r->served_bytes};
+    t->look = r->look;
     t->e.connections = r->connections;
     t->e.connects = r->connects;
     t->e.connect_failures = r->connect_failures;

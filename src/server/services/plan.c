@@ -239,11 +239,12 @@ static void part_ask_alone(struct part *p)
 
 /* --- reservations against capacity ----------------------------------------------------- */
 
+/* While its window is looked for, what was found so far is no ground to scale promises on. */
 double plan_capacity(const struct storage *t)
 {
-    uint64_t most = t->slots_on ? t->window.parallelism_milli : 0;
-    if (most > 0)
-        return (double)most * 1e6;
+    uint64_t most = 0;
+    if (t->slots_on && t->useful.rate > 0)
+        return t->knee.far ? 0 : (double)t->knee.parallelism_milli * 1e6;
     list_for_each(it, &t->targets)
     {
         const struct target *one = container_of(it, struct target, in_storage);
@@ -469,6 +470,8 @@ void plan_target(struct services *s, struct target *t)
     bool off = plan_hands_off(s, t);
     struct window_plan plan = {.wait_us = off ? 0 : t->storage->wait_us,
                                .slots_milli = off ? 0 : t->slots_milli};
+    if (plan.slots_milli > 0)
+        plan.look = t->plan.look;
     if (window_plan_same(&plan, &t->plan))
         return;
     t->plan = plan;

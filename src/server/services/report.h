@@ -8,6 +8,7 @@
 
 #include "base/name.h"
 #include "qos/cost.h"
+#include "qos/look.h"
 #include "qos/meter.h"
 
 #define GATEWAY_ID_SIZE 16u
@@ -74,6 +75,7 @@ struct report_target {
     uint64_t busy_ns, full_ns, cost_served_ns, served_ios, served_bytes;
     uint32_t queued_now;
     struct cost_model cost;
+    struct look_result look;
 };
 
 /* How its processes fare, since its boot. */

@@ -7,8 +7,7 @@
  * each: a scheduler can only divide what its own gateway has.
  *
  * Model: where two or more live gateways are before a storage at which somebody has a share, the
- * planner runs the tracker of qos/window.c once for all, fed with their sums, and divides what it
- * says:
+ * planner finds the window once for all (useful.c), and divides it:
  *
  *   a gateway where little waits   has what it uses and room for bursts; of the window it takes
  *                                  what it uses in the mean
@@ -17,13 +16,11 @@
  * What is owed is device time: what streams are served that wait for nothing, and of the rest what
  * allocate.c gives to claims with something waiting (reservations first, then max-min by weight). A
  * claim that waits at several gateways is owed at each of them alike, what is reserved for reads or
- * for writes alone where these are. Slots are whole I/Os, so
- * that gateways, which round, do not together take more; below one they are parts (qos/sched.c
- * keeps time then).
+ * for writes alone where these are. Parts need not be whole slots (qos/sched.c keeps time for what
+ * is beyond), but a gateway where something waits has PART_LEAST: what goes by weight must go on,
+ * or nothing could be learnt of it.
  *
- * The tracker steps once a period. A change reaches gateways while the next answers are under way:
- * the sample after it is void (window.c skips it), the one after that is whole. Full is what the
- * fullest gateway is: it alone is bounded by what the others leave.
+ * Looks at a lower window (useful.c) are divided as the window is.
  *
  * Where there is only one gateway it finds its own window, ten times as fast; and so do all when
  * the plan's lease is over.
@@ -40,11 +37,9 @@
 
 #define FULL_LEAST   0.1  /* of the time, for work to count as waiting */
 #define LEFT_LEAST   0.3  /* of the window, for those that wait */
+#define PART_LEAST   0.25 /* of a slot, or half an even part: where work waits it goes on */
 #define STEADY       0.05 /* smaller changes are not sent */
 #define CROWDED      1.1  /* of the window, in flight in all */
-/* What the tracker counts by: a line that does not move, as what gateways find does. */
-#define SAMPLE_IO_NS   92000u
-#define SAMPLE_PAGE_NS 8192u
 
 /* ---- what a gateway says --------------------------------------------------------------------- */
 
@@ -95,10 +90,13 @@ void slots_gather(struct gateway *g)
         double seconds = (double)(g->whole_mono_ns - t->seen.mono_ns) / 1e9;
         any = any || storage_shared(t->storage);
         t->served = t->calm = t->calm_weight = t->waits_weight = t->waits_reserve = 0;
-        t->use = t->full = 0;
-        if (t->seen.mono_ns > 0 && seconds > 0 && t->now.busy_ns >= t->seen.busy_ns) {
-            t->use = (double)(t->now.busy_ns - t->seen.busy_ns) / 1e9 / seconds;
-            t->full = (double)(t->now.full_ns - t->seen.full_ns) / 1e9 / seconds;
+        t->use = t->full = t->ios = t->bytes = 0;
+        const struct target_counts *a = &t->seen, *b = &t->now;
+        if (a->mono_ns > 0 && seconds > 0 && b->busy_ns >= a->busy_ns && b->ios >= a->ios) {
+            t->use = (double)(b->busy_ns - a->busy_ns) / 1e9 / seconds;
+            t->full = (double)(b->full_ns - a->full_ns) / 1e9 / seconds;
+            t->ios = (double)(b->ios - a->ios) / seconds;
+            t->bytes = (double)(b->bytes - a->bytes) / seconds;
         }
         t->seconds = t->seen.mono_ns > 0 ? seconds : 0;
         t->seen = t->now;
@@ -122,52 +120,6 @@ static bool target_live(const struct target *t)
     return t->gateway->e.live;
 }
 
-/* What all of them saw since the tracker's last step. */
-static bool sample_take(struct storage *t, struct window_sample *ret)
-{
-    uint64_t interval = 0, n = 0;
-    double full = 0;
-    bool whole = true;
-    *ret = (struct window_sample){.stalled = true};
-    list_for_each(it, &t->targets) {
-        struct target *one = container_of(it, struct target, in_storage);
-        const struct target_counts *a = &one->learnt, *b = &one->seen;
-        if (!target_live(one))
-            continue;
-        if (a->mono_ns == 0 || b->mono_ns <= a->mono_ns || b->busy_ns < a->busy_ns ||
-            b->ios < a->ios) {
-            whole = false; /* it came, began anew, or has not answered */
-        } else {
-            double ns = (double)(b->mono_ns - a->mono_ns);
-            interval += b->mono_ns - a->mono_ns;
-            ret->busy_ns += b->busy_ns - a->busy_ns;
-            ret->cost_ns += SAMPLE_IO_NS * (b->ios - a->ios) +
-                            SAMPLE_PAGE_NS * ((b->bytes - a->bytes) / COST_PAGE);
-            ret->ios += b->ios - a->ios;
-            full = fmax(full, (double)(b->full_ns - a->full_ns) / ns);
-            if (b->ios - a->ios > 100 && one->e.wait_p99_us * 1000 > ret->wait_p99_ns)
-                ret->wait_p99_ns = one->e.wait_p99_us * 1000;
-            n++;
-        }
-        one->learnt = *b;
-    }
-    if (!whole || n == 0)
-        return false;
-    ret->interval_ns = interval / n;
-    ret->full_ns = (uint64_t)(full * (double)ret->interval_ns);
-    ret->stalled = ret->ios == 0;
-    return ret->interval_ns > 0;
-}
-
-static void storage_learn(struct storage *t)
-{
-    struct window_sample sample;
-    window_bound(&t->window, t->wait_us * 1000);
-    if (!sample_take(t, &sample))
-        return;
-    window_learn(&t->window, &sample);
-}
-
 /* ---- the division ---------------------------------------------------------------------------- */
 
 /* Slots that so much device time a second takes there. */
@@ -188,7 +140,7 @@ static double room_of(const struct target *t, double cost)
  * is crowded, and it has more than an even part of the window there. */
 static bool target_waits(const struct storage *t, const struct target *one)
 {
-    double window = (double)t->window.slots_milli / 1000;
+    double window = (double)t->knee.slots_milli / 1000;
     return one->full > FULL_LEAST ||
            (t->inflight > CROWDED * window && one->use > window / (double)t->live);
 }
@@ -281,25 +233,25 @@ static double owed_find(struct storage *t, double left)
     return sum;
 }
 
-/* @reserved: not rounded down, since the time on the way takes a part of a slot as well. */
-static uint64_t whole_slots(double want, bool reserved, double *carry)
+/* Its part of the look at the lower window, as of the window. */
+static struct window_look look_part(const struct storage *t, const struct target *one)
 {
-    if (want < 1 && !reserved)
-        return (uint64_t)fmax(want * 1000, 1);
-    double r = reserved ? ceil(want) : floor(want + *carry + 0.5);
-    r = r < 1 ? 1 : r;
-    *carry += want - r;
-    return (uint64_t)(r * 1000);
+    struct window_look look = t->useful.look;
+    double part = (double)look.slots_milli / (double)t->knee.slots_milli;
+    look.slots_milli = (uint64_t)fmax((double)one->slots_milli * part, 1);
+    return look;
 }
 
 static void target_set(struct services *s, struct storage *t, struct target *one, uint64_t milli)
 {
     double was = (double)one->slots_milli, now = (double)milli;
-    bool alike = was > 0 && fabs(now - was) <= STEADY * was && t->divided == t->window.slots_milli;
+    bool alike = was > 0 && fabs(now - was) <= STEADY * was && t->divided == t->knee.slots_milli;
     one->slots_milli = alike ? one->slots_milli : milli;
-    if (one->plan.slots_milli == one->slots_milli)
+    if (one->plan.slots_milli == one->slots_milli && one->plan.look.id == t->useful.look.id)
         return;
     one->plan.slots_milli = one->slots_milli;
+    if (one->plan.look.id != t->useful.look.id)
+        one->plan.look = look_part(t, one);
     claim_mark(s, one->gateway);
 }
 
@@ -316,7 +268,7 @@ static void storage_look(struct storage *t)
 
 static void storage_divide(struct services *s, struct storage *t)
 {
-    double window = (double)t->window.slots_milli / 1000, left = window, carry = 0;
+    double window = (double)t->knee.slots_milli / 1000, left = window;
     storage_look(t);
     list_for_each(it, &t->targets) {
         const struct target *one = container_of(it, struct target, in_storage);
@@ -325,18 +277,18 @@ static void storage_divide(struct services *s, struct storage *t)
     }
     left = fmax(left, LEFT_LEAST * window);
     double owed = owed_find(t, left), spare = window / (1 + sqrt((double)t->live));
+    double least = fmin(PART_LEAST, 0.5 * window / (double)t->live);
     list_for_each(it, &t->targets) {
         struct target *one = container_of(it, struct target, in_storage);
         if (!target_live(one))
             continue;
         double free_to = fmax(spare, one->use + 3 * sqrt(one->use) + 2);
         if (target_waits(t, one) && owed > 0)
-            target_set(s, t, one,
-                       whole_slots(left * one->owed / owed, one->waits_reserve > 0, &carry));
+            target_set(s, t, one, (uint64_t)(1000 * fmax(left * one->owed / owed, least)));
         else
             target_set(s, t, one, (uint64_t)(1000 * ceil(free_to)));
     }
-    t->divided = t->window.slots_milli;
+    t->divided = t->knee.slots_milli;
 }
 
 /* ---- when ------------------------------------------------------------------------------------ */
@@ -364,20 +316,14 @@ static void storage_off(struct services *s, struct storage *t)
         if (one->plan.slots_milli == 0)
             continue;
         one->plan.slots_milli = 0;
+        one->plan.look = (struct window_look){.id = 0};
         claim_mark(s, one->gateway);
     }
 }
 
 static void storage_begin(struct storage *t)
 {
-    uint64_t most = 0;
-    list_for_each(it, &t->targets) {
-        struct target *one = container_of(it, struct target, in_storage);
-        one->learnt.mono_ns = 0;
-        most = one->e.parallelism_milli > most ? one->e.parallelism_milli : most;
-    }
-    window_init(&t->window, most);
-    t->window.settle = true;
+    useful_begin(t);
     t->slots_on = true;
 }
 
@@ -414,7 +360,7 @@ void slots_storage(struct services *s, struct storage *t)
     }
     if (!t->slots_on)
         storage_begin(t);
-    storage_learn(t);
+    useful_learn(s, t);
     storage_divide(s, t);
 }
 

@@ -10,6 +10,7 @@
 #define WEIR_SERVER_SERVICES_STATE_H
 #include <stdarg.h>
 
+#include "qos/knee.h"
 #include "server/services/coordinator.h"
 #include "server/services/precedence.h"
 #include "server/services/services.h"
@@ -81,6 +82,15 @@ struct blame {
 
 struct gateway;
 
+/* Looks at a storage's lower window, at all its gateways at once; useful.c. */
+struct useful {
+    struct window_look look;            /* the last one asked for, of all gateways together */
+    bool awaited;                       /* its answers are */
+    uint64_t asked_ns, due_ns;          /* the next one */
+    double rate;                        /* answered at the higher window, by cost; 0: not known */
+    double weighed_part;                /* of these answers, that no reservation sent */
+};
+
 /* What targets of several gateways with one URI are together: one storage, one bottleneck
  * (storage.c). */
 struct storage {
@@ -111,7 +121,8 @@ struct storage {
     bool speaks;                        /* somebody has a share here */
     struct {                            /* slots.c */
         bool slots_on;                  /* its window is found and divided here */
-        struct window window;
+        struct knee knee;
+        struct useful useful;
         uint64_t divided;               /* the window as last divided */
         double inflight;                /* of all gateways, in the mean */
         size_t live;                    /* gateways */
@@ -150,8 +161,10 @@ struct target {
     uint64_t wait_alone_us;             /* the bound that they ask for; 0: none */
     bool speaks_alone;                  /* one of them makes a promise */
     struct {                            /* slots.c: of the last window of its gateway */
-        struct target_counts now, seen, learnt; /* reported; at its end; at the last step */
+        struct target_counts now, seen; /* reported; at its end */
         double seconds, use, full;      /* length; mean in flight; part with work waiting */
+        double ios, bytes;              /* answered, a second */
+        struct look_result look;        /* as reported */
         double served, calm;            /* device time a second: of all; of what does not wait */
         double calm_weight;             /* of what does not wait */
         double waits_weight, waits_reserve; /* of what waits and is owed only here */
@@ -658,6 +671,11 @@ void slots_gather(struct gateway *g);
 /* Once a period, after the plan: who waits; then for each storage, learn and divide anew. */
 void slots_waiting(struct services *s);
 void slots_storage(struct services *s, struct storage *t);
+/* Of a storage that several gateways share: begin to find its window; once a period. */
+void useful_begin(struct storage *t);
+void useful_learn(struct services *s, struct storage *t);
+/* What it has is a guess still. */
+bool useful_searches(const struct storage *t);
 /* An early warning of @g was answered: divide anew. */
 void slots_resplit(struct services *s, struct gateway *g);
 

@@ -69,6 +69,7 @@
 #define HELPLESS_PERIODS 3u
 #define LAST_RESORT_PERIODS 3u
 #define LAST_RESORT_SHARED 10u /* where the window is found for several gateways (slots.c) */
+#define LAST_RESORT_SEARCH 20u /* and it is not known yet what window that is */
 #define MEMO_PERIODS 10u
 #define RECORD_STEP 0.10
 #define KNEE_KEPT_NS UINT64_C(600000000000)
@@ -467,7 +468,9 @@ static void say_short(struct services *s, struct storage *t, const struct scene 
  * themselves, a few periods late. */
 static bool scheduler_tries(const struct storage *t, const struct scene *sc)
 {
-    uint32_t patience = t->slots_on ? LAST_RESORT_SHARED : LAST_RESORT_PERIODS;
+    uint32_t patience = !t->slots_on              ? LAST_RESORT_PERIODS
+                        : useful_searches(t) ? LAST_RESORT_SEARCH
+                                             : LAST_RESORT_SHARED;
     if (t->throttles > 0 || failing_periods(sc->victim) > patience)
         return false;
     list_for_each(it, &t->targets) {
