@@ -8,6 +8,7 @@
   trouble    the real server while its database is locked, gateways stop reading or are half-open, one SLA process is stopped,
              and a thousand gateways come back at once; against the seconds just before
 
+    bench/monitor.py --parts trouble --trouble-gateways 10,100,1000,10000 --trouble-pairs 1,2     all sizes; an hour
     bench/monitor.py [--quick] [--parts exchange,server,trouble] [--sizes 10,100,1000,10000] [--rounds N] [--seconds S]
                      [--minutes M] [--json FILE] [--images DIR] [--write docs/performance.md]
 
@@ -340,10 +341,13 @@ def queues(server):
             for t in server.items("/debug/threads")]
 
 
-def trouble_part(o, n):
+def trouble_part(o, n, pairs):
     out, seconds, rounds = [], 10 if not o.quick else 5, 3 if not o.quick else 1
-    tenth = n // 10
-    with real(n, 1) as (server, load):
+    if o.trouble_seconds:
+        seconds = o.trouble_seconds
+    rounds = o.trouble_rounds or rounds
+    tenth = max(1, n // 10)
+    with real(n, pairs) as (server, load):
         time.sleep(4)
         # One process is stopped for as long as its window: what it catches up with afterwards is no longer the trouble.
         cases = [
@@ -352,22 +356,24 @@ def trouble_part(o, n):
             ("10 % half-open", seconds, None, lambda: load.share("half", tenth), lambda: load.do("heal")),
             ("one SLA process stopped", 4, {1}, lambda: stop_thread(server, "services[0]", 4), lambda: None),
         ]
-        pairs = {name: [] for name, *_ in cases}
+        seen = {name: [] for name, *_ in cases}
         # Two calm windows differ by half: each trouble comes several times, each beside a calm window of its own.
         for _ in range(rounds):
             for name, length, processes, begin, end in cases:
-                say(f"trouble: {name}")
+                say(f"trouble: {name} ({n} gateways, {pairs} pair(s))")
                 calm = window(server, load, length, processes)
                 bad = window(server, load, length, processes, begin)
                 end()
-                pairs[name].append({"before": calm, "during": bad})
+                seen[name].append({"before": calm, "during": bad})
                 weirtest.wait_until(lambda: load.up() == n, "all gateways to stand again", 60)
                 time.sleep(3)
-        out = [{"case": name, "gateways": n, "rounds": pairs[name]} for name in pairs]
-        back = min(1000, n - 32)
+        out = [{"case": name, "gateways": n, "pairs": pairs, "rounds": seen[name]} for name in seen]
+        back = min(1000, n - 32 if n > 64 else n)
         say(f"trouble: {back} gateways come back at once")
         took = storm(load, back)
-        out.append({"case": f"{back} reconnect at once", "gateways": n, "settled_s": took, "queues": queues(server)})
+        memory = (rss(server.pid) - server.idle_rss) / n
+        out.append({"case": f"{back} reconnect at once", "gateways": n, "pairs": pairs, "settled_s": took, "queues": queues(server),
+                    "memory_per_gateway_all": memory})
     return out
 
 
@@ -448,19 +454,42 @@ def middle_p99(r, which):
     return statistics.median(x[which]["round_trip"]["p99"] or 0 for x in r["rounds"])
 
 
-def trouble_tables(rows):
-    out = ["| Trouble | gateways | p99 before, ms | p99 of the others meanwhile | moved by | rounds | lost polls |", "|---" * 7 + "|"]
+def middle(r, get):
+    return statistics.median(get(x["during"]) or 0 for x in r["rounds"])
+
+
+def trouble_details(rows):
+    """All that is asked of a calm server, while in trouble: medians of the rounds, with all gateways that are not the trouble."""
+    out = ["", "All of it meanwhile (medians of the rounds; CPU of all threads of the server over the answers that came):", "",
+           "| Trouble | gateways | pairs | answers a second | CPU µs an answer | round trip p50 | p99 | p99.9 ms | surge to control p50 | "
+           "p99 ms | threads |", "|---" * 11 + "|"]
     for r in rows:
+        if "rounds" not in r:
+            continue
+        t = lambda q: cell(middle(r, lambda w: w["round_trip"][q]))  # noqa: E731
+        g = lambda q: cell(middle(r, lambda w: w["surge"][q]))  # noqa: E731
+        cpu = middle(r, lambda w: 1e6 * sum(w["threads"].values()) / max(w["answers_per_s"], 1e-9))
+        answers = cell(middle(r, lambda w: w["answers_per_s"]), 0)
+        out.append(f"| {r['case']} | {r['gateways']:,} | {r['pairs']} | {answers} | {cell(cpu, 0)} | "
+                   f"{t('p50')} | {t('p99')} | {t('p999')} | {g('p50')} | {g('p99')} | {middle(r, lambda w: w['thread_count']):.0f} |")
+    return out
+
+
+def trouble_tables(rows):
+    out = ["| Trouble | gateways | pairs | p99 before, ms | p99 of the others meanwhile | moved by | rounds | lost polls |",
+           "|---" * 8 + "|"]
+    for r in rows:
+        who = f"| {r['case']} | {r['gateways']:,} | {r['pairs']} |"
         if "rounds" in r:
             b, d = middle_p99(r, "before"), middle_p99(r, "during")
             by, each = moved(r)
-            out.append(f"| {r['case']} | {r['gateways']:,} | {cell(b)} | {cell(d)} | {'-' if by is None else f'{by:+.0f} %'} | {each} | "
+            out.append(f"{who} {cell(b)} | {cell(d)} | {'-' if by is None else f'{by:+.0f} %'} | {each} | "
                        f"{sum(x['during']['round_trip']['lost'] for x in r['rounds'])} |")
         else:
             deepest = max(r["queues"], key=lambda q: q["deepest"] / q["capacity"])
-            out.append(f"| {r['case']} | {r['gateways']:,} | settled after {r['settled_s']:.2f} s | deepest mailbox {deepest['name']}: "
-                       f"{deepest['deepest']} of {deepest['capacity']} | | | |")
-    return out
+            out.append(f"{who} settled after {r['settled_s']:.2f} s | deepest mailbox {deepest['name']}: "
+                       f"{deepest['deepest']} of {deepest['capacity']} | {r['memory_per_gateway_all'] / 1000:,.0f} kB a gateway | | |")
+    return out + trouble_details(rows)
 
 
 def goal(what, limit, value, good, words=""):
@@ -494,7 +523,9 @@ def server_goals(rows):
 
 def trouble_goals(rows):
     out = []
-    for r in rows:
+    # Goals are of one pair, and of the largest number that was asked for.
+    judged = [r for r in rows if r["pairs"] == min(x["pairs"] for x in rows)]
+    for r in [r for r in judged if r["gateways"] == max(x["gateways"] for x in judged)]:
         if "rounds" in r:
             out.append(goal(f"{r['case']}: p99 of the others moves by", "< 10 %", moved(r)[0], lambda v: v < 10))
         else:
@@ -524,7 +555,9 @@ def pictures(result, folder):
             series = {f: [next((r[key] for r in got if r["form"] == f and r["gateways"] == n), None) for n in sizes]
                       for f in dict.fromkeys(r["form"] for r in got)}
             chart.bars(os.path.join(folder, name), title, [f"{n:,} gateways" for n in sizes], series)
-    cases = [r for r in result.get("trouble", []) if "rounds" in r]
+    rows = result.get("trouble", [])
+    most = max((r["gateways"] for r in rows), default=0)
+    cases = [r for r in rows if "rounds" in r and r["gateways"] == most and r["pairs"] == min(x["pairs"] for x in rows)]
     if cases:
         chart.bars(os.path.join(folder, "monitor-trouble.svg"), "Round trip p99 of the others, ms", [r["case"] for r in cases],
                    {"before": [middle_p99(r, "before") for r in cases], "meanwhile": [middle_p99(r, "during") for r in cases]})
@@ -547,7 +580,10 @@ def options():
     p.add_argument("--rounds", type=int, default=0)
     p.add_argument("--seconds", type=float, default=0)
     p.add_argument("--minutes", type=float, default=13, help="no further exchange is begun after that; 13")
-    p.add_argument("--trouble-gateways", type=int, default=0)
+    p.add_argument("--trouble-gateways", default="", help="each of these numbers in turn; 1200 (200 when quick)")
+    p.add_argument("--trouble-pairs", default="1", help="with each of these numbers of pairs; 1")
+    p.add_argument("--trouble-rounds", type=int, default=0)
+    p.add_argument("--trouble-seconds", type=float, default=0, help="of one window")
     p.add_argument("--json")
     p.add_argument("--images")
     p.add_argument("--write", help="put the tables between the marks of this file")
@@ -555,7 +591,9 @@ def options():
     o.sizes = [int(n) for n in (o.sizes or ("10,100,1000" if o.quick else "10,100,1000,10000")).split(",")]
     o.rounds = o.rounds or (1 if o.quick else 2)
     o.seconds = o.seconds or (1 if o.quick else 2)
-    o.trouble_gateways = o.trouble_gateways or (200 if o.quick else 1200)
+    numbers = lambda text: [int(n) for n in str(text).split(",")]  # noqa: E731
+    o.trouble_gateways = numbers(o.trouble_gateways or (200 if o.quick else 1200))
+    o.trouble_pairs = numbers(o.trouble_pairs)
     return o
 
 
@@ -568,7 +606,8 @@ def main():
     until = time.monotonic() + 60 * o.minutes
     tables = {"exchange": exchange_tables, "server": server_tables, "trouble": trouble_tables}
     # What there is one of comes first; further rounds of the exchange take the time that is left.
-    for part, run in (("trouble", lambda: trouble_part(o, o.trouble_gateways)), ("server", lambda: server_part(o)),
+    troubles = [(n, pairs) for n in o.trouble_gateways for pairs in o.trouble_pairs]
+    for part, run in (("trouble", lambda: [r for n, pairs in troubles for r in trouble_part(o, n, pairs)]), ("server", lambda: server_part(o)),
                       ("exchange", lambda: exchange_part(o, 1, until))):
         if part in parts:
             result[part] = run()

@@ -4,7 +4,7 @@
 announcement: only the proof of the key makes a gateway.
 
 Method: a real avahi-daemon on a D-Bus of its own, both in a network and a mount namespace where only the loopback is, with multicast on it;
-this file starts itself anew inside. Hostile announcements are service files of that avahi-daemon. Where there is no avahi, or no
+this file starts itself anew inside. For another machine there is a second of each, joined by a cable (veth). Hostile announcements are service files of that avahi-daemon. Where there is no avahi, or no
 namespace may be made, it is skipped.
 """
 import contextlib
@@ -29,9 +29,9 @@ BUS = f"""<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuratio
 <policy context="default"><allow user="*"/><allow own="*"/>{MESSAGES}</policy></busconfig>
 """
 AVAHI = """[server]
-host-name=weirtest
+host-name={host}
 use-ipv6=no
-allow-interfaces=lo
+allow-interfaces={interface}
 ratelimit-interval-usec=1000000
 ratelimit-burst=5000
 [publish]
@@ -47,6 +47,11 @@ SERVICE = """<?xml version="1.0"?><!DOCTYPE service-group SYSTEM "avahi-service.
 
 PREPARE = ["mount -t tmpfs none /run", "mount -t tmpfs none /etc/avahi", "ip link set lo up", "ip link set lo multicast on",
            f"mkdir -p /run/avahi-daemon {SERVICES}", f"touch {HOSTS}"]
+
+
+NEAR, FAR = "10.99.0.1", "10.99.0.2"
+# What a second machine is: a network with one end of a cable, and files of its own where avahi has its own.
+MACHINE = PREPARE[:3] + PREPARE[4:] + ["echo stands", "exec sleep infinity"]
 
 
 def enter():
@@ -71,27 +76,44 @@ class DnsSd(unittest.TestCase):
         self.world = weirtest.World()
         self.addCleanup(lambda: self.world.__exit__(None, None, None))
         bus = self.world.path("bus")
-        with open(self.world.path("bus.conf"), "w", encoding="ascii") as f:
-            f.write(BUS % bus)
-        with open(self.world.path("avahi.conf"), "w", encoding="ascii") as f:
-            f.write(AVAHI)
         os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = "unix:path=" + bus
         self.bus_path = bus
         self.bus()
-        self.avahi()
+        self.daemon = self.avahi()
 
-    def bus(self):
+    def bus(self, path=None, inside=()):
+        path = path or self.bus_path
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.bus_path)
-        p = weirtest.Process(self.world, "dbus-daemon", ["dbus-daemon", "--config-file=" + self.world.path("bus.conf"), "--nofork",
+            os.unlink(path)
+        with open(path + ".conf", "w", encoding="ascii") as f:
+            f.write(BUS % path)
+        p = weirtest.Process(self.world, "dbus-daemon", [*inside, "dbus-daemon", "--config-file=" + path + ".conf", "--nofork",
                                                          "--nopidfile"])
-        weirtest.wait_until(lambda: os.path.exists(self.bus_path), "the bus")
+        weirtest.wait_until(lambda: os.path.exists(path), "the bus")
         return p
 
-    def avahi(self):
-        self.daemon = weirtest.Process(self.world, "avahi-daemon", [
-            "avahi-daemon", "--no-drop-root", "--no-chroot", "--no-rlimits", "--no-proc-title", "-f", self.world.path("avahi.conf")])
-        self.daemon.wait_line("Server startup complete")
+    def avahi(self, host="weirtest", interface="lo", inside=(), env=None):
+        conf = self.world.path(f"avahi-{host}.conf")
+        with open(conf, "w", encoding="ascii") as f:
+            f.write(AVAHI.format(host=host, interface=interface))
+        daemon = weirtest.Process(self.world, "avahi-daemon", [
+            *inside, "avahi-daemon", "--no-drop-root", "--no-chroot", "--no-rlimits", "--no-proc-title", "-f", conf], env)
+        daemon.wait_line("Server startup complete")
+        return daemon
+
+    def machine(self):
+        """Another machine at the other end of a cable; returns how to run something there, and its environment."""
+        holder = weirtest.Process(self.world, "machine", ["unshare", "-n", "-m", "--propagation", "private", "sh", "-ec", "; ".join(MACHINE)])
+        holder.wait_line("stands")
+        inside = ["nsenter", "-t", str(holder.pid), "-n", "-m"]
+        for command in (["ip", "link", "add", "near", "type", "veth", "peer", "name", "far", "netns", str(holder.pid)],
+                        ["ip", "addr", "add", NEAR + "/24", "dev", "near"], ["ip", "link", "set", "near", "up"],
+                        [*inside, "ip", "addr", "add", FAR + "/24", "dev", "far"], [*inside, "ip", "link", "set", "far", "up"]):
+            subprocess.run(command, check=True)
+        env = {"DBUS_SYSTEM_BUS_ADDRESS": "unix:path=" + self.world.path("far-bus")}
+        self.bus(self.world.path("far-bus"), inside)
+        self.avahi("weirfar", "far", inside, env)
+        return inside, env
 
     def server(self, conf="[control]\ndiscovery = dns-sd\n"):
         state = self.world.path("server")
@@ -157,11 +179,50 @@ class DnsSd(unittest.TestCase):
         self.daemon.stop()
         server.wait_line("gateways cannot be looked for on the network")
         self.assertEqual(self.state(server, "second"), "admitted")
-        self.avahi()
+        self.daemon = self.avahi()
         self.gateway("third")
         self.wait_state(server, "third", "admitted")
         self.assertEqual(self.state(server, "second"), "admitted")
         self.assertEqual(self.metric(server, "ended_error_total") + self.metric(server, "ended_by_server_total"), 0)
+
+    def test_a_gateway_on_another_machine_is_found_and_enrols(self):
+        weirtest.need("nsenter")
+        self.daemon.stop()
+        inside, env = self.machine()
+        self.daemon = self.avahi("weirnear", "near")
+        server = self.server()
+        token = server.request("POST", "/api/v1/enrolment-tokens", {})[2]["token"]
+        state, conf = self.world.path("far-state"), self.world.path("far.conf")
+        os.makedirs(state, mode=0o700)
+        with open(conf, "w", encoding="ascii") as f:
+            f.write(f"[gateway]\nname = far\n[server]\nlisten = {FAR}:7401\n"
+                    "[listener l]\naddress = 127.0.0.1:0\ntarget = t\n[target t]\nuri = nbd://127.0.0.1:9\n")
+        common = ["--state-dir", state, "--config", conf]
+
+        def gateway(*args):
+            p = weirtest.Process(self.world, "far-gateway", [*inside, weirtest.GATEWAY, "--socket", self.world.path("far.sock"), *common,
+                                                             *args], env)
+            p.wait_line("listening on")
+            return p
+
+        first = gateway("--token", token)
+        announcement = weirtest.Process(self.world, "far-announcement", [*inside, weirtest.GATEWAY, "--announce", *common], env)
+        self.wait_state(server, "far", "admitted")
+        known = server.get("/gateways/far")
+        self.assertEqual(known["address"], FAR)
+        dial = server.items("/dials")[0]
+        self.assertEqual((dial["source"], dial["name"], dial["address"]), ("discovered", "far", f"{FAR}:7401"))
+
+        # The cable is drawn and put back while the gateway is away: it is found anew, and is the one it was.
+        first.stop()
+        self.wait_state(server, "far", "lost")
+        announcement.stop()
+        for way in ("down", "up"):
+            subprocess.run(["ip", "link", "set", "near", way], check=True)
+        gateway()
+        weirtest.Process(self.world, "far-announcement", [*inside, weirtest.GATEWAY, "--announce", *common], env)
+        self.wait_state(server, "far", "admitted")
+        self.assertEqual(server.get("/gateways/far")["id"], known["id"])
 
     def test_a_server_that_starts_before_d_bus_finds_gateways_when_it_is_there(self):
         self.daemon.stop()
@@ -170,7 +231,7 @@ class DnsSd(unittest.TestCase):
         server = self.server()
         server.wait_line("gateways cannot be looked for on the network")
         self.bus()
-        self.avahi()
+        self.daemon = self.avahi()
         self.gateway("late")
         self.wait_state(server, "late", "admitted")
         self.assertEqual(server.output().count("cannot be looked for"), 1, "said once")
