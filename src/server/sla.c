@@ -9,7 +9,8 @@
  * has gathered, then sleep until a message or the next due time, unless a piece is left. The
  * mailbox hands out what is urgent first, so an early warning waits for what is being handled and,
  * between rounds, for a tick and a piece: a few milliseconds, however many statistics lie there and
- * however large the plan. What goes out:
+ * however large the plan. Views that people ask for are rendered in pieces as well, in the order
+ * in which they came. What goes out:
  *
  *   polls, controls, ends of sessions  -> outbound of the gateway's pair, at once; a full ring is
  * told to the services, which keep controls and send again samples, actions, events           ->
@@ -48,6 +49,9 @@
 
 #define ROUND_MESSAGES 256u
 #define ROUND_NS (1 * NS_PER_MS)
+/* Of one view in one piece; a stream with its histograms is as much as several without. */
+#define VIEW_MOST 32u
+#define VIEW_MOST_HISTOGRAMS 4u
 #define MOVE_RETRY_NS (10 * NS_PER_MS)
 #define ASK_TIMEOUT_NS (5 * NS_PER_S)
 /* Streams one process holds; see services/state.h for what one costs. */
@@ -57,6 +61,13 @@
 /* What is loaded at the start, in this order of tags. */
 enum load { LOAD_DOCUMENTS, LOAD_SETTINGS, LOAD_GATEWAYS, LOAD_COUNT };
 enum load_state { LOAD_WANTED, LOAD_ASKED, LOAD_DONE };
+
+/* A view that was asked for. As many at most as the askers have tickets. */
+struct view_job {
+    struct view_job *next;
+    struct msg m;
+    json_t *out;
+};
 
 struct sla {
     const struct sla_thread *setup;
@@ -72,6 +83,7 @@ struct sla {
     bool stopping;
     struct move_queue moves;   /* batons that could not be handed on yet */
     struct move_queue arrived; /* and those that came before the documents */
+    struct view_job *view, **view_end; /* the first is being rendered */
     struct msg stop;
 };
 
@@ -234,12 +246,64 @@ static void json_release(void *json)
     json_decref(json);
 }
 
-static void on_view(struct sla *s, const struct msg *m)
+static void on_view(struct sla *s, struct msg *m)
 {
-    json_t *j = view_render(services_entities(s->services), m->body, s->setup->index,
-                            s->setup->threads->queued);
-    mailbox_reply(s->box, m, j != NULL ? 0 : WEIR_E_UNAVAILABLE, j,
-                  j != NULL ? json_release : NULL);
+    struct view_job *v = calloc(1, sizeof(*v));
+    json_t *out = v != NULL ? json_array() : NULL;
+    if (out == NULL) {
+        free(v);
+        mailbox_reply(s->box, m, WEIR_E_UNAVAILABLE, NULL, NULL);
+        return;
+    }
+    v->m = *m;
+    v->out = out;
+    m->body = NULL;
+    *s->view_end = v;
+    s->view_end = &v->next;
+}
+
+static void view_done(struct sla *s, struct view_job *v)
+{
+    s->view = v->next;
+    if (s->view == NULL)
+        s->view_end = &s->view;
+    services_place_set(s->services, NULL);
+    mailbox_reply(s->box, &v->m, 0, v->out, json_release);
+    msg_release(&v->m);
+    free(v);
+}
+
+/* A piece of the view that was asked for first; false: none is left. */
+static bool view_step(struct sla *s)
+{
+    struct view_job *v = s->view;
+    if (v == NULL)
+        return false;
+    const struct view_request *r = v->m.body;
+    const struct list *at = services_place(s->services);
+    bool whole = !mailbox_wanted(s->box, &v->m) || /* nobody waits any more */
+                 view_render(services_entities(s->services), r, s->setup->index,
+                             s->setup->threads->queued,
+                             r->histograms ? VIEW_MOST_HISTOGRAMS : VIEW_MOST, &at, v->out);
+    if (whole)
+        view_done(s, v);
+    else
+        services_place_set(s->services, at);
+    return s->view != NULL;
+}
+
+static bool views_drive(struct sla *s)
+{
+    uint64_t begin_ns = clock_mono_ns(), now_ns = begin_ns;
+    if (s->view == NULL)
+        return false;
+    mailbox_busy(s->box, MSG_VIEW, begin_ns);
+    bool left = true;
+    while (left && now_ns - begin_ns < ROUND_NS) {
+        left = view_step(s);
+        now_ns = clock_mono_ns();
+    }
+    return left;
 }
 
 static int document_apply(struct sla *s, const struct document_change *c, uint64_t now_ns,
@@ -505,6 +569,7 @@ static void round_once(struct sla *s, uint64_t *expired_ns)
     services_tick(s->services, now_ns, wall_us);
     bool left = services_step(s->services, now_ns, wall_us);
     sla_out_flush(&s->out, now_ns, false);
+    left = views_drive(s) || left;
     mailbox_idle(s->box, clock_mono_ns());
     if (!more && !left)
         wait_for_work(s, clock_mono_ns());
@@ -514,6 +579,7 @@ static int sla_init(struct sla *s, const struct sla_thread *setup)
 {
     const struct server_config *c = setup->config;
     *s = (struct sla){.setup = setup, .box = setup->threads->services[setup->index]};
+    s->view_end = &s->view;
     int err = sla_out_init(&s->out, setup);
     if (err < 0)
         return err;
@@ -550,7 +616,7 @@ void *sla_main(void *sla_thread)
         round_once(s, &expired_ns);
     struct msg stop = s->stop;
     struct mailbox *box = s->box;
-    while (handle_some(s))
+    while (handle_some(s) || view_step(s))
         continue;
     sla_out_flush(&s->out, clock_mono_ns(), true);
     move_queue_free(&s->moves);

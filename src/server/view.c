@@ -177,10 +177,13 @@ static json_t *stream(const struct entity_stream *st, bool with_histograms)
     return j;
 }
 
-static void render_streams(const struct entities *e, const struct view_request *r, json_t *out)
+static bool render_streams(const struct entities *e, const struct view_request *r, size_t most,
+                           const struct list **at, json_t *out)
 {
-    list_for_each(it, &e->streams) {
-        const struct entity_stream *st = container_of(it, struct entity_stream, link);
+    size_t end = json_array_size(out) + most;
+    const struct list *it = *at != NULL ? *at : e->streams.next;
+    for (; it != &e->streams && json_array_size(out) < end; it = it->next) {
+        const struct entity_stream *st = container_of(it, const struct entity_stream, link);
         if (r->name[0] != '\0' && strcmp(r->name, st->key) != 0)
             continue;
         json_t *j = stream(st, r->histograms);
@@ -190,6 +193,8 @@ static void render_streams(const struct entities *e, const struct view_request *
         }
         json_array_append_new(out, j);
     }
+    *at = it;
+    return it == &e->streams;
 }
 
 /* --- gateways
@@ -283,15 +288,20 @@ static json_t *gateway(const struct entity_gateway *g, uint64_t process,
     return j;
 }
 
-static void render_gateways(const struct entities *e, const struct view_request *r,
-                            uint64_t process, const _Atomic uint32_t *queued, json_t *out)
+static bool render_gateways(const struct entities *e, const struct view_request *r,
+                            uint64_t process, const _Atomic uint32_t *queued, size_t most,
+                            const struct list **at, json_t *out)
 {
-    list_for_each(it, &e->gateways) {
-        const struct entity_gateway *g = container_of(it, struct entity_gateway, link);
+    size_t end = json_array_size(out) + most;
+    const struct list *it = *at != NULL ? *at : e->gateways.next;
+    for (; it != &e->gateways && json_array_size(out) < end; it = it->next) {
+        const struct entity_gateway *g = container_of(it, const struct entity_gateway, link);
         if (r->name[0] == '\0' || strcmp(r->name, g->hello.name) == 0 ||
             strcmp(r->name, g->id_text) == 0)
             json_array_append_new(out, gateway(g, process, queued));
     }
+    *at = it;
+    return it == &e->gateways;
 }
 
 /* --- agreements
@@ -454,19 +464,14 @@ static void render_polls(const struct entities *e, uint64_t process, json_t *out
     json_array_append_new(out, j);
 }
 
-json_t *view_render(const struct entities *e, const struct view_request *r, uint64_t process,
-                    const _Atomic uint32_t *queued)
+bool view_render(const struct entities *e, const struct view_request *r, uint64_t process,
+                 const _Atomic uint32_t *queued, size_t most, const struct list **at, json_t *out)
 {
-    json_t *out = json_array();
-    if (out == NULL)
-        return NULL;
     switch (r->kind) {
     case VIEW_STREAMS:
-        render_streams(e, r, out);
-        break;
+        return render_streams(e, r, most, at, out);
     case VIEW_GATEWAYS:
-        render_gateways(e, r, process, queued, out);
-        break;
+        return render_gateways(e, r, process, queued, most, at, out);
     case VIEW_TARGETS:
         view_targets(e, r, out);
         break;
@@ -485,5 +490,5 @@ json_t *view_render(const struct entities *e, const struct view_request *r, uint
         render_polls(e, process, out);
         break;
     }
-    return out;
+    return true;
 }

@@ -207,6 +207,7 @@ void entity_gateway_take_out(struct services *s, struct gateway *g)
         storage_take(st, NULL);
         list_remove(&st->in_index);
         list_remove(&st->in_key);
+        period_leaves(s, &st->e.link);
         list_remove(&st->e.link);
         s->e.stream_count--;
     }
@@ -578,6 +579,7 @@ void entity_stream_free(struct services *s, struct stream *st)
     list_remove(&st->in_key);
     storage_take(st, NULL);
     list_remove(&st->in_gateway);
+    period_leaves(s, &st->e.link);
     list_remove(&st->e.link);
     weir_assert(st->gateway->e.stream_count > 0 && s->e.stream_count > 0);
     st->gateway->e.stream_count--;

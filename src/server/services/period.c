@@ -323,6 +323,8 @@ void period_ask(struct services *s, enum period_what what)
 void period_leaves(struct services *s, const struct list *l)
 {
     struct period *p = &s->period;
+    if (s->place == l)
+        s->place = l->next;
     if (p->target == l)
         p->target = l->next;
     if (p->at != l)

@@ -733,6 +733,16 @@ const struct entities *services_entities(const struct services *s)
     return &s->e;
 }
 
+void services_place_set(struct services *s, const struct list *at)
+{
+    s->place = at;
+}
+
+const struct list *services_place(const struct services *s)
+{
+    return s->place;
+}
+
 void services_stats(const struct services *s, struct services_stats *ret)
 {
     *ret = s->stats;

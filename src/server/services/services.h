@@ -173,6 +173,10 @@ void services_stats(const struct services *s, struct services_stats *ret);
 
 /* The entity cache, for views. Borrowed; valid until the next call that is not const. */
 const struct entities *services_entities(const struct services *s);
+/* A place in one of the cache's lists (streams, gateways, targets), moved on when what stands there
+ * goes, so that a walk may be made in pieces. One at a time; NULL: none. */
+void services_place_set(struct services *s, const struct list *at);
+const struct list *services_place(const struct services *s);
 /* The targets of @g that have a uri, at most @most of them; returns how many. Borrowed likewise. */
 size_t services_gateway_targets(const struct entity_gateway *g, const struct entity_target **ret,
                                 size_t most);

@@ -414,6 +414,7 @@ struct services {
     struct list storages;
     uint64_t plan_ns;                   /* when splits are made anew */
     struct period period;
+    const struct list *place;           /* of whoever walks the cache in pieces */
     uint64_t planned_generation, touched, planned_touched;
     struct split_part *split;           /* scratch, of the largest claim */
     size_t split_cap;
@@ -627,7 +628,7 @@ void period_ask(struct services *s, enum period_what what);
 /* One piece; false: nothing is left. */
 bool period_step(struct services *s);
 /* Call before @l is taken out of one of the lists that a period walks: spanning, dirty, storages,
- * their targets, all targets, all gateways. */
+ * their targets, all targets, all gateways; or all streams. */
 void period_leaves(struct services *s, const struct list *l);
 /* Call when a part or a target goes: what the plan under way knows of it is void. */
 void period_broken(struct services *s);

@@ -389,6 +389,42 @@ static void anything_may_happen_between_pieces(void **state)
     }
 }
 
+static bool stands(const struct stage *t, const struct list *at)
+{
+    list_for_each(it, &t->s->e.streams)
+        if (it == at)
+            return true;
+    return at == &t->s->e.streams;
+}
+
+static void a_walk_in_pieces_keeps_its_place(void **state)
+{
+    uint64_t seed = clock_mono_ns();
+    struct rng rng;
+    struct stage t;
+    (void)state;
+    print_message("seed %llu\n", (unsigned long long)seed);
+    rng_seed(&rng, seed);
+    stage_begin(&t, true);
+    second(&t, true);
+    for (unsigned round = 0; round < 8; round++) {
+        const struct list *head = &t.s->e.streams;
+        size_t seen = 0, most = t.s->e.stream_count + 1000 * (size_t)STREAMS;
+        services_place_set(t.s, head->next);
+        while (services_place(t.s) != head) {
+            const struct list *at = services_place(t.s);
+            assert_true(stands(&t, at)); /* and what stood there may go now */
+            services_place_set(t.s, at->next);
+            assert_true(++seen < most);
+            if (rng_below(&rng, 8) == 0)
+                happen(&t, &rng);
+        }
+        services_place_set(t.s, NULL);
+        second(&t, true);
+    }
+    stage_end(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -396,6 +432,7 @@ int main(void)
         cmocka_unit_test(no_piece_tells_many_gateways),
         cmocka_unit_test(a_warning_between_pieces_is_asked_at_once),
         cmocka_unit_test(anything_may_happen_between_pieces),
+        cmocka_unit_test(a_walk_in_pieces_keeps_its_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
