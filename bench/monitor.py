@@ -283,13 +283,14 @@ def window(server, load, seconds, processes=None, within=None):
 def server_part(o):
     out = []
     for n in o.sizes:
-        for pairs in (1, 2):
+        for pairs in o.pairs:
             say(f"weir-server: {n} gateways, {pairs} pair(s)")
             with real(n, pairs) as (server, load):
                 time.sleep(4)
                 row = window(server, load, max(o.seconds, 5))
                 row |= {"gateways": n, "pairs": pairs, "streams": real_streams(n), "connect_s": server.connect_s,
-                        "memory_per_gateway_all": (rss(server.pid) - server.idle_rss) / n}
+                        "memory_per_gateway_all": (rss(server.pid) - server.idle_rss) / n,
+                        "warnings": server.get("/debug/threads")["warnings"]}
                 out.append(row)
     return out
 
@@ -440,6 +441,17 @@ def server_tables(rows):
                    f"{part('services'):.1f} % | {part('store'):.1f} % | "
                    f"{cell(t['p50'])} | {cell(t['p99'])} | {cell(t['p999'])} | {t['lost']} | {cell(s['p50'])} | "
                    f"{cell(s['p99'])} | {r['memory_per_gateway_all'] / 1000:,.0f} kB |")
+    return out + (warnings_tables(rows) if rows else [])
+
+
+def warnings_tables(rows):
+    """Where early warnings wait, as the server itself sees it since its start."""
+    out = ["", "The way of early warnings at the server, p50 · p99 in ms since its start (`weir debug threads`):", "",
+           "| Gateways | pairs | " + " | ".join(w["part"] for w in rows[0]["warnings"]) + " |",
+           "|---" * (2 + len(rows[0]["warnings"])) + "|"]
+    for r in rows:
+        out.append(f"| {r['gateways']:,} | {r['pairs']} | " +
+                   " | ".join(f"{w['p50Us'] / 1000:.2f} · {w['p99Us'] / 1000:.2f}" for w in r["warnings"]) + " |")
     return out
 
 
@@ -577,6 +589,7 @@ def options():
     p.add_argument("--quick", action="store_true")
     p.add_argument("--parts", default="exchange,server,trouble")
     p.add_argument("--sizes", default="")
+    p.add_argument("--pairs", default="1,2", help="of the real server; 1,2")
     p.add_argument("--rounds", type=int, default=0)
     p.add_argument("--seconds", type=float, default=0)
     p.add_argument("--minutes", type=float, default=13, help="no further exchange is begun after that; 13")
@@ -594,6 +607,7 @@ def options():
     numbers = lambda text: [int(n) for n in str(text).split(",")]  # noqa: E731
     o.trouble_gateways = numbers(o.trouble_gateways or (200 if o.quick else 1200))
     o.trouble_pairs = numbers(o.trouble_pairs)
+    o.pairs = numbers(o.pairs)
     return o
 
 
@@ -607,7 +621,8 @@ def main():
     tables = {"exchange": exchange_tables, "server": server_tables, "trouble": trouble_tables}
     # What there is one of comes first; further rounds of the exchange take the time that is left.
     troubles = [(n, pairs) for n in o.trouble_gateways for pairs in o.trouble_pairs]
-    for part, run in (("trouble", lambda: [r for n, pairs in troubles for r in trouble_part(o, n, pairs)]), ("server", lambda: server_part(o)),
+    for part, run in (("trouble", lambda: [r for n, pairs in troubles for r in trouble_part(o, n, pairs)]),
+                      ("server", lambda: server_part(o)),
                       ("exchange", lambda: exchange_part(o, 1, until))):
         if part in parts:
             result[part] = run()

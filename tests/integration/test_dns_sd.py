@@ -4,8 +4,8 @@
 announcement: only the proof of the key makes a gateway.
 
 Method: a real avahi-daemon on a D-Bus of its own, both in a network and a mount namespace where only the loopback is, with multicast on it;
-this file starts itself anew inside. For another machine there is a second of each, joined by a cable (veth). Hostile announcements are service files of that avahi-daemon. Where there is no avahi, or no
-namespace may be made, it is skipped.
+this file starts itself anew inside. For another machine there is a second of each, joined by a cable (veth). Hostile announcements are
+service files of that avahi-daemon. Where there is no avahi, or no namespace may be made, it is skipped.
 """
 import contextlib
 import os
@@ -103,7 +103,8 @@ class DnsSd(unittest.TestCase):
 
     def machine(self):
         """Another machine at the other end of a cable; returns how to run something there, and its environment."""
-        holder = weirtest.Process(self.world, "machine", ["unshare", "-n", "-m", "--propagation", "private", "sh", "-ec", "; ".join(MACHINE)])
+        holder = weirtest.Process(self.world, "machine", ["unshare", "-n", "-m", "--propagation", "private", "sh", "-ec",
+                                                          "; ".join(MACHINE)])
         holder.wait_line("stands")
         inside = ["nsenter", "-t", str(holder.pid), "-n", "-m"]
         for command in (["ip", "link", "add", "near", "type", "veth", "peer", "name", "far", "netns", str(holder.pid)],
