@@ -274,8 +274,9 @@ class DnsSd(unittest.TestCase):
         for i in range(300):
             self.announce(f"2-many-{i}", 10000 + i)
         self.daemon.popen.send_signal(1)
-        weirtest.wait_until(lambda: self.metric(server, "found_now") >= 200, "the flood to be found")
-        weirtest.wait_until(lambda: self.metric(server, "found_refused_total") >= 20, "what finds no room to be counted")
+        weirtest.wait_until(lambda: self.metric(server, "found_now") >= 200, "the flood to be found", 3 * weirtest.PATIENCE)
+        weirtest.wait_until(lambda: self.metric(server, "found_refused_total") >= 20, "what finds no room to be counted",
+                            3 * weirtest.PATIENCE)
         self.assertLessEqual(self.metric(server, "found_now"), 256)
         self.assertLessEqual(self.metric(server, "handshakes_now"), 16)
         addresses = {d["address"] for d in server.items("/dials")}
