@@ -310,6 +310,26 @@ enum negotiate_state negotiate_step(struct negotiation *n, struct text *from_hos
     return NEGOTIATE_FAILED;
 }
 
+bool negotiate_awaits_target(const struct negotiation *n)
+{
+    switch (n->phase) {
+    case PHASE_GREETING:
+    case PHASE_ASKING:
+    case PHASE_TARGET_TLS:
+    case PHASE_ANSWER:
+    case PHASE_EXPORT_REPLY:
+        return true;
+    case PHASE_CLIENT_FLAGS:
+    case PHASE_OPTION:
+    case PHASE_HOST_TLS:
+    case PHASE_DONE:
+    case PHASE_ENDED:
+    case PHASE_FAILED:
+        return false;
+    }
+    return false;
+}
+
 const struct negotiate_result *negotiate_result(const struct negotiation *n)
 {
     weir_assert(n->phase == PHASE_DONE);

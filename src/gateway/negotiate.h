@@ -59,6 +59,9 @@ enum negotiate_state negotiate_step(struct negotiation *n, struct text *from_hos
                                     struct text *to_target, struct text *from_target,
                                     struct text *to_host);
 
+/* Whether it is the target's turn to say something, and not the host's. */
+bool negotiate_awaits_target(const struct negotiation *n);
+
 const struct negotiate_result *negotiate_result(const struct negotiation *n);
 
 /* Static words for FAILED or ENDED: "host sent a bad option magic". */

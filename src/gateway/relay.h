@@ -19,9 +19,10 @@
     X(HOST_RESET, "host-reset", "host connection failed")            \
     X(HOST_PROTOCOL, "host-protocol", "host broke the protocol")     \
     X(HOST_TLS, "host-tls", "TLS with the host failed, or its certificate or key does not hold") \
-    X(HOST_TIMEOUT, "host-timeout", "negotiation took too long")     \
+    X(HOST_TIMEOUT, "host-timeout", "host took too long in negotiation") \
     X(HOST_SILENT, "host-silent", "host acknowledged nothing for peer-timeout") \
     X(TARGET_UNREACHABLE, "target-unreachable", "connect to the target failed") \
+    X(TARGET_TIMEOUT, "target-timeout", "target took too long in negotiation") \
     X(TARGET_CLOSED, "target-closed", "target closed the connection") \
     X(TARGET_RESET, "target-reset", "target connection failed")      \
     X(TARGET_TLS, "target-tls", "TLS with the target failed, or its certificate does not hold") \

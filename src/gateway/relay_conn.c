@@ -196,6 +196,7 @@ static bool relay_close_is_failure(enum relay_close why)
     case RELAY_CLOSE_HOST_TIMEOUT:
     case RELAY_CLOSE_HOST_SILENT:
     case RELAY_CLOSE_TARGET_UNREACHABLE:
+    case RELAY_CLOSE_TARGET_TIMEOUT:
     case RELAY_CLOSE_TARGET_CLOSED:
     case RELAY_CLOSE_TARGET_RESET:
     case RELAY_CLOSE_TARGET_TLS:
@@ -283,6 +284,19 @@ void relay_conn_stop(struct relay_conn *c)
     weir_unreachable("a closed connection among the living");
 }
 
+/* handshake-timeout is over: whose word is missing? */
+static void relay_negotiation_timeout(struct relay_conn *c)
+{
+    const struct relay_talk *t = &c->talk;
+    if (!negotiate_awaits_target(t->negotiation) || t->to_host.len > 0) {
+        relay_conn_close(c, RELAY_CLOSE_HOST_TIMEOUT, NULL);
+        return;
+    }
+    c->stats->connect_failures++;
+    c->stats->last_error = -ETIMEDOUT;
+    relay_conn_close(c, RELAY_CLOSE_TARGET_TIMEOUT, NULL);
+}
+
 static void relay_conn_timeout(struct reactor_timer *t, uint64_t now_ns)
 {
     struct relay_conn *c = container_of(t, struct relay_conn, timer);
@@ -293,7 +307,7 @@ static void relay_conn_timeout(struct reactor_timer *t, uint64_t now_ns)
         relay_conn_close(c, RELAY_CLOSE_TARGET_UNREACHABLE, "connecting took too long");
         return;
     case RELAY_NEGOTIATING:
-        relay_conn_close(c, RELAY_CLOSE_HOST_TIMEOUT, NULL);
+        relay_negotiation_timeout(c);
         return;
     case RELAY_DRAINING:
         if (c->undispatched > 0)

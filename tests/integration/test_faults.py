@@ -52,9 +52,20 @@ def reset(sock):
 
 
 def host_bytewise(c):
+    """What is left of its request, or a new one."""
     rest, c.rest = c.rest, b""
-    slowly(c.host.sock, rest)
-    answer_write(c)
+    if rest:
+        slowly(c.host.sock, rest)
+        if c.state is Negotiation:
+            c.state.answer(c)
+        else:
+            answer_write(c)
+        return
+    slowly(c.host.sock, c.request(READ, 0xC7, 0, 64))
+    finish_first(c)
+    _, cookie, _, _ = c.take()
+    c.target.sendall(c.answer(cookie, DATA[:64]))
+    assert c.read_reply() == (0xC7, 0, DATA[:64])
 
 
 def refuse(c):
@@ -170,6 +181,11 @@ def target_garbage(c):
 def target_bytewise(c):
     """The rest of the reply, or a new one, byte by byte."""
     rest = c.target_rest
+    if c.state is Negotiation:
+        c.push(c.rest)
+        c.rest = b""
+        c.state.answer(c, slowly)
+        return
     if rest:
         slowly(c.target, rest)
         c.target_rest = b""
@@ -274,7 +290,7 @@ FAULTS = {
     "host reads a negative length": (host_negative_read, transmission(LIVES)),
     "host writes without end": (host_endless_write, transmission("host-vanished", {"held": None})),
     "host repeats cookies": (host_duplicate_cookies, transmission(LIVES)),
-    "host sends byte by byte": (host_bytewise, {s: LIVES for s in ("header", "payload")}),
+    "host sends byte by byte": (host_bytewise, everywhere(LIVES)),
     "host reads nothing for a while": (host_slow_reader, transmission(LIVES)),
     "host disconnects": (host_disc, transmission("host-disconnected")),
     "target closes": (lambda c: c.target.close(), everywhere("target-closed", {"payload": ("target-closed", "target-reset")})),
@@ -288,7 +304,7 @@ FAULTS = {
     "target answers in another form": (target_wrong_form, transmission("target-protocol")),
     "target answers with an error": (target_error, transmission(LIVES)),
     "target is slow": (target_slow, everywhere(LIVES)),
-    "target answers byte by byte": (target_bytewise, transmission(LIVES)),
+    "target answers byte by byte": (target_bytewise, everywhere(LIVES)),
     "target reads nothing for a while": (target_not_reading, transmission(LIVES, {"held": None, "reply": None})),
     "target answers an option without end": (target_long_answer, {"negotiation": "target-protocol"}),
     "target answers another option": (target_other_option, {"negotiation": "target-protocol"}),

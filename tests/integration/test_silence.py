@@ -10,8 +10,9 @@ import subprocess
 import time
 
 import weirtest
-from faultplay import DATA, KIB, SIZE, Case, FaultCase, Idle, Store, config, exchange
-from rawnbd import READ, WRITE, Host
+from faultplay import (DATA, KIB, SIZE, STATES, Case, FaultCase, Header, Held, Idle, Negotiation, Payload, Reply, Store, config,
+                       exchange)
+from rawnbd import READ, Host
 from weirtest import wait_until
 
 
@@ -40,34 +41,65 @@ class Silence(FaultCase):
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             return pool.submit(work).result()
 
-    def play(self, target_space, target_address, host_space, expected, strike):
+    def play(self, target_space, target_address, host_space, expected, begin, strike):
+        """A connection in each state of the protocol; all are cut at once, and all end for the @expected reasons."""
         world = weirtest.World()
         world.__enter__()
         self.addCleanup(lambda: world.__exit__(None, None, None))
         store = self.within(target_space, lambda: Store(target_address))
         self.addCleanup(store.close)
         g = self.within(self.space, lambda: world.gateway(config=config(
-            store.uri, "peer-timeout = 1s").replace("127.0.0.1:0", "10.0.0.1:0")))
-        c = self.within(host_space, lambda: Case(g, store, b"x", Idle))
-        self.addCleanup(c.close)
-        exchange(c)
+            store.uri, "peer-timeout = 1s\nhandshake-timeout = 3s").replace("127.0.0.1:0", "10.0.0.1:0")))
+        cases = []
+        for name, state in reversed(STATES.items()):  # negotiation last: its time is short
+            export = (b"stuck-" if state is Held else b"x-") + name.encode()
+            c = self.within(host_space, lambda export=export, state=state: Case(g, store, export, state))
+            self.addCleanup(c.close)
+            cases.append(c)
+            begin(c)
         before = self.connections(g)["closed"]
-        strike(c, lambda: subprocess.run(["ip", "-n", self.space + "p", "link", "set", "veth-b", "down"], check=True))
-        self.wait_closed(g, before, (expected,))
+        subprocess.run(["ip", "-n", self.space + "p", "link", "set", "veth-b", "down"], check=True)
+        for c in cases:
+            strike(c)
 
-    def test_a_target_that_is_gone_with_a_request_under_way_is_noticed(self):
-        def strike(c, cut):
-            cut()
-            c.push(c.request(WRITE, 1, 0, SIZE, DATA))
-        self.play(self.space + "p", "10.0.0.2", self.space, "target-silent", strike)
+        def closed():
+            after = self.connections(g)["closed"]
+            return {k: n - before[k] for k, n in after.items() if n != before[k]}
+        wait_until(lambda: sum(closed().values()) == len(cases), f"all to be closed as {expected}")
+        self.assertEqual(closed(), expected)
+        for c in cases:
+            c.balance()
+        self.assertEqual(self.connections(g)["active"], 0)
 
-    def test_a_host_that_is_gone_with_a_reply_under_way_is_noticed(self):
-        def strike(c, cut):
-            c.push(c.request(READ, 1, 0, SIZE))
-            _, cookie, _, _ = c.take()
-            cut()
-            c.target.sendall(c.answer(cookie, DATA))
-        self.play(self.space, "127.0.0.1", self.space + "p", "host-silent", strike)
+    def test_a_target_that_is_gone_is_noticed_whatever_is_under_way(self):
+        def strike(c):
+            if c.state in (Idle, Reply, Held):  # else there is a rest of a request
+                c.push(c.request(READ, 1, 0, SIZE))
+            c.push(c.rest)
+        # In negotiation its time is bounded by handshake-timeout, whatever TCP knows.
+        self.play(self.space + "p", "10.0.0.2", self.space, {"target-silent": 5, "target-timeout": 1},
+                  lambda c: c.state.enter(c), strike)
+
+    def test_a_host_that_is_gone_is_noticed_whatever_is_under_way(self):
+        under_way = {}
+
+        def begin(c):
+            if c.state in (Idle, Header, Payload, Held):  # whose other side would have nothing to say
+                c.push(c.request(READ, 1, 0, SIZE))
+                under_way[c] = c.take()[1]
+            if c.state is not Idle:
+                c.state.enter(c)
+            if c.state is Negotiation:
+                c.push(c.rest)
+
+        def strike(c):
+            if c in under_way:
+                c.target.sendall(c.answer(under_way[c], DATA))
+            elif c.state is Reply:
+                c.target.sendall(c.target_rest)
+            else:  # an option
+                c.target.sendall(c.state.opened(c))
+        self.play(self.space, "127.0.0.1", self.space + "p", {"host-silent": 6}, begin, strike)
 
 
 class Exhaustion(FaultCase):
@@ -86,6 +118,11 @@ class Exhaustion(FaultCase):
 
     def test_without_descriptors_hosts_are_refused_or_wait_and_those_there_go_on(self):
         gateway, store, bystander = self.world_with()
+        cases = []
+        for name, state in STATES.items():
+            cases.append(Case(gateway, store, (b"held-" if state is Held else b"x-") + name.encode(), state))
+            self.addCleanup(cases[-1].close)
+            state.enter(cases[-1])
         pid = gateway.local(get="status")["status"].get("manager", {}).get("workerPid", gateway.pid)
         used = len(os.listdir(f"/proc/{pid}/fd"))
         subprocess.run(["prlimit", "--pid", str(pid), f"--nofile={used + 5}:"], check=True)
@@ -94,10 +131,14 @@ class Exhaustion(FaultCase):
             self.addCleanup(h.sock.close)
         bystander.check()
         wait_until(lambda: "Too many open files" in gateway.output(), "descriptors to run out")
+        for c in cases:  # whatever was under way goes on
+            c.finish()
+            c.balance()
+            c.close()
         subprocess.run(["prlimit", "--pid", str(pid), "--nofile=1024:"], check=True)
         for h in hosts:
             h.sock.close()
-        wait_until(lambda: self.connections(gateway)["accepted"] == 13 and self.connections(gateway)["active"] == 1,
+        wait_until(lambda: self.connections(gateway)["accepted"] == 13 + len(cases) and self.connections(gateway)["active"] == 1,
                    "all let in, and only the bystander left")
         time.sleep(0.2)  # what the target has still to accept
         while not store.accepted.empty():

@@ -211,15 +211,26 @@ class Negotiation:
         c.push(go[:18])
         c.rest = go[18:]
 
-    @staticmethod
-    def finish(c):
-        c.push(c.rest)
+    @classmethod
+    def answer(cls, c, send=socket.socket.sendall):
+        """The target opens the export that it has been asked for."""
         receive(c.target, 16 + 6 + len(c.export))
-        info = struct.pack(">HQH", 0, Store.size, 0x6d)
-        answer = (struct.pack(">QIII", rawnbd.REP_MAGIC, rawnbd.OPT_GO, rawnbd.REP_INFO, len(info)) + info +
-                  struct.pack(">QIII", rawnbd.REP_MAGIC, rawnbd.OPT_GO, rawnbd.REP_ACK, 0))
-        c.target.sendall(answer)
+        answer = cls.opened(c)
+        send(c.target, answer)
         assert receive(c.host.sock, len(answer)) == answer
+
+    @staticmethod
+    def opened(c):
+        info = struct.pack(">HQH", 0, Store.size, 0x6d)
+        return (struct.pack(">QIII", rawnbd.REP_MAGIC, rawnbd.OPT_GO, rawnbd.REP_INFO, len(info)) + info +
+                struct.pack(">QIII", rawnbd.REP_MAGIC, rawnbd.OPT_GO, rawnbd.REP_ACK, 0))
+
+    @classmethod
+    def finish(cls, c):
+        if c.rest:
+            c.push(c.rest)
+            c.rest = b""
+            cls.answer(c)
         exchange(c)
 
 
