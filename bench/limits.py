@@ -9,6 +9,7 @@ Figures are medians over the rounds; only ratios carry over to other machines.
 
     bench/limits.py [ROUNDS] [SECONDS]        (default: 5 rounds of 4 s; binaries from $WEIR_BUILD)
 """
+import ctypes
 import json
 import os
 import statistics
@@ -69,6 +70,27 @@ def p99_at_depth_one(address, seconds):
     return json.loads(r.stdout)["p99_us"] / 1000
 
 
+def paced_p99(address, seconds):
+    """No limiter at all: a client that asks 2,000 times a second by its own timer, straight at the storage. From answer to answer,
+    as the client of a limiter sees it; so what the machine's timers and wake-ups make of a perfect limit."""
+    ctypes.CDLL(None).prctl(29, 1000, 0, 0, 0)  # PR_SET_TIMERSLACK, of this thread: 1 us
+    gaps, last = [], None
+    with rawnbd.Host(address) as host:
+        begin = turn = time.monotonic()
+        while (now := time.monotonic()) < begin + seconds:
+            turn = max(turn + 1 / IOPS, now - 0.01)  # the gateway's credit: 10 ms
+            if turn > now:
+                time.sleep(turn - now)
+            host.send(rawnbd.READ, 1, 0, SMALL)
+            host.reply(SMALL)
+            now = time.monotonic()
+            if last and now > begin + seconds / 4:
+                gaps.append(now - last)
+            last = now
+        host.send(rawnbd.DISC, 0)
+    return sorted(gaps)[int(len(gaps) * 0.99)] * 1000
+
+
 def weir(w, iops):
     storage = w.nbdkit("memory", "64M")
     limit = f"iops = {IOPS}" if iops else f"bandwidth = {BYTES}"
@@ -104,6 +126,9 @@ LIMITERS = [  # name, start, can hold IOPS
 
 
 def one_round(seconds, results):
+    with weirtest.World() as w:
+        storage = w.nbdkit("memory", "64M")
+        results.setdefault(("", True, "p99"), []).append(paced_p99(f"127.0.0.1:{storage.port}", seconds))
     for name, start, holds_iops in LIMITERS:
         for iops in (True, False):
             if iops and not holds_iops:
@@ -138,6 +163,8 @@ def table(results):
             p99 = f"{m['p99']:.2f} ms" if "p99" in m else "-"
             out.append(f"| {name} | {'2,000 IOPS' if iops else '50 MiB/s'} | {100 * m['steady']:+.2f} % | {100 * m['first']:+.1f} % | "
                        f"{m['tenth']:.2f}x | {p99} |")
+    floor = statistics.median(results[("", True, "p99")])
+    out.append(f"| none: the client's own timer, no gateway | 2,000 IOPS | - | - | - | {floor:.2f} ms |")
     return out
 
 
