@@ -17,7 +17,7 @@ from weirtest import wait_until
 class Bounds(RelayCase):
     def test_held_payload_beyond_the_bound_stops_the_host_and_all_arrives_in_the_end(self):
         t = self.target()
-        g = self.world.gateway(config=config(t.uri, "bandwidth-write = 1KiB/s", gateway="max-hold = 2s\nhold-memory = 1MiB"))
+        g = self.world.gateway(config=config(t.uri, "bandwidth-write = 1KiB/s", gateway="max-hold = 1s\nhold-memory = 1MiB"))
         h = self.host(g)
         before, size, count = g.rss_kib(), 5 * MIB, 6  # more than both sockets' buffers take
         pieces = [random.randbytes(size) for _ in range(count)]
