@@ -79,6 +79,7 @@ struct reactor {
     struct reactor_timer **heap; /* 1..heap_count */
     size_t heap_count, heap_max;
     struct list works;
+    uint32_t deferred, running; /* works: for the end of this round; of the batch that runs */
     uint64_t now_ns;
     bool stopping, no_pwait2;
     bool lively; /* the last round had events */
@@ -409,8 +410,15 @@ void reactor_work_init(struct reactor_work *w, void (*run)(struct reactor_work *
 void reactor_defer(struct reactor *r, struct reactor_work *w)
 {
     weir_assert(w->run != NULL);
-    if (!list_linked(&w->link))
-        list_push_back(&r->works, &w->link);
+    if (list_linked(&w->link))
+        return;
+    list_push_back(&r->works, &w->link);
+    r->deferred++;
+}
+
+bool reactor_alone(const struct reactor *r)
+{
+    return r->running == 1;
 }
 
 void reactor_work_cancel(struct reactor_work *w)
@@ -574,6 +582,8 @@ static void reactor_run_works(struct reactor *r)
     batch.next->prev = &batch;
     batch.prev->next = &batch;
     list_init(&r->works);
+    r->running = r->deferred;
+    r->deferred = 0;
     for (struct list *l; (l = list_pop_front(&batch)) != NULL;) {
         struct reactor_work *w = container_of(l, struct reactor_work, link);
         w->run(w);

@@ -75,6 +75,8 @@ void reactor_work_init(struct reactor_work *w, void (*run)(struct reactor_work *
 /* Run @w once at the end of this round; again only if deferred again. Idempotent. */
 void reactor_defer(struct reactor *r, struct reactor_work *w);
 void reactor_work_cancel(struct reactor_work *w);
+/* Whether the work that runs is the only one of its round (those cancelled since count as well). */
+bool reactor_alone(const struct reactor *r);
 
 /* The monotonic time sampled after the last wait; reactor_now_fresh samples anew. */
 uint64_t reactor_now(const struct reactor *r);

@@ -36,6 +36,9 @@
 #define RELAY_SLOTS 1024u
 /* Replies on their way to a host that does not read; beyond it the target is not read. */
 #define RELAY_REPLY_SIZE (320u * 1024u)
+/* So many bytes of replies are sent at once when no other connection has something to do: what
+ * putting off saves is nothing beside a copy of this size, and the host begins sooner. */
+#define RELAY_REPLY_AT_ONCE (32u * 1024u)
 /* Negotiation: unconsumed bytes kept of either peer (one option is at most 64 KiB), and answers not
  * yet sent (LIST names CONFIG_MAX_VOLUMES at once; with more than IN_MAX waiting nothing is
  * read). */

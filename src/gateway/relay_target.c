@@ -173,8 +173,9 @@ static bool relay_reply_pump(struct relay_conn *c, uint64_t now_ns, bool *ret_pr
         .iov_base = c->reply + c->reply_start,
         .iov_len = c->reply_parsed - c->reply_start,
     };
-    if (c->reply != c->reply_own && c->state == RELAY_TRANSMITTING && !c->target.hangup &&
-        relay_side_put_off(&c->host, iov.iov_base, iov.iov_len)) {
+    bool at_once = iov.iov_len >= RELAY_REPLY_AT_ONCE && reactor_alone(c->relay->reactor);
+    if (!at_once && c->reply != c->reply_own && c->state == RELAY_TRANSMITTING &&
+        !c->target.hangup && relay_side_put_off(&c->host, iov.iov_base, iov.iov_len)) {
         relay_lent(c->relay, c->reply_parsed);
         c->reply_start = c->reply_parsed;
         return true;
