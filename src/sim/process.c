@@ -291,7 +291,7 @@ static int process_up(struct sim *s, struct sim_process *p, struct text *why)
     weir_assert(p->services != NULL);
     p->tick_ns = UINT64_MAX;
     int r = 0;
-    if (c->store_ns == 0) {
+    if (s->store_ns == 0) {
         r = store_read(p, why);
     } else {
         for (int what = 0; what < LOAD_COUNT; what++)

@@ -268,6 +268,10 @@ static void inside(struct world *w, struct rng *r)
         everybody(w, r);
     w->config.processes = chance(r, 50) ? 1 : (uint32_t)between(r, 2, SIM_PROCESSES_MAX);
     w->config.own_targets = w->config.processes > 1 || chance(r, 20);
+    /* Gateways before targets of their own, so that they are at different processes. */
+    bool apart = w->config.processes > 1 && chance(r, 60);
+    for (size_t i = 0; apart && i < w->config.load_count; i++)
+        w->load[i].device = w->load[i].gateway % (uint32_t)w->config.device_count;
     w->config.store_ns = chance(r, 50) ? between(r, 1, 2000) * MS : 0;
     w->config.manual_admission = chance(r, 30);
     for (uint64_t n = rng_below(r, 5); n > 0; n--)
