@@ -14,9 +14,9 @@
  * updates its keys, and a peer that asks for it ends the session (hook below); both ends of them
  * are ours. errno carries what the socket said, since that is each thread's own.
  *
- * Bounds: a handshake's messages 64 KiB, the read buffer 32 KiB, one record under way. How long a
- * handshake takes is the owner's to bound. Renegotiation (TLS 1.2) is refused: what came before it
- * would have another meaning after it. */
+ * Bounds: a handshake's messages 64 KiB, the read buffer 32 KiB, one record under way, ASIDE_MAX
+ * messages of TLS's own in a row. How long a handshake takes is the owner's to bound. Renegotiation
+ * (TLS 1.2) is refused: what came before it would have another meaning after it. */
 #include "tls/session.h"
 
 #include <errno.h>
@@ -33,6 +33,8 @@
 #define READ_BUFFER (32u * 1024u)
 #define HANDSHAKE_BYTES_MAX (64u * 1024u)
 #define WORDS_SIZE 256u
+/* Messages of TLS's own in a row, such as session tickets, beyond which a peer says nothing. */
+#define ASIDE_MAX 64
 
 struct tls_session {
     struct tls_creds *creds; /* first: psk_ask of creds.c finds it here */
@@ -308,14 +310,14 @@ ssize_t tls_session_read(struct tls_session *s, void *to, size_t room)
     weir_assert(s->stands);
     weir_assert(room > 0);
     s->dry = false;
-    for (;;) {
+    for (int i = 0; i < ASIDE_MAX; i++) {
         ssize_t n = gnutls_record_recv(s->tls, to, room);
         if (n >= 0)
             return n;
         if (n == GNUTLS_E_AGAIN && s->dry)
             return -EAGAIN;
         /* Also without a dry socket, when a message of TLS's own was all that came. GnuTLS bounds
-         * how many of those a peer may send. */
+         * some of those, but takes session tickets as fast and as long as they come. */
         if (n == GNUTLS_E_AGAIN || n == GNUTLS_E_INTERRUPTED)
             continue;
         if (n == GNUTLS_E_PREMATURE_TERMINATION)
@@ -323,6 +325,8 @@ ssize_t tls_session_read(struct tls_session *s, void *to, size_t room)
         s->failed = true;
         return n == GNUTLS_E_PULL_ERROR ? -ECONNRESET : WEIR_E_PROTO;
     }
+    s->failed = true;
+    return WEIR_E_PROTO;
 }
 
 ssize_t tls_session_send(struct tls_session *s, const void *bytes, size_t n)

@@ -422,6 +422,57 @@ static void a_key_update_ends_a_shared_session_and_no_other(void **state)
     }
 }
 
+static void tell_tickets(gnutls_session_t peer, int n)
+{
+    for (int i = 0; i < n; i++)
+        assert_int_equal(gnutls_session_ticket_send(peer, 1, 0), 0);
+}
+
+static void a_few_session_tickets_are_passed_over_and_endless_ones_end_the_session(void **state)
+{
+    struct ends *e = *state;
+    char words[512];
+    uint8_t got[64];
+    int fd[2], server = GNUTLS_E_AGAIN, client = 0;
+    gnutls_certificate_credentials_t cred;
+    gnutls_datum_t key;
+    gnutls_session_t peer;
+    e->client_files.peer = TLS_PEER_PINNED;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fd), 0);
+    assert_int_equal(
+        tls_creds_new(TLS_CLIENT, &e->client_files, &e->client_creds, words, sizeof(words)), 0);
+    assert_int_equal(tls_session_new(e->client_creds, fd[1], &e->client), 0);
+    gnutls_certificate_allocate_credentials(&cred);
+    assert_int_equal(gnutls_certificate_set_x509_key_file(cred, e->server_pem, e->server_pem,
+                                                          GNUTLS_X509_FMT_PEM), 0);
+    gnutls_init(&peer, GNUTLS_SERVER | GNUTLS_NONBLOCK);
+    gnutls_set_default_priority(peer);
+    gnutls_credentials_set(peer, GNUTLS_CRD_CERTIFICATE, cred);
+    assert_int_equal(gnutls_session_ticket_key_generate(&key), 0);
+    assert_int_equal(gnutls_session_ticket_enable_server(peer, &key), 0);
+    gnutls_transport_set_int(peer, fd[0]);
+    for (int i = 0; i < TURNS && (client == 0 || server == GNUTLS_E_AGAIN); i++) {
+        if (client == 0)
+            client = tls_session_handshake(e->client);
+        if (server == GNUTLS_E_AGAIN)
+            server = gnutls_handshake(peer);
+    }
+    assert_int_equal(client, 1);
+    assert_int_equal(server, 0);
+    tell_tickets(peer, 8);
+    assert_int_equal(gnutls_record_send(peer, "after", 5), 5);
+    assert_int_equal(tls_session_read(e->client, got, sizeof(got)), 5);
+    assert_memory_equal(got, "after", 5);
+    tell_tickets(peer, 100);
+    assert_int_equal(gnutls_record_send(peer, "after", 5), 5);
+    assert_int_equal(tls_session_read(e->client, got, sizeof(got)), WEIR_E_PROTO);
+    gnutls_deinit(peer);
+    gnutls_certificate_free_credentials(cred);
+    gnutls_free(key.data);
+    close(fd[0]);
+    close(fd[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -445,6 +496,9 @@ int main(void)
             one_thread_may_read_while_another_sends, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             a_key_update_ends_a_shared_session_and_no_other, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_few_session_tickets_are_passed_over_and_endless_ones_end_the_session, set_up,
+            tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
