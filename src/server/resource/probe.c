@@ -330,7 +330,10 @@ static void look(struct probe *p, uint64_t now_ns)
         say_goodbye(p, now_ns);
         break;
     case TALK_FAILED:
-        fail(p, p->talk.words);
+        if (p->has_result)
+            end(p); /* no memory for the good-bye */
+        else
+            fail(p, p->talk.words);
         break;
     case TALK_GREETING:
     case TALK_STARTTLS:
