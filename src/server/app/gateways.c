@@ -352,8 +352,11 @@ static void order_tell(struct request *r, void (*then)(struct request *r))
     const struct app *app = r->app;
     const struct rotation_order *order = r->work;
     struct rotation_order *copy = malloc(sizeof(*copy));
-    if (copy)
-        *copy = *order;
+    if (copy == NULL) {
+        http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE, "no memory");
+        return;
+    }
+    *copy = *order;
     struct msg m = {.kind = MSG_ROTATION_ORDERED, .body = copy, .body_free = free};
     exchange_clear(&r->exchange);
     exchange_ask(&r->exchange, app->threads->acceptor, m, APP_VIEW_NS, app->now_ns);
