@@ -572,6 +572,8 @@ static void reactor_fire(struct reactor *r)
 
 static void reactor_run_works(struct reactor *r)
 {
+    r->running = r->deferred;
+    r->deferred = 0;
     if (list_empty(&r->works))
         return;
     /* Moved to a list of its own, so that what is deferred now waits for the next round. */
@@ -582,8 +584,6 @@ static void reactor_run_works(struct reactor *r)
     batch.next->prev = &batch;
     batch.prev->next = &batch;
     list_init(&r->works);
-    r->running = r->deferred;
-    r->deferred = 0;
     for (struct list *l; (l = list_pop_front(&batch)) != NULL;) {
         struct reactor_work *w = container_of(l, struct reactor_work, link);
         w->run(w);
