@@ -71,6 +71,7 @@ struct key_loader {
     struct key_table table;
     unsigned asked; /* answers that are still to come */
     bool again;     /* asked to load while loading */
+    bool withdrawn; /* an order was, while loading: it may stand in what comes */
     bool good;      /* the last load gave both tables */
     bool failed;    /* one of the answers of this load was bad */
     uint64_t began_ns;

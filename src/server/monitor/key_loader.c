@@ -86,7 +86,7 @@ void key_loader_load(struct acceptor *a)
         return;
     }
     reactor_timer_clear(a->reactor, &k->retry);
-    k->again = false;
+    k->again = k->withdrawn = false;
     k->began_ns = reactor_now(a->reactor);
     bool first = ask(a, STORE_CREDENTIALS, KEY_CREDENTIAL);
     bool second = ask(a, STORE_ENROLMENTS, KEY_TOKEN);
@@ -111,7 +111,8 @@ void key_loader_reply(struct acceptor *a, const struct msg *m)
     struct key_loader *k = &a->keys;
     size_t bad = 0;
     int r = m->status;
-    if (r == 0)
+    bool stale = k->withdrawn && m->tag == KEY_CREDENTIAL; /* the load that follows has it right */
+    if (r == 0 && !stale)
         r = keys_replace(&k->table, (enum key_class)m->tag, m->body, &bad);
     if (bad > 0)
         log_warning("monitor: %zu keys of gateways in the store make no sense and are left out",

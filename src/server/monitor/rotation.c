@@ -441,7 +441,9 @@ void rotation_ordered(struct rotation_table *t, const struct msg *m)
     struct acceptor *a = t->acceptor;
     const struct rotation_order *o = m->body;
     char subject[NAME_SIZE + 16], words[384];
-    /* What is being read now may be of before the order; the load below says it again. */
+    /* What is being read now may be of before the order; the load below says it again. Of before a
+     * withdrawal it is not taken: the order would be carried out all the same. */
+    a->keys.withdrawn = a->keys.withdrawn || o->since_us == 0;
     keys_order(&a->keys.table, o->gateway_id, o->since_us);
     snprintf(subject, sizeof(subject), "gateway/%s", o->name);
     snprintf(words, sizeof(words),
