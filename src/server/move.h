@@ -66,6 +66,7 @@ struct move {
     uint16_t from_pair, from_process, to_pair, to_process;
     uint32_t subgroup;
     uint64_t began_ns;
+    bool let_go; /* what waited for it was: services[to] send all anew */
     struct move *next; /* of whoever holds it while the next has no room */
     struct gateway_parcel *parcel;
     void (*parcel_free)(struct gateway_parcel *p);

@@ -388,8 +388,11 @@ static void on_reply(struct sla *s, const struct msg *m, uint64_t now_ns, int64_
 
 static void move_import(struct sla *s, struct move *m, uint64_t now_ns, int64_t wall_us)
 {
-    if (m->parcel != NULL)
+    if (m->parcel != NULL) {
         services_gateway_import(s->services, m->parcel, m->to_pair, m->subgroup, now_ns, wall_us);
+        if (m->let_go) /* one that does not read yet is said to once it does */
+            services_stalled(s->services, m->session, false, now_ns, wall_us);
+    }
     m->parcel = NULL;
     m->step = MOVE_UNPACKED;
     move_queue_put(&s->moves, m);

@@ -24,7 +24,9 @@
  *     is stalled: what waits for it is let go of, nothing more is taken, and the services are told;
  *     they call it unreachable and send all anew when they are told that it reads again. What is
  *     unsent for MONITOR_SLOW_NS ends the session.
- *  4. MOVE takes the half away as it is, in the baton (server/move.h), and brings it elsewhere. */
+ *  4. MOVE takes the half away as it is, in the baton (server/move.h), and brings it elsewhere. Of
+ *     one that was stalled since it came the baton says so: what was told of it may have reached
+ *     the services after it had left them. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,6 +76,7 @@ struct half {
     uint16_t process;
     bool used, poll, beat, bye;
     bool acceptor_owed, inbound_owed, stalled, stall_owed, reads_owed;
+    bool let_go; /* it was stalled since it came here */
     char *why; /* from ENDING on; NULL: no memory for words */
 };
 
@@ -225,7 +228,7 @@ static void stall(struct half *h)
 {
     if (h->stalled || h->state != HALF_OPEN)
         return;
-    h->stalled = h->stall_owed = true;
+    h->stalled = h->stall_owed = h->let_go = true;
     h->reads_owed = false;
     drop_poll(h);
     h->beat = false;
@@ -563,6 +566,9 @@ static void move_out(struct outbound *out, struct move *m)
     struct half *h = find(out, m->session);
     weir_assert(h != NULL); /* inbound has not let go of it, so neither have we */
     h->process = m->to_process;
+    /* What was said of it to the services that it leaves may have come after the export. */
+    m->let_go = h->let_go;
+    h->let_go = false;
     m->step = MOVE_WRITING;
     if (m->from_pair == m->to_pair)
         return;

@@ -522,11 +522,14 @@ void services_stalled(struct services *s, uint64_t session, bool stalled, uint64
         return;
     if (stalled && g->e.state == GATEWAY_ADMITTED)
         entity_gateway_set_state(s, g, GATEWAY_UNREACHABLE, "its queue is full or too old");
-    if (stalled || g->e.state != GATEWAY_UNREACHABLE)
+    if (stalled)
+        return;
+    /* What waited for it was let go of, also where it was on its way here when it stopped. */
+    g->send_full = true;
+    if (g->e.state != GATEWAY_UNREACHABLE)
         return;
     entity_gateway_set_state(s, g, GATEWAY_ADMITTED, "it reads again");
     g->unanswered = 0;
-    g->send_full = true; /* what waited for it was let go of */
     gateway_poll(s, g);
     dispatch_gateway(s, g);
     heap_set(s, g, next_phase(s, g));

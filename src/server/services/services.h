@@ -101,7 +101,8 @@ void services_ack(struct services *s, uint64_t session, uint64_t epoch, int stat
                   int64_t wall_us);
 void services_surge(struct services *s, uint64_t session, uint32_t stream, uint64_t now_ns,
                     int64_t wall_us);
-/* It does not take what is sent to it (what waited was let go of), or does again. */
+/* It does not take what is sent to it (what waited was let go of), or does again: all is sent anew,
+ * also where the first word was lost. */
 void services_stalled(struct services *s, uint64_t session, bool stalled, uint64_t now_ns,
                       int64_t wall_us);
 void services_target_health(struct services *s, const struct target_health *h, uint64_t now_ns);

@@ -192,6 +192,28 @@ static void one_that_nobody_imports_is_freed_and_one_that_is_not_known_is_none(v
     both_free(b);
 }
 
+/* It stopped reading, or read again, while it was nowhere: the one or the other word was lost. */
+static void who_reads_again_after_a_move_is_told_all(void **state)
+{
+    (void)state;
+    for (int heard = 0; heard < 2; heard++) {
+        struct both *b = both_new();
+        world_open_loop(&b->from, b->stream, 100);
+        both_run(b, 3);
+        uint64_t session = b->from.gateway[b->gateway].hello.session;
+        if (heard)
+            services_stalled(b->from.services, session, true, b->from.now, world_wall(&b->from));
+        arrive(b, leave(b));
+        both_run(b, 2);
+        uint64_t full = b->to.full_updates;
+        services_stalled(b->to.services, session, false, b->to.now, world_wall(&b->to));
+        both_run(b, 2);
+        assert_true(b->to.full_updates > full);
+        assert_int_equal(world_entity(&b->to, b->stream)->gateway->state, GATEWAY_ADMITTED);
+        both_free(b);
+    }
+}
+
 static void one_with_a_session_is_not_forgotten(void **state)
 {
     (void)state;
@@ -213,6 +235,7 @@ int main(void)
         cmocka_unit_test(epochs_of_controls_grow_over_the_move),
         cmocka_unit_test(who_was_retired_on_the_way_is_so_on_arrival),
         cmocka_unit_test(one_that_nobody_imports_is_freed_and_one_that_is_not_known_is_none),
+        cmocka_unit_test(who_reads_again_after_a_move_is_told_all),
         cmocka_unit_test(one_with_a_session_is_not_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
