@@ -557,11 +557,12 @@ struct stream *entity_stream_map(struct services *s, struct gateway *g,
         memcpy(st->e.volume, volume, NAME_SIZE);
     }
     stream_map_index(s, st, r->index);
-    if (st->e.size != r->size && !fresh)
-        s->generation++; /* limits may grow with it */
+    bool resized = st->e.size != r->size;
     st->e.size = r->size;
     bool moved = fresh || strcmp(st->e.target_name, target) != 0 ||
                  strcmp(st->tenant_reported, tenant) != 0;
+    if (!moved && resized)
+        claim_link(s, st); /* limits may grow with it: they are divided anew */
     if (!moved)
         return st;
     memcpy(st->tenant_reported, tenant, NAME_SIZE);

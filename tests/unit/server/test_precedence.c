@@ -256,6 +256,22 @@ static void a_limit_grows_with_the_size_of_what_it_covers(void **state)
     assert_int_equal(sent_iops("agreement/sized"), 1500); /* the limit stays above */
 }
 
+static void a_limit_follows_a_volume_that_changes_its_size(void **state)
+{
+    (void)state;
+    struct agreement a = limited("sized", "", "*", 5000);
+    a.per_gib = (struct per_gib){.iops = 600, .least_iops = 100};
+    put(a);
+    world_run(&scene->w, 2);
+    assert_int_equal(sent_iops("agreement/sized"), 600);
+    scene->w.stream[scene->stream].size = UINT64_C(3) << 30;
+    world_run(&scene->w, 2);
+    assert_int_equal(sent_iops("agreement/sized"), 1800);
+    scene->w.stream[scene->stream].size = UINT64_C(2) << 30;
+    world_run(&scene->w, 2);
+    assert_int_equal(sent_iops("agreement/sized"), 1200);
+}
+
 static void a_change_begins_a_new_count_and_says_what_the_old_came_to(void **state)
 {
     (void)state;
@@ -335,6 +351,7 @@ int main(void)
         TEST(a_default_holds_only_where_nothing_else_does),
         TEST(an_agreement_holds_only_in_its_schedule),
         TEST(a_limit_grows_with_the_size_of_what_it_covers),
+        TEST(a_limit_follows_a_volume_that_changes_its_size),
         TEST(a_change_begins_a_new_count_and_says_what_the_old_came_to),
         TEST(a_reservation_above_the_limit_that_covers_it_is_refused_with_both_names),
         TEST(more_than_may_cover_a_stream_are_left_out_and_said),

@@ -203,7 +203,7 @@ static void report_stream(struct report_stream *r, const struct world_stream *s,
     memcpy(r->host, s->host, NAME_SIZE);
     memcpy(r->volume, s->volume, NAME_SIZE);
     snprintf(r->target, sizeof(r->target), "array1");
-    r->size = UINT64_C(1) << 30;
+    r->size = s->size;
     for (int op = 0; op < IO_OP_COUNT; op++)
         r->op[r->op_count++] = (struct report_op){.op = (enum io_op)op, .counts = s->meter.op[op]};
     for (int d = 0; d < 2; d++) {
@@ -522,6 +522,7 @@ int world_add_stream(struct world *w, int gateway, const char *host, const char 
     s->gateway = gateway;
     s->limit_iops = s->agreed_iops = UINT64_MAX;
     s->bytes = 4096;
+    s->size = UINT64_C(1) << 30;
     snprintf(s->host, sizeof(s->host), "%s", host);
     snprintf(s->volume, sizeof(s->volume), "%s", volume);
     name_stream_key(s->host, s->volume, s->key);

@@ -36,7 +36,7 @@ struct world_stream {
     bool running;
     uint32_t depth;             /* closed loop with so many outstanding; 0: open loop */
     double rate;                /* open loop: arrivals a second */
-    uint64_t bytes;
+    uint64_t bytes, size;       /* of an I/O; of the volume */
     uint32_t outstanding;
     uint64_t generation;        /* arrivals of earlier runs are dropped */
     struct world_io *waiting[4096]; /* held, in order: a ring */
