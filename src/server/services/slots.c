@@ -284,7 +284,7 @@ static void storage_divide(struct services *s, struct storage *t)
             continue;
         double free_to = fmax(spare, one->use + 3 * sqrt(one->use) + 2);
         if (target_waits(t, one) && owed > 0)
-            target_set(s, t, one, (uint64_t)(1000 * fmax(left * one->owed / owed, least)));
+            target_set(s, t, one, (uint64_t)fmax(1000 * fmax(left * one->owed / owed, least), 1));
         else
             target_set(s, t, one, (uint64_t)(1000 * ceil(free_to)));
     }
