@@ -120,6 +120,7 @@ static struct part *part_get(struct services *s, struct claim *c, struct gateway
     p->gateway = g;
     p->target = t;
     p->first = twin == NULL;
+    p->factor = 1; /* until a plan that knows of it says otherwise */
     list_init(&p->twins);
     if (twin != NULL)
         list_push_back(&twin->twins, &p->twins);
