@@ -290,7 +290,7 @@ bool period_step(struct services *s)
 static void plan_anew(struct services *s)
 {
     s->period.restarts++;
-    stage_set(s, PERIOD_BEGIN);
+    stage_set(s, s->loaded ? PERIOD_BEGIN : PERIOD_WAITING);
 }
 
 void period_ask(struct services *s, enum period_what what)
