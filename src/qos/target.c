@@ -22,7 +22,7 @@
 
 #define WAITS_LEAST 20u
 #define ROUND_NS    UINT64_C(1000000000)
-/* While a plan says the slots: looks are up to a minute apart, and their rounds must be among the
+/* While a plan says the slots: looks are up to 20 s apart, and their rounds must be among the
  * remembered ones. */
 #define ROUND_TOLD_NS UINT64_C(8000000000)
 
