@@ -179,12 +179,33 @@ static void turn(struct ground *g)
     fleet_turn(&g->fleet, 2);
 }
 
+/* With what tells a loss from a machine that was too slow: a session that ended stays away. */
+static void waited_in_vain(const struct ground *g, const char *what)
+{
+    struct monitor_stats s;
+    size_t ended = 0;
+    monitor_stats(g->monitor, &s);
+    for (size_t i = 0; i < g->fleet.count; i++) {
+        const struct fleet_gateway *w = &g->fleet.gateway[i];
+        ended += w->ended;
+        if (w->limit != g->fleet.gateway[0].limit || w->fd < 0)
+            print_message("gw%zu: limit %llu, epoch %llu, %llu polls, %s\n", i,
+                          (unsigned long long)w->limit, (unsigned long long)w->epoch,
+                          (unsigned long long)w->polls, w->fd < 0 ? "ended" : "up");
+    }
+    fail_msg("waited in vain: %s; %zu of %zu up, %zu sessions ended (%llu silent, %llu slow, %llu "
+             "by the server), %llu stalls, %llu reports dropped",
+             what, fleet_up(&g->fleet), g->fleet.count, ended, (unsigned long long)s.ended_silent,
+             (unsigned long long)s.ended_slow, (unsigned long long)s.ended_by_server,
+             (unsigned long long)s.stalls, (unsigned long long)s.reports_dropped);
+}
+
 static void until(struct ground *g, bool (*done)(struct ground *g), const char *what)
 {
     uint64_t deadline = clock_mono_ns() + PATIENCE_NS;
     while (!done(g)) {
         if (clock_mono_ns() > deadline)
-            fail_msg("waited in vain: %s", what);
+            waited_in_vain(g, what);
         turn(g);
     }
 }
@@ -245,6 +266,7 @@ static bool all_limited(struct ground *g)
     return true;
 }
 
+/* Also at those whose session ended, none of which should have. */
 static bool all_new_limit(struct ground *g)
 {
     for (size_t i = 0; i < g->fleet.count; i++) {
