@@ -326,6 +326,17 @@ const struct conf_entry *conf_at(const struct conf *c, size_t i)
     return &c->entries[i];
 }
 
+const struct conf_entry *conf_find(const struct conf *c, const char *kind, const char *name,
+                                   const char *key)
+{
+    for (size_t i = c->count; i-- > 0;) {
+        const struct conf_entry *e = &c->entries[i];
+        if (strcmp(e->key, key) == 0 && strcmp(e->kind, kind) == 0 && strcmp(e->name, name) == 0)
+            return e;
+    }
+    return NULL;
+}
+
 /* A section is opened once a file, so its entries are neighbours and share the pointer to its name.
  */
 bool conf_is_repeated(const struct conf *c, size_t i)

@@ -33,6 +33,9 @@ const struct conf_entry *conf_section_at(const struct conf *c, size_t i);
 
 size_t conf_count(const struct conf *c);
 const struct conf_entry *conf_at(const struct conf *c, size_t i);
+/* Where @key of [kind name] stands last, in whichever file; NULL: nowhere. */
+const struct conf_entry *conf_find(const struct conf *c, const char *kind, const char *name,
+                                   const char *key);
 /* Whether the key of entry @i stands in its section of the same file already. */
 bool conf_is_repeated(const struct conf *c, size_t i);
 

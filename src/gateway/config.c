@@ -112,6 +112,15 @@ static void complain_at(struct loader *l, const struct conf_entry *section, cons
     l->failed = true;
 }
 
+/* With the line of @key, where a file has it in @section. */
+static void complain_at_key(struct loader *l, const struct conf_entry *section, const char *key,
+                            const char *words)
+{
+    const struct conf_entry *e =
+        key != NULL ? conf_find(l->conf, section->kind, section->name, key) : NULL;
+    complain_at(l, e != NULL ? e : section, words);
+}
+
 static int section_kind_of(const char *kind)
 {
     for (int i = 0; i < SECTION_COUNT; i++) {
@@ -302,8 +311,9 @@ static void read_entry(struct loader *l, size_t i)
 }
 
 /* Why @limits cannot be in force, or NULL. */
-static const char *limits_fault(const struct gate_limits *limits)
+static const char *limits_fault(const struct gate_limits *limits, const char **ret_key)
 {
+    static const char *const keys[] = {"burst-iops", "burst-bandwidth"};
     static const enum gate_kind totals[] = {GATE_IOPS_TOTAL, GATE_BYTES_TOTAL};
     bool any = false, burst = false, burst_for = false;
     for (size_t i = 0; i < GATE_KIND_COUNT; i++)
@@ -314,19 +324,23 @@ static const char *limits_fault(const struct gate_limits *limits)
         if (r->burst_rate == 0)
             continue;
         burst = true;
+        *ret_key = keys[i];
         if (r->burst_rate <= r->rate || r->rate == 0)
             return i == 0 ? "burst-iops needs an iops below it"
                           : "burst-bandwidth needs a bandwidth below it";
     }
+    if (!burst && burst_for)
+        *ret_key = "burst-for";
     if (burst != burst_for)
         return burst ? "a burst needs burst-for, such as burst-for = 60s"
                      : "burst-for needs burst-iops or burst-bandwidth";
     return any ? NULL : "limits nothing; expected iops, bandwidth or one of their -read and -write";
 }
 
-/* What an object lacks, or NULL. */
-static const char *object_fault(enum config_section kind, const void *object)
+/* What an object lacks, or NULL; and the key that is wrong by that, if any. */
+static const char *object_fault(enum config_section kind, const void *object, const char **ret_key)
 {
+    *ret_key = NULL;
     switch (kind) {
     case SECTION_LISTENER: {
         const struct listener_config *listener = object;
@@ -344,7 +358,7 @@ static const char *object_fault(enum config_section kind, const void *object)
     }
     case SECTION_LIMIT: {
         const struct limit_config *limit = object;
-        return limits_fault(&limit->limits);
+        return limits_fault(&limit->limits, ret_key);
     }
     case SECTION_GATEWAY:
     case SECTION_SERVER:
@@ -354,13 +368,13 @@ static const char *object_fault(enum config_section kind, const void *object)
     return NULL;
 }
 
-/* What is wrong with the TLS of a listener or a target, its files looked at, in @words. */
-static bool tls_is_sound(enum config_section kind, void *object, char *words, size_t size)
+/* Whether the TLS of a listener or a target is good, its files looked at. */
+static bool tls_is_sound(enum config_section kind, void *object, struct config_fault *ret)
 {
     if (kind == SECTION_LISTENER)
-        return config_tls_listener(object, words, size) == 0;
+        return config_tls_listener(object, ret) == 0;
     if (kind == SECTION_TARGET)
-        return config_tls_target(object, words, size) == 0;
+        return config_tls_target(object, ret) == 0;
     return true;
 }
 
@@ -374,11 +388,11 @@ static void check_sections(struct loader *l)
     for (size_t i = 0; i < conf_section_count(l->conf); i++) {
         const struct conf_entry *s = conf_section_at(l->conf, i);
         int kind = section_kind_of(s->kind);
-        char words[1200];
+        struct config_fault wrong;
         if (kind == SECTION_SERVER && !server_seen) {
             server_seen = true;
-            if (config_tls_server(l->c, words, sizeof(words)) < 0)
-                complain_at(l, s, words);
+            if (config_tls_server(l->c, &wrong) < 0)
+                complain_at_key(l, s, wrong.key, wrong.words);
         }
         if (kind < 0 || !section_types[kind].named)
             continue;
@@ -389,11 +403,11 @@ static void check_sections(struct loader *l)
         if (next[kind] == count || strcmp(object, s->name) != 0)
             continue;
         next[kind]++;
-        const char *fault = object_fault((enum config_section)kind, object);
+        const char *key, *fault = object_fault((enum config_section)kind, object, &key);
         if (fault)
-            complain_at(l, s, fault);
-        else if (!tls_is_sound((enum config_section)kind, object, words, sizeof(words)))
-            complain_at(l, s, words);
+            complain_at_key(l, s, key, fault);
+        else if (!tls_is_sound((enum config_section)kind, object, &wrong))
+            complain_at_key(l, s, wrong.key, wrong.words);
     }
 }
 
@@ -446,7 +460,7 @@ static void check_listeners(struct gateway_config *c, struct text *errors)
                                 "[listener NAME] and [target NAME] in the file\n");
     for (size_t i = 0; i < c->listener_count; i++) {
         const struct listener_config *a = &c->listeners[i];
-        const char *fault = object_fault(SECTION_LISTENER, a);
+        const char *key, *fault = object_fault(SECTION_LISTENER, a, &key);
         if (fault)
             text_printf(errors, "listener \"%s\": %s\n", a->name, fault);
         for (size_t k = 0; k < i; k++) {
@@ -498,13 +512,13 @@ int gateway_config_check(struct gateway_config *c, struct text *errors)
     check_unique(c, SECTION_VOLUME, errors);
     check_unique(c, SECTION_LIMIT, errors);
     for (size_t i = 0; i < c->target_count; i++) {
-        const char *fault = object_fault(SECTION_TARGET, &c->targets[i]);
+        const char *key, *fault = object_fault(SECTION_TARGET, &c->targets[i], &key);
         if (fault)
             text_printf(errors, "target \"%s\": %s\n", c->targets[i].name, fault);
     }
-    char words[1200];
-    if (config_tls_server(c, words, sizeof(words)) < 0)
-        text_printf(errors, "[server]: %s\n", words);
+    struct config_fault wrong;
+    if (config_tls_server(c, &wrong) < 0)
+        text_printf(errors, "[server]: %s\n", wrong.words);
     if (c->socket_path[0] == '\0') {
         int n = snprintf(c->socket_path, sizeof(c->socket_path), "%s/gateway.sock", c->state_dir);
         if (n < 0 || (size_t)n >= sizeof(c->socket_path))

@@ -7,10 +7,15 @@
 
 #include "gateway/config.h"
 
-/* Complete what the keys left open and read every file once. 0, or an error code with words: which
- * key or file, what was found, what was expected. */
-int config_tls_listener(struct listener_config *l, char *words, size_t size);
-int config_tls_server(struct gateway_config *c, char *words, size_t size);
-int config_tls_target(struct target_config *t, char *words, size_t size);
+/* What is wrong. */
+struct config_fault {
+    const char *key;  /* that it is in, of the same section; NULL: a file, or something missing */
+    char words[1200]; /* which key or file, what was found, what was expected */
+};
+
+/* Complete what the keys left open and read every file once. 0, or an error code and the fault. */
+int config_tls_listener(struct listener_config *l, struct config_fault *ret);
+int config_tls_server(struct gateway_config *c, struct config_fault *ret);
+int config_tls_target(struct target_config *t, struct config_fault *ret);
 
 #endif

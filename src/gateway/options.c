@@ -219,10 +219,10 @@ static void config_from_options(struct gateway_config *c, const struct options *
     if (addr_parse_nbd_uri(o->target, &t->addr, t->export_name, sizeof(t->export_name),
                            &expected) < 0)
         wrong(errors, "--target", o->target, expected);
-    char words[1200];
+    struct config_fault fault;
     t->tls_on = addr_uri_wants_tls(o->target);
-    if (errors->len == 0 && config_tls_target(t, words, sizeof(words)) < 0)
-        wrong(errors, "--target", o->target, words);
+    if (errors->len == 0 && config_tls_target(t, &fault) < 0)
+        wrong(errors, "--target", o->target, fault.words);
     for (size_t i = 0; i < o->listen_count; i++) {
         struct listener_config *l = &c->listeners[c->listener_count++];
         l->target = t;

@@ -331,8 +331,26 @@ int server_config_load(struct server_config *c, const char *path, struct text *e
             r = WEIR_E_PARSE;
         }
     }
-    conf_free(conf);
+    c->file = conf;
+    if (r < 0)
+        server_config_forget(c);
     return r;
+}
+
+void server_config_forget(struct server_config *c)
+{
+    conf_free(c->file);
+    c->file = NULL;
+}
+
+/* "file:line: " of a key that the checks below find at fault; nothing where no file has it, or
+ * where an option has put something else in the place of the file's @value. */
+static void put_line(const struct server_config *c, const char *kind, const char *name,
+                     const char *key, const char *value, struct text *errors)
+{
+    const struct conf_entry *e = c->file != NULL ? conf_find(c->file, kind, name, key) : NULL;
+    if (e != NULL && (value == NULL || strcmp(e->value, value) == 0))
+        text_printf(errors, "%s:%d: ", e->file, e->line);
 }
 
 static int check_address(const char *what, const char *address, uint16_t port, struct text *errors)
@@ -344,11 +362,12 @@ static int check_address(const char *what, const char *address, uint16_t port, s
     return WEIR_E_INVALID;
 }
 
-static int check_pair(const char *section, const char *certificate, const char *key,
-                      struct text *errors)
+static int check_pair(const struct server_config *c, const char *section, const char *certificate,
+                      const char *key, struct text *errors)
 {
     if ((certificate[0] == '\0') == (key[0] == '\0'))
         return 0;
+    put_line(c, section, "", key[0] == '\0' ? "tls-certificate" : "tls-key", NULL, errors);
     text_printf(errors, "[%s] tls-certificate, tls-key: found one, expected both\n", section);
     return WEIR_E_INVALID;
 }
@@ -358,12 +377,13 @@ static int check_http(const struct server_config *c, struct text *errors)
 {
     struct addr a;
     const char *expected;
-    int r = check_pair("http", c->http_certificate, c->http_key, errors);
+    int r = check_pair(c, "http", c->http_certificate, c->http_key, errors);
     if (check_address("[http] listen", c->http_listen, 7480, errors) < 0)
         return WEIR_E_INVALID;
     if (c->http_certificate[0] != '\0' || addr_parse(c->http_listen, 7480, &a, &expected) < 0 ||
         addr_is_local(&a))
         return r;
+    put_line(c, "http", "", "listen", c->http_listen, errors);
     text_printf(errors,
                 "[http] listen: found \"%s\", expected a loopback address, or tls-certificate and "
                 "tls-key in [http]: beyond loopback HTTP is spoken through TLS only\n",
@@ -377,13 +397,16 @@ static int check_probe_tls(const struct server_config *c, struct text *errors)
     int r = 0;
     for (size_t i = 0; i < c->probe_tls_count; i++) {
         const struct tls_files *f = &c->probe_tls[i].files, *all = &c->probe_tls[0].files;
-        const char *words = NULL;
-        if ((f->certificate[0] == '\0') != (f->key[0] == '\0'))
+        const char *words = NULL, *key = "tls-psk-identity";
+        if ((f->certificate[0] == '\0') != (f->key[0] == '\0')) {
             words = "tls-certificate, tls-key: found one, expected both";
-        else if (f->psk_identity[0] != '\0' && f->psk[0] == '\0' && all->psk[0] == '\0')
+            key = f->key[0] == '\0' ? "tls-certificate" : "tls-key";
+        } else if (f->psk_identity[0] != '\0' && f->psk[0] == '\0' && all->psk[0] == '\0') {
             words = "tls-psk-identity: found alone, expected tls-psk-file with it";
+        }
         if (words == NULL)
             continue;
+        put_line(c, i == 0 ? "resource" : "target", c->probe_tls[i].target, key, NULL, errors);
         text_printf(errors, "[%s%s] %s\n", i == 0 ? "resource" : "target ",
                     c->probe_tls[i].target, words);
         r = WEIR_E_INVALID;
@@ -412,11 +435,13 @@ int server_config_check(struct server_config *c, struct text *errors)
     for (size_t i = 0; i < c->gateway_count; i++)
         if (check_address("[control] gateways", c->gateways[i], 7401, errors) < 0)
             r = WEIR_E_INVALID;
-    if (check_pair("control", c->control_certificate, c->control_key, errors) < 0)
+    if (check_pair(c, "control", c->control_certificate, c->control_key, errors) < 0)
         r = WEIR_E_INVALID;
     if (check_http(c, errors) < 0 || check_probe_tls(c, errors) < 0)
         r = WEIR_E_INVALID;
     if (c->lease_ns < 3 * c->period_ns) {
+        bool said = c->file != NULL && conf_find(c->file, "server", "", "lease") != NULL;
+        put_line(c, "server", "", said ? "lease" : "period", NULL, errors);
         text_printf(errors,
                     "[server] lease: found less than three periods, expected more: a throttle "
                     "would end between two renewals\n");
@@ -427,5 +452,6 @@ int server_config_check(struct server_config *c, struct text *errors)
                     c->state_dir);
         r = WEIR_E_INVALID;
     }
+    server_config_forget(c);
     return r;
 }

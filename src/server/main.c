@@ -210,8 +210,10 @@ static int read_settings(int argc, char **argv, struct server_config *c, struct 
     optind = 1;
     while ((option = getopt_long(argc, argv, "c:", long_options, NULL)) != -1) {
         int s = apply_option(c, option, &listens, errors);
-        if (s != 0)
+        if (s != 0) {
+            server_config_forget(c);
             return s;
+        }
     }
     return r < 0 ? r : server_config_check(c, errors);
 }

@@ -50,6 +50,9 @@ struct probe_tls {
     struct tls_files files; /* "" in a target's own: as in [resource] */
 };
 
+struct conf;
+struct text;
+
 /* Settings of the server, from server.conf and options; borrowed by every thread, never changed. */
 struct server_config {
     char control_listen[8][160];   /* default "127.0.0.1:7400"; and unix:<state_dir>/control.sock */
@@ -80,15 +83,17 @@ struct server_config {
     uint32_t log_level;
     uint64_t keep_1s_ns, keep_10s_ns, keep_1min_ns,
         keep_1h_ns; /* ages of samples: 2 h, 24 h, 14 d, 400 d */
+    struct conf *file; /* where keys stand, for the words of server_config_check; NULL after it */
 };
 
 /* 0 in pairs and sla_processes means auto until server_config_check, which puts numbers there. */
 void server_config_init(struct server_config *c);
 
-struct text;
-/* As gateway_config_load: every error is appended, "file:line: ...". */
+/* As gateway_config_load: every error is appended, "file:line: ...". What is loaded well is checked
+ * next, or forgotten: its file is kept until then. */
 int server_config_load(struct server_config *c, const char *path, struct text *errors);
 int server_config_check(struct server_config *c, struct text *errors);
+void server_config_forget(struct server_config *c);
 
 /* Each thread is one function of this shape; @arg is its own setup made by main. It runs until
  * MSG_STOP, answers that, and returns. */

@@ -610,7 +610,7 @@ class Configuration(TlsCase):
         for tls, words in (
                 ("tls = maybe\n", "FILE:6: "),
                 ("tls = maybe\n", "expected off, allow (a host may begin TLS) or require"),
-                ("tls = require\n", "FILE:3: [listener l]: TLS without a secret"),
+                ("tls = require\n", "FILE:6: [listener l]: TLS without a secret"),
                 (pair, "tls keys without TLS"),
                 ("tls = require\ntls-certificate = x\n", "absolute path"),
                 (f"tls = require\ntls-certificate = {good}/server-cert.pem\n", "expected both"),

@@ -125,6 +125,38 @@ class Wrong(unittest.TestCase):
                     self.assertIn(words, out[:2000])
                     self.assertLess(len(out), 4096)
 
+    def test_keys_that_contradict_each_other_are_named_with_the_line_of_the_one_at_fault(self):
+        cert, key = "tls-certificate = /x/cert.pem\n", "tls-key = /x/key.pem\n"
+        for daemon, text, line, words in (
+            ("server", f"[http]\nlisten = 127.0.0.1:0\n{cert}", 3, "[http] tls-certificate, tls-key: found one"),
+            ("server", f"[control]\n\n{key}", 3, "[control] tls-certificate, tls-key: found one"),
+            ("server", "[http]\n\nlisten = 192.0.2.1:7480\n", 3, '[http] listen: found "192.0.2.1:7480"'),
+            ("server", "[server]\nperiod = 1s\nlease = 2s\n", 3, "[server] lease: found less than three periods"),
+            ("server", "[server]\nobserve = no\nperiod = 60s\n", 3, "[server] lease: found less than three periods"),
+            ("server", f"[resource]\n{key}", 2, "[resource] tls-certificate, tls-key: found one"),
+            ("server", "[target a]\ntls-ca = /x\n[target b]\ntls-psk-identity = i\n", 4, "[target b] tls-psk-identity: found alone"),
+            ("gateway", "[server]\naddress = 127.0.0.1:1\n" + key, 3, "[server]: one of tls-certificate and tls-key"),
+            ("gateway", "[server]\naddress = 127.0.0.1:1\ntls-verify-name = n\n", 3, "[server]: tls-verify-name without tls-ca"),
+            ("gateway", f"[listener x]\naddress = 127.0.0.1:0\ntarget = t\n{cert}", 4, "[listener x]: tls keys without TLS"),
+            ("gateway", f"[listener x]\naddress = 127.0.0.1:0\ntls = allow\ntarget = t\n{cert}", 5, "expected both"),
+            ("gateway", "[listener x]\naddress = 127.0.0.1:0\ntls = allow\ntarget = t\n", 3, "[listener x]: TLS without a secret"),
+            ("gateway", "[target x]\nuri = nbds://127.0.0.1:1\ntls = off\n", 3, "[target x]: tls = off with an nbds uri"),
+            ("gateway", "[target x]\nuri = nbds://127.0.0.1:1\ntls-psk-identity = i\n", 3, "tls-psk-identity without tls-psk-file"),
+            ("gateway", "[limit x]\niops = 5\nburst-for = 9s\n", 3, "[limit x]: burst-for needs"),
+            ("gateway", "[limit x]\niops = 5\nburst-iops = 5\nburst-for = 9s\n", 3, "[limit x]: burst-iops needs"),
+        ):
+            with self.subTest(daemon=daemon, text=text):
+                status, out, path = self.check(daemon, text + REST[daemon])
+                self.assertEqual(status, WRONG, out)
+                self.assertRegex(out, rf"(?m){re.escape(path)}:{line}: .*{re.escape(words)}")
+        # One that a drop-in has changed is named where it stands last.
+        folder = self.world.path("server.conf.d")
+        os.mkdir(folder)
+        with open(os.path.join(folder, "50-mine.conf"), "w") as f:
+            f.write("[server]\n\nlease = 1s\n")
+        _, out, _ = self.check("server", "[server]\nlease = 10s\n")
+        self.assertIn(f"{folder}/50-mine.conf:3: [server] lease: found less than three periods", out)
+
     def test_what_cannot_be_read_is_named(self):
         for daemon in ("gateway", "server"):
             program = PROGRAMS[daemon]

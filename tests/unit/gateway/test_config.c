@@ -245,10 +245,10 @@ static void what_is_wrong_is_refused_where_it_stands(void **state)
         {"[limit b]\niops = 4k\n", 2, {"found \"4k\"", "whole I/Os"}},
         {"[limit b]\nbandwidth = 10M\n", 2, {"found \"10M\"", "MiB/s"}},
         {"[limit b]\niops = 5\nper = host\n", 3, {"stream", "group"}},
-        {"[limit b]\niops = 5\nburst-iops = 9\n", 1, {"needs burst-for", ""}},
-        {"[limit b]\niops = 5\nburst-for = 9s\n", 1, {"burst-for needs", ""}},
-        {"[limit b]\niops = 5\nburst-iops = 5\nburst-for = 9s\n", 1, {"iops below it", ""}},
-        {"[limit b]\niops = 5\nburst-bandwidth = 5MB/s\nburst-for = 9s\n", 1, {"bandwidth", ""}},
+        {"[limit b]\niops = 5\nburst-iops = 9\n", 3, {"needs burst-for", ""}},
+        {"[limit b]\niops = 5\nburst-for = 9s\n", 3, {"burst-for needs", ""}},
+        {"[limit b]\niops = 5\nburst-iops = 5\nburst-for = 9s\n", 3, {"iops below it", ""}},
+        {"[limit b]\niops = 5\nburst-bandwidth = 5MB/s\nburst-for = 9s\n", 3, {"bandwidth", ""}},
         {"[limit b]\niops = 5\n[limit b]\niops = 6\n", 3, {"opened on line 1 already", ""}},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
