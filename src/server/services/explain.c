@@ -161,7 +161,39 @@ static const struct part *promise_part(const struct stream *st)
     return NULL;
 }
 
-static void say_share(struct page *p, const struct stream *st)
+/* Of what its agreement reserves there, as last sent: reports begin to reckon anew, @reserve_fits
+ * with them, before the next plan. */
+static double part_fits(const struct part *p)
+{
+    const struct sched_terms *is = &p->planned, *all = &p->share;
+    if (is->weight == 0)
+        return 1;
+    for (int dir = 0; dir < 2; dir++) {
+        if (all->reserve_dir_iops[dir] > 0)
+            return (double)is->reserve_dir_iops[dir] / (double)all->reserve_dir_iops[dir];
+        if (all->reserve_dir_bytes_s[dir] > 0)
+            return (double)is->reserve_dir_bytes_s[dir] / (double)all->reserve_dir_bytes_s[dir];
+    }
+    if (all->reserve_iops > 0)
+        return (double)is->reserve_iops / (double)all->reserve_iops;
+    return all->reserve_bytes_s > 0 ? (double)is->reserve_bytes_s / (double)all->reserve_bytes_s
+                                    : 1;
+}
+
+static void say_scaled(struct page *p, const struct part *part, const struct storage *t,
+                       const struct policy *shares_by)
+{
+    double fits = part_fits(part);
+    if (fits >= 1)
+        return;
+    say(p, "Reservations at %s ask for %.0f %% of what it can do: of %.0f IOPS %.0f fit; "
+        "collisions are decided by %s%s.",
+        t->name, t->capacity > 0 ? 100.0 * t->reserved / t->capacity : 0.0, part->reserve,
+        part->reserve * fits, shares_by != NULL ? "equal shares, as says policy " : "priority",
+        shares_by != NULL ? shares_by->name : "");
+}
+
+static void say_share(struct page *p, const struct stream *st, const struct entities *e)
 {
     const struct part *part = promise_part(st);
     const struct storage *t = st->storage;
@@ -173,10 +205,21 @@ static void say_share(struct page *p, const struct stream *st)
     say_reserved(p, owes, " before others", s->reserve_iops, s->reserve_dir_iops,
                  s->reserve_bytes_s, s->reserve_dir_bytes_s);
     say(p, "Of the rest of %s its share has weight %u.", t->name, s->weight);
-    if (part->reserve_fits < part->reserve)
-        say(p, "Reservations at %s ask for %.0f %% of what it can do: of %.0f IOPS %.0f fit.",
-            t->name, t->capacity > 0 ? 100.0 * t->reserved / t->capacity : 0.0, part->reserve,
-            part->reserve_fits);
+    say_scaled(p, part, t, plan_shares_by(e->policies, e->policy_count, t));
+}
+
+static void say_stopped(struct page *p, const struct brake *b)
+{
+    char rates[64];
+    if (b->memo_decision[0] == '\0')
+        return;
+    if (b->memo_to > b->memo_from - 1.0)
+        words(rates, sizeof(rates), "below its %.0f IOPS", b->memo_from);
+    else
+        words(rates, sizeof(rates), "from %.0f to %.0f IOPS", b->memo_from, b->memo_to);
+    say(p, "A throttle %s for the sake of %s was wanted and did not leave: %s%s%s.", rates,
+        b->memo_victim, b->memo_decision, b->memo_policy[0] ? ", by policy " : "",
+        b->memo_policy);
 }
 
 static void say_throttle(struct page *p, const struct stream *st)
@@ -185,10 +228,7 @@ static void say_throttle(struct page *p, const struct stream *st)
     if (t->active)
         say(p, "A planned throttle holds it to %llu IOPS, for now: %s.",
             (unsigned long long)t->iops, t->reason);
-    if (st->brake.memo_decision[0] != '\0')
-        say(p, "A throttle for the sake of %s was wanted and did not leave: %s%s%s.",
-            st->brake.memo_victim, st->brake.memo_decision,
-            st->brake.memo_policy[0] ? ", by policy " : "", st->brake.memo_policy);
+    say_stopped(p, &st->brake);
     if (st->e.held_now > 0)
         say(p, "%u of its I/Os are held now by %s, the oldest for %.1f ms.", st->e.held_now,
             st->e.held_by[0] ? st->e.held_by : "a limit", (double)st->e.oldest_held_ns / 1e6);
@@ -225,7 +265,7 @@ size_t explain_stream(const struct entities *e, const struct entity_stream *enti
     say_promise(&p, st);
     say_verdict(&p, st);
     say_limits(&p, st, e);
-    say_share(&p, st);
+    say_share(&p, st, e);
     say_throttle(&p, st);
     if (!e->enforcing)
         say(&p, "Enforcement is switched off: nothing is planned for anybody.");

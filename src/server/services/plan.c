@@ -254,15 +254,22 @@ double plan_capacity(const struct storage *t)
     return (double)most * 1e6; /* ns of device time a second */
 }
 
-static enum collisions collisions_at(const struct services *s, const struct storage *t)
+const struct policy *plan_shares_by(const struct policy *policies, size_t count,
+                                    const struct storage *t)
 {
-    for (size_t i = 0; i < s->e.policy_count; i++) {
-        const struct policy *p = &s->policies[i];
+    for (size_t i = 0; i < count; i++) {
+        const struct policy *p = &policies[i];
         if (p->collisions == COLLISIONS_SHARE &&
             selector_match(&p->applies_to, "", "", "", t->name))
-            return COLLISIONS_SHARE;
+            return p;
     }
-    return COLLISIONS_PRIORITY;
+    return NULL;
+}
+
+static enum collisions collisions_at(const struct services *s, const struct storage *t)
+{
+    bool share = plan_shares_by(s->policies, s->e.policy_count, t) != NULL;
+    return share ? COLLISIONS_SHARE : COLLISIONS_PRIORITY;
 }
 
 void plan_target_gather(struct target *one)

@@ -67,6 +67,7 @@ struct brake {
     char memo_decision[32]; /* last suppressed proposal, so that it is written down once */
     char memo_policy[NAME_SIZE];
     char memo_victim[STREAM_KEY_SIZE];
+    double memo_from, memo_to;          /* I/Os per second, as it was proposed last */
     uint32_t memo_age;                  /* periods since it was last proposed */
 };
 
@@ -664,6 +665,10 @@ double plan_reserve_dir(const struct part *p, enum io_direction dir);
 double plan_io_cost(const struct part *p);
 /* What it can do, ns of device time a second; 0: not known. */
 double plan_capacity(const struct storage *t);
+/* The policy by which reservations that do not fit at @t are scaled in equal shares; NULL: there is
+ * none, and priority decides. */
+const struct policy *plan_shares_by(const struct policy *policies, size_t count,
+                                    const struct storage *t);
 
 /* --- slots.c: the window of a storage with several gateways
  * --------------------------------------------------------------------------------------- */

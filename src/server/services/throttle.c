@@ -293,6 +293,8 @@ static void suppressed(struct services *s, struct stream *st, const struct strea
     bool same = strcmp(b->memo_decision, decision) == 0 && strcmp(b->memo_policy, policy) == 0 &&
                 strcmp(b->memo_victim, victim->e.key) == 0;
     b->memo_age = 0;
+    b->memo_from = base;
+    b->memo_to = r->to_iops;
     if (same)
         return;
     words(b->memo_decision, sizeof(b->memo_decision), "%s", decision);

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "base/err.h"
+#include "server/services/explain.h"
 #include "world.h"
 
 struct caught {
@@ -192,6 +193,18 @@ static void within_the_reservation_what_the_other_served_takes_nothing_from_it(v
     stage_end();
 }
 
+/* Whether a sentence about stream @st says this. */
+static bool explained(int st, const char *what)
+{
+    char line[EXPLAIN_SENTENCES][EXPLAIN_SIZE];
+    const struct entities *e = services_entities(stage->w.services);
+    size_t n = explain_stream(e, world_entity(&stage->w, st), line);
+    for (size_t i = 0; i < n; i++)
+        if (strstr(line[i], what) != NULL)
+            return true;
+    return false;
+}
+
 static void reservations_beyond_the_storage_are_scaled_by_priority_and_said(void **state)
 {
     (void)state;
@@ -201,10 +214,12 @@ static void reservations_beyond_the_storage_are_scaled_by_priority_and_said(void
     struct agreement cheap = reserving("cheap", "batch", 6000, 0);
     put(&dear);
     put(&cheap);
-    open_stream(0, "10.0.0.1", "db", 100);
-    open_stream(1, "10.0.0.2", "batch", 100);
+    int db = open_stream(0, "10.0.0.1", "db", 100);
+    int batch = open_stream(1, "10.0.0.2", "batch", 100);
     world_run(&stage->w, 6);
     assert_int_equal(world_count_events(&stage->w, "overcommitted"), 1);
+    assert_true(explained(batch, "fit; collisions are decided by priority."));
+    assert_false(explained(db, "collisions")); /* it loses nothing */
     assert_null(seen(0, "plan/dear@array1")); /* has all of it */
     const struct caught *c = seen(1, "plan/cheap@array1");
     assert_non_null(c);
@@ -214,6 +229,7 @@ static void reservations_beyond_the_storage_are_scaled_by_priority_and_said(void
     world_run(&stage->w, 3);
     assert_in_range(seen(0, "plan/dear@array1")->share.reserve_iops, 4900, 5000);
     assert_in_range(seen(1, "plan/cheap@array1")->share.reserve_iops, 4900, 5000);
+    assert_true(explained(db, "fit; collisions are decided by equal shares, as says policy fair."));
     assert_int_equal(world_count_events(&stage->w, "overcommitted"), 1);
     stage_end();
 }

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "base/err.h"
+#include "server/services/explain.h"
 #include "server/services/policy.h"
 #include "world.h"
 
@@ -180,6 +181,18 @@ static void when_the_victim_goes_the_throttle_is_lifted(void **state)
     story_free(t);
 }
 
+/* The sentence of what holds for @stream now that begins like this; NULL: there is none. */
+static const char *explained(const struct story *t, int stream, const char *begin,
+                             char line[EXPLAIN_SENTENCES][EXPLAIN_SIZE])
+{
+    size_t n =
+        explain_stream(services_entities(t->w.services), world_entity(&t->w, stream), line);
+    for (size_t i = 0; i < n; i++)
+        if (strncmp(line[i], begin, strlen(begin)) == 0)
+            return line[i];
+    return NULL;
+}
+
 static void observe_mode_sends_nothing_planned_and_says_what_it_would_do_once(void **state)
 {
     (void)state;
@@ -192,6 +205,15 @@ static void observe_mode_sends_nothing_planned_and_says_what_it_would_do_once(vo
     assert_int_equal(world_count_actions(&t->w, BATCH, "throttle", false), 1);
     assert_string_equal(t->w.action[0].decision, "observe");
     assert_true(world_entity(&t->w, t->bully)->harm_ppm > 500000);
+    char line[EXPLAIN_SENTENCES][EXPLAIN_SIZE], end[96];
+    double from, to;
+    const char *said = explained(t, t->bully, "A throttle", line);
+    assert_non_null(said);
+    assert_int_equal(sscanf(said, "A throttle from %lf to %lf IOPS for", &from, &to), 2);
+    assert_true(to >= from / 2 && to < from && from < 20000); /* a half is the deepest cut */
+    snprintf(end, sizeof(end), "for the sake of " DB " was wanted and did not leave: observe.");
+    assert_non_null(strstr(said, end));
+    assert_null(explained(t, t->victim, "A throttle", line));
     story_free(t);
 }
 
@@ -212,6 +234,10 @@ static void a_policy_that_protects_lifts_at_once_and_stops_every_later_cut(void 
     assert_false(t->w.stream[t->bully].limited);
     assert_int_equal(world_count_actions(&t->w, BATCH, "throttle", true), throttles);
     assert_int_equal(world_count_actions(&t->w, BATCH, "throttle", false), 1);
+    char line[EXPLAIN_SENTENCES][EXPLAIN_SIZE];
+    const char *said = explained(t, t->bully, "A throttle", line);
+    assert_non_null(said);
+    assert_non_null(strstr(said, "did not leave: protected, by policy keep-batch."));
     assert_int_equal(services_document_remove(t->w.services, "Policy", "keep-batch", t->w.now, 0),
                      0);
     world_run(&t->w, 4);
