@@ -97,9 +97,11 @@ void moves_landed(struct sim_node *n, uint32_t process)
 /* Of a storage's name the server takes a hash. */
 static uint64_t target_number(const struct sim *s, const char *uri)
 {
-    uint64_t i = 0;
-    while (strcmp(s->gateway_config->targets[i].uri, uri) != 0)
+    size_t i = 0;
+    while (i < s->gateway_config->target_count &&
+           strcmp(s->gateway_config->targets[i].uri, uri) != 0)
         i++;
+    weir_assert(i < s->gateway_config->target_count);
     return i;
 }
 

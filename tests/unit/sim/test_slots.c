@@ -201,6 +201,40 @@ static void reads_and_writes_are_served_what_is_reserved_for_each(void **state)
     assert_true(met[1] > 0.9);
 }
 
+/* Nearly all servers are lost, so that the window is rightly small, and come back: what is left
+ * then is mostly reserved, and both windows of a look are nearly alike. What is not reserved gets
+ * the servers again all the same. */
+static void a_window_that_shrank_with_its_storage_grows_with_it_again(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct stage w;
+        struct sim_result r;
+        stage_init(&w);
+        w.config.duration_ns = 60 * S;
+        load(&w, "r", 0, 32);
+        load(&w, "x", 0, 64);
+        load(&w, "y", 1, 128);
+        agreement(&w, "r", AGREEMENT_WEIGHT)->reservation_iops = 900;
+        w.change[0] = (struct sim_change){.at_ns = 20 * S, .kind = SIM_DEVICE_SERVERS, .value = 1};
+        w.change[1] = (struct sim_change){.at_ns = 35 * S, .kind = SIM_DEVICE_SERVERS, .value = 8};
+        w.config.change_count = 2;
+        run(&w, seed, SIM_OURS, &r);
+        double sum[3] = {0}; /* of x and y in 5 s: before, without the servers, after */
+        for (uint32_t i = 1; i < 3; i++)
+            for (uint32_t n = 0; n < 5; n++) {
+                sum[0] += r.load[i].iops[14 + n];
+                sum[1] += r.load[i].iops[29 + n];
+                sum[2] += r.load[i].iops[54 + n];
+            }
+        print_message("not reserved: %.0f IOPS, %.0f with one server, %.0f after\n", sum[0] / 5,
+                      sum[1] / 5, sum[2] / 5);
+        assert_true(sum[1] < 0.2 * sum[0]);
+        assert_true(sum[2] > 0.8 * sum[0]);
+        sim_result_fini(&r);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -208,6 +242,7 @@ int main(void)
         cmocka_unit_test(a_reservation_is_served_in_nearly_every_second),
         cmocka_unit_test(reads_and_writes_are_served_what_is_reserved_for_each),
         cmocka_unit_test(a_promise_survives_the_loss_of_half_the_servers),
+        cmocka_unit_test(a_window_that_shrank_with_its_storage_grows_with_it_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
