@@ -41,7 +41,7 @@ class Silence(FaultCase):
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             return pool.submit(work).result()
 
-    def play(self, target_space, target_address, host_space, expected, begin, strike):
+    def play(self, target_space, target_address, host_space, expected, begin, strike, handshake):
         """A connection in each state of the protocol; all are cut at once, and all end for the @expected reasons."""
         world = weirtest.World()
         world.__enter__()
@@ -49,7 +49,7 @@ class Silence(FaultCase):
         store = self.within(target_space, lambda: Store(target_address))
         self.addCleanup(store.close)
         g = self.within(self.space, lambda: world.gateway(config=config(
-            store.uri, "peer-timeout = 1s\nhandshake-timeout = 3s").replace("127.0.0.1:0", "10.0.0.1:0")))
+            store.uri, f"peer-timeout = 1s\nhandshake-timeout = {handshake}").replace("127.0.0.1:0", "10.0.0.1:0")))
         cases = []
         for name, state in reversed(STATES.items()):  # negotiation last: its time is short
             export = (b"stuck-" if state is Held else b"x-") + name.encode()
@@ -78,7 +78,7 @@ class Silence(FaultCase):
             c.push(c.rest)
         # In negotiation its time is bounded by handshake-timeout, whatever TCP knows.
         self.play(self.space + "p", "10.0.0.2", self.space, {"target-silent": 5, "target-timeout": 1},
-                  lambda c: c.state.enter(c), strike)
+                  lambda c: c.state.enter(c), strike, "3s")
 
     def test_a_host_that_is_gone_is_noticed_whatever_is_under_way(self):
         under_way = {}
@@ -99,7 +99,7 @@ class Silence(FaultCase):
                 c.target.sendall(c.target_rest)
             else:  # an option
                 c.target.sendall(c.state.opened(c))
-        self.play(self.space, "127.0.0.1", self.space + "p", {"host-silent": 6}, begin, strike)
+        self.play(self.space, "127.0.0.1", self.space + "p", {"host-silent": 6}, begin, strike, "60s")
 
 
 class Exhaustion(FaultCase):
