@@ -10,8 +10,8 @@
  * would send is counted. PARALLEL is what a storage can do at once: with few, reservations exceed
  * it and are scaled, the dearest case. The first plan is told apart: nothing is settled in it; in
  * the others what stands behind one gateway has not changed. Figures, medians of all rounds:
- * milliseconds of processor time of one plan with what it sends, its part of a core at one a
- * second, and the longest piece in which it was made. */
+ * milliseconds of processor time of one plan with what it says to gateways, its part of a core at
+ * one a second, and the longest piece in which it was made. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -183,7 +183,7 @@ static uint64_t cpu_ns(void)
     return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
-/* One period's work on what was merged last, without what it would send; ns of processor time. */
+/* One period's work on what was merged last; ns of processor time. */
 static uint64_t plan_once(struct bench *b)
 {
     uint64_t begin_ns = cpu_ns(), last_ns = begin_ns;
