@@ -52,39 +52,11 @@ static int sink_controls(void *ctx, uint64_t session, uint16_t pair, struct cont
     return 0;
 }
 
-static void sink_end(void *ctx, uint64_t session, uint16_t pair, const char *why)
-{
-    (void)ctx;
-    (void)session;
-    (void)pair;
-    (void)why;
-}
-
-static void sink_sample(void *ctx, const struct sample_record *r)
-{
-    (void)ctx;
-    (void)r;
-}
-
-static void sink_action(void *ctx, const struct action_record *r)
-{
-    (void)ctx;
-    (void)r;
-}
-
 static void sink_event(void *ctx, const struct event_record *e)
 {
     (void)ctx;
     if (e->severity == EVENT_ERROR)
         fprintf(stderr, "%s: %s\n", e->kind, e->text);
-}
-
-static void sink_target(void *ctx, const char *gateway, const char *target, const char *uri)
-{
-    (void)ctx;
-    (void)gateway;
-    (void)target;
-    (void)uri;
 }
 
 static void agree(struct bench *b, const char *name, const char *volume, enum agreement_per per)
@@ -110,9 +82,7 @@ static void begin(struct bench *b)
                                 .in_pieces = true,
                                 .first_epoch = 1};
     struct services_sink sink = {.ctx = b, .poll = sink_poll, .controls = sink_controls,
-                                 .session_end = sink_end, .sample = sink_sample,
-                                 .action = sink_action, .event = sink_event,
-                                 .target_seen = sink_target};
+                                 .event = sink_event};
     b->now_ns = 1000 * NS_PER_S;
     rng_seed(&b->rng, 1);
     b->s = services_new(&c, &sink);

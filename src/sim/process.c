@@ -66,12 +66,6 @@ static void sink_session_end(void *ctx, uint64_t session, uint16_t pair, const c
         node_session_down(n, false);
 }
 
-static void sink_sample(void *ctx, const struct sample_record *r)
-{
-    (void)ctx;
-    (void)r;
-}
-
 static void sink_action(void *ctx, const struct action_record *a)
 {
     struct sim_result *r = ((struct sim_process *)ctx)->sim->result;
@@ -79,20 +73,6 @@ static void sink_action(void *ctx, const struct action_record *a)
     r->actions_enforced += a->enforced;
     if (r->action_count < SIM_ACTIONS_KEPT)
         r->action[r->action_count++] = *a;
-}
-
-static void sink_event(void *ctx, const struct event_record *e)
-{
-    (void)ctx;
-    (void)e;
-}
-
-static void sink_target(void *ctx, const char *gateway, const char *target, const char *uri)
-{
-    (void)ctx;
-    (void)gateway;
-    (void)target;
-    (void)uri;
 }
 
 static void sink_targets(void *ctx, const struct entity_gateway *g)
@@ -279,10 +259,7 @@ static int process_up(struct sim *s, struct sim_process *p, struct text *why)
         .poll = sink_poll,
         .controls = sink_controls,
         .session_end = sink_session_end,
-        .sample = sink_sample,
         .action = sink_action,
-        .event = sink_event,
-        .target_seen = sink_target,
         .targets = sink_targets,
         .gateway = sink_gateway,
         .share = s->processes > 1 ? sink_share : NULL,

@@ -325,8 +325,7 @@ void entity_gateway_set_state(struct services *s, struct gateway *g, enum gatewa
     }
     claim_gateway_changed(s, g);
     gateway_touch(s, g);
-    if (s->sink.gateway != NULL)
-        s->sink.gateway(s->sink.ctx, &g->e);
+    s->sink.gateway(s->sink.ctx, &g->e);
 }
 
 void entity_gateway_attach(struct services *s, struct gateway *g, const struct gateway_hello *h)

@@ -137,8 +137,7 @@ void services_gateway_import(struct services *s, struct gateway_parcel *p, uint1
             throttle_lift(s, st, "enforcement is switched off", "enforcement-off");
     }
     heap_set(s, g, g->due_ns);
-    if (s->sink.gateway != NULL)
-        s->sink.gateway(s->sink.ctx, &g->e); /* which process has it is written down */
+    s->sink.gateway(s->sink.ctx, &g->e); /* which process has it is written down */
     if (said_meanwhile(s, g, PARCEL_RETIRE)) {
         services_retire(s, g, "retired by an administrator");
         return;

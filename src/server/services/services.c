@@ -57,13 +57,11 @@ struct services *services_new(const struct services_config *c, const struct serv
     weir_assert(c->period_ns >= NS_PER_MS);
     weir_assert(c->lease_ns >= 2 * c->period_ns);
     weir_assert(c->max_gateways > 0 && c->max_streams > 0);
-    weir_assert(sink->poll && sink->controls && sink->session_end && sink->sample);
-    weir_assert(sink->action && sink->event && sink->target_seen);
     struct services *s = calloc(1, sizeof(*s));
     if (s == NULL)
         return NULL;
     s->config = *c;
-    s->sink = *sink;
+    sink_set(s, sink);
     s->epoch = c->first_epoch;
     s->generation = 1;
     s->e.enforcing = true;
@@ -452,7 +450,7 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
         return;
     whole_report_state(s, g);
     upkeep_report(s, g, r);
-    if (g->targets_changed && s->sink.targets != NULL)
+    if (g->targets_changed)
         s->sink.targets(s->sink.ctx, &g->e);
     g->targets_changed = false;
     reconcile_epoch(s, g, r->epoch);
@@ -655,8 +653,7 @@ void services_admit(struct services *s, struct gateway *g, const char *who)
     entity_gateway_subject(g, subject, sizeof(subject));
     note_event(s, EVENT_INFO, "gateway-admitted", subject,
                "gateway %s is %s: it is controlled as soon as it reports", g->e.hello.name, who);
-    if (s->sink.gateway != NULL)
-        s->sink.gateway(s->sink.ctx, &g->e);
+    s->sink.gateway(s->sink.ctx, &g->e);
 }
 
 int services_gateway_admit(struct services *s, const char *name, uint64_t now_ns, int64_t wall_us)

@@ -18,8 +18,9 @@
 #include "server/services/report.h"
 #include "server/services/share.h"
 
-/* Where results go. Functions must not call back into the services. Those that return int may say
- * WEIR_E_FULL: the services keep what matters (controls) and count what does not (samples). */
+/* Where results go. Functions must not call back into the services. Only poll and controls must be
+ * there; what is NULL hears nothing. Those that return int may say WEIR_E_FULL: the services keep
+ * what matters (controls) and count what does not (samples). */
 struct services_sink {
     void *ctx;
     int (*poll)(void *ctx, uint64_t session, uint16_t pair, const struct poll_request *p);
@@ -32,9 +33,9 @@ struct services_sink {
     /* A storage that no other gateway has by this name. */
     void (*target_seen)(void *ctx, const char *gateway, const char *target, const char *uri);
     /* @g said, in a whole report, that it is in front of other targets than before: see
-     * services_gateway_targets. May be NULL. */
+     * services_gateway_targets. */
     void (*targets)(void *ctx, const struct entity_gateway *g);
-    /* A gateway's record changed (state, name, address): keep it. May be NULL. */
+    /* A gateway's record changed (state, name, address): keep it. */
     void (*gateway)(void *ctx, const struct entity_gateway *g);
     /* To another SLA process, or to this one: services_share there, in the order of the calls.
      * Takes @b on 0 only. NULL: there is never another. */

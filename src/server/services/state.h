@@ -743,6 +743,11 @@ void dispatch_changed(struct services *s, size_t at_most);
 #define CHANGED_AT_ONCE 16u
 void dispatch_forget(struct gateway *g);
 
+/* --- sink.c --- */
+
+/* What is not in @sink hears nothing, but of share: NULL there says that nobody else is. */
+void sink_set(struct services *s, const struct services_sink *sink);
+
 /* --- note.c: samples, events, actions
  * ------------------------------------------------------------------ */
 void note_event(struct services *s, enum event_severity severity, const char *kind,

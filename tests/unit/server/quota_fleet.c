@@ -75,31 +75,6 @@ static int sink_share(void *ctx, struct share_batch *b)
     return 0;
 }
 
-static void sink_end(void *ctx, uint64_t session, uint16_t pair, const char *why)
-{
-    (void)ctx, (void)session, (void)pair, (void)why;
-}
-
-static void sink_sample(void *ctx, const struct sample_record *r)
-{
-    (void)ctx, (void)r;
-}
-
-static void sink_action(void *ctx, const struct action_record *r)
-{
-    (void)ctx, (void)r;
-}
-
-static void sink_event(void *ctx, const struct event_record *r)
-{
-    (void)ctx, (void)r;
-}
-
-static void sink_target(void *ctx, const char *gateway, const char *target, const char *uri)
-{
-    (void)ctx, (void)gateway, (void)target, (void)uri;
-}
-
 /* --- gateways -------------------------------------------------------------------------- */
 
 static void answer(struct quota_fleet *f, struct played *g, uint64_t seq)
@@ -321,11 +296,6 @@ struct quota_fleet *fleet_new(uint64_t seed, uint32_t full_ppm)
         struct services_sink sink = {.ctx = p,
                                      .poll = sink_poll,
                                      .controls = sink_controls,
-                                     .session_end = sink_end,
-                                     .sample = sink_sample,
-                                     .action = sink_action,
-                                     .event = sink_event,
-                                     .target_seen = sink_target,
                                      .share = sink_share};
         p->services = services_new(&c, &sink);
         assert_non_null(p->services);

@@ -54,40 +54,6 @@ static int sink_controls(void *ctx, uint64_t session, uint16_t pair, struct cont
     return 0;
 }
 
-static void sink_end(void *ctx, uint64_t session, uint16_t pair, const char *why)
-{
-    (void)ctx;
-    (void)session;
-    (void)pair;
-    (void)why;
-}
-
-static void sink_sample(void *ctx, const struct sample_record *r)
-{
-    (void)ctx;
-    (void)r;
-}
-
-static void sink_action(void *ctx, const struct action_record *r)
-{
-    (void)ctx;
-    (void)r;
-}
-
-static void sink_event(void *ctx, const struct event_record *e)
-{
-    (void)ctx;
-    (void)e;
-}
-
-static void sink_target(void *ctx, const char *gateway, const char *target, const char *uri)
-{
-    (void)ctx;
-    (void)gateway;
-    (void)target;
-    (void)uri;
-}
-
 static void agree(struct stage *t, const char *name, const char *volume, enum agreement_per per,
                   uint64_t reservation)
 {
@@ -167,10 +133,7 @@ static void stage_begin(struct stage *t, bool in_pieces)
     struct services_config c = {.period_ns = NS_PER_S, .lease_ns = 10 * NS_PER_S,
                                 .max_gateways = GATEWAYS, .max_streams = GATEWAYS * STREAMS,
                                 .processes = 1, .in_pieces = in_pieces, .first_epoch = 1};
-    struct services_sink sink = {.ctx = t, .poll = sink_poll, .controls = sink_controls,
-                                 .session_end = sink_end, .sample = sink_sample,
-                                 .action = sink_action, .event = sink_event,
-                                 .target_seen = sink_target};
+    struct services_sink sink = {.ctx = t, .poll = sink_poll, .controls = sink_controls};
     char name[32];
     t->now_ns = 1000 * NS_PER_S;
     t->s = services_new(&c, &sink);

@@ -85,31 +85,6 @@ static int sink_controls(void *ctx, uint64_t session, uint16_t pair, struct cont
     return 0;
 }
 
-static void sink_end(void *ctx, uint64_t session, uint16_t pair, const char *why)
-{
-    (void)ctx, (void)session, (void)pair, (void)why;
-}
-
-static void sink_sample(void *ctx, const struct sample_record *r)
-{
-    (void)ctx, (void)r;
-}
-
-static void sink_action(void *ctx, const struct action_record *r)
-{
-    (void)ctx, (void)r;
-}
-
-static void sink_event(void *ctx, const struct event_record *r)
-{
-    (void)ctx, (void)r;
-}
-
-static void sink_target(void *ctx, const char *gateway, const char *target, const char *uri)
-{
-    (void)ctx, (void)gateway, (void)target, (void)uri;
-}
-
 static void stage_begin(struct stage *g)
 {
     memset(g, 0, sizeof(*g));
@@ -119,12 +94,7 @@ static void stage_begin(struct stage *g)
                                 .first_epoch = 1};
     struct services_sink sink = {.ctx = g,
                                  .poll = sink_poll,
-                                 .controls = sink_controls,
-                                 .session_end = sink_end,
-                                 .sample = sink_sample,
-                                 .action = sink_action,
-                                 .event = sink_event,
-                                 .target_seen = sink_target};
+                                 .controls = sink_controls};
     g->services = services_new(&c, &sink);
     assert_non_null(g->services);
     services_loaded(g->services, g->now, WALL);

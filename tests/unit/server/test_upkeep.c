@@ -46,40 +46,12 @@ static int on_controls(void *ctx, uint64_t session, uint16_t pair, struct contro
     return 0;
 }
 
-static void on_end(void *ctx, uint64_t session, uint16_t pair, const char *why)
-{
-    (void)ctx;
-    (void)session;
-    (void)pair;
-    (void)why;
-}
-
-static void on_sample(void *ctx, const struct sample_record *r)
-{
-    (void)ctx;
-    (void)r;
-}
-
-static void on_action(void *ctx, const struct action_record *a)
-{
-    (void)ctx;
-    (void)a;
-}
-
 static void on_event(void *ctx, const struct event_record *e)
 {
     struct stage *t = ctx;
     assert_true(t->events < 64);
     snprintf(t->kind[t->events], sizeof(t->kind[0]), "%s", e->kind);
     snprintf(t->text[t->events++], sizeof(t->text[0]), "%s", e->text);
-}
-
-static void on_target(void *ctx, const char *gateway, const char *target, const char *uri)
-{
-    (void)ctx;
-    (void)gateway;
-    (void)target;
-    (void)uri;
 }
 
 static struct stage *stage_new(bool manual)
@@ -97,11 +69,7 @@ static struct stage *stage_new(bool manual)
     const struct services_sink sink = {.ctx = t,
                                        .poll = on_poll,
                                        .controls = on_controls,
-                                       .session_end = on_end,
-                                       .sample = on_sample,
-                                       .action = on_action,
-                                       .event = on_event,
-                                       .target_seen = on_target};
+                                       .event = on_event};
     t->s = services_new(&c, &sink);
     assert_non_null(t->s);
     return t;

@@ -408,22 +408,13 @@ static void sink_event(void *ctx, const struct event_record *e)
     w->event[w->events++] = *e;
 }
 
-static void sink_target(void *ctx, const char *gateway, const char *target, const char *uri)
-{
-    (void)ctx;
-    (void)gateway;
-    (void)target;
-    (void)uri;
-}
-
 /* --- the face -------------------------------------------------------------------------- */
 
 struct services_sink world_sink(struct world *w)
 {
     return (struct services_sink){.ctx = w, .poll = sink_poll, .controls = sink_controls,
                                   .session_end = sink_end, .sample = sink_sample,
-                                  .action = sink_action, .event = sink_event,
-                                  .target_seen = sink_target};
+                                  .action = sink_action, .event = sink_event};
 }
 
 static void init(struct world *w, uint64_t seed, bool observe, bool manual)
