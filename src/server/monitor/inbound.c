@@ -33,16 +33,19 @@
  *  2. A round reads at most READ_SIZE of a session; those with more to read take turns.
  *  3. What is kept of a session is one incomplete frame and one read. A frame must be whole within
  *     three heartbeats, since only whole frames count as a sign of life.
+ *  4. At most FRAMES_PER_SECOND frames of a session are handled in a second; one that sends more is
+ *     ended.
  *  5. In LEAVING nothing is read. What is owed is said first, then the baton goes on with the half
  *     in it (server/move.h); where it arrives it says DONE before anything else.
- *  4. At most FRAMES_PER_SECOND frames of a session are handled in a second; one that sends more is
- *     ended. */
+ *  6. A nap (nap.h) is between two rounds only, with nothing left to be read that is known of. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "base/assert.h"
 #include "base/err.h"
@@ -55,6 +58,7 @@
 #include "server/mailbox/slab.h"
 #include "server/monitor/mail.h"
 #include "server/monitor/monitor_private.h"
+#include "server/monitor/nap.h"
 #include "server/monitor/report.h"
 #include "server/monitor/rotation.h"
 #include "server/monitor/spare.h"
@@ -67,6 +71,7 @@
 #define CONFIRMS          1024u /* of keys in one session: one in a rotation */
 #define SURGE_LEAST_NS    (5 * NS_PER_MS)
 #define URGENT_ANSWERS    2u
+#define NAP_SLACK_NS      1000ul
 /* What a read costs, in what WORK_BYTES bytes cost. */
 #define WORK_READ  64u
 #define WORK_BYTES 16u
@@ -113,6 +118,8 @@ struct inbound {
     struct reactor_work read_more, let_go;
     struct reactor_timer retry, sweep;
     struct move_queue refused; /* batons that could not be handed back yet */
+    struct nap nap;
+    uint64_t frames; /* since it last slept */
     bool stop;
     struct msg stop_msg;
 };
@@ -477,6 +484,7 @@ static size_t take_frames(struct half *h, const uint8_t *bytes, size_t n)
             break;
         }
         monitor_count(in->m, frames_in);
+        in->frames++;
         h->heard_ns = reactor_now(in->reactor);
         got_frame(h, f);
         done += (size_t)size;
@@ -750,6 +758,8 @@ static void inbound_open(struct inbound *in)
     weir_assert(r == 0);
     reactor_timer_set(in->reactor, &in->sweep,
                       reactor_now(in->reactor) + in->m->heartbeat_ms * NS_PER_MS / 2);
+    nap_init(&in->nap, reactor_now(in->reactor));
+    (void)prctl(PR_SET_TIMERSLACK, NAP_SLACK_NS); /* of this thread; else 50 us */
 }
 
 static void inbound_close(struct inbound *in)
@@ -770,6 +780,19 @@ static void inbound_close(struct inbound *in)
     free(in->half);
 }
 
+/* Where frames come densely: sleep on, unheard, so that they come together. Then a gateway that
+ * speaks wakes nobody, and one wake of the SLA process is for many. */
+static void nap(struct inbound *in)
+{
+    struct timespec ts = {0};
+    if (!list_empty(&in->again))
+        return;
+    ts.tv_nsec = (long)nap_next(&in->nap, in->frames, reactor_now(in->reactor));
+    in->frames = 0;
+    if (ts.tv_nsec > 0)
+        (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
+}
+
 void *monitor_inbound_main(void *monitor_thread)
 {
     struct monitor_thread *t = monitor_thread;
@@ -780,6 +803,7 @@ void *monitor_inbound_main(void *monitor_thread)
     in->me = t->monitor->threads->inbound[t->pair];
     inbound_open(in);
     while (!in->stop) {
+        nap(in);
         int r = reactor_round(in->reactor, UINT64_MAX);
         weir_assert(r == 0);
     }
