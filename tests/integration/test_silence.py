@@ -6,6 +6,7 @@ import concurrent.futures
 import ctypes
 import os
 import random
+import socket
 import subprocess
 import time
 
@@ -107,10 +108,13 @@ class Exhaustion(FaultCase):
         gateway, store, bystander = self.world_with(gateway="peer-timeout = 1s")
         c = Case(gateway, store, b"x", Idle)
         self.addCleanup(c.close)
-        c.push(b"".join(c.request(READ, i, 0, 256 * KIB) for i in range(60)))
+        # Sockets grow with what they carry, to megabytes each; the ends of this way are told not to, and 30 MiB fit nowhere.
+        c.target.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * KIB)
+        c.host.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
+        c.push(b"".join(c.request(READ, i, 0, 512 * KIB) for i in range(60)))
         wire = [c.take()[1] for _ in range(60)]
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            sending = pool.submit(lambda: [c.target.sendall(c.answer(w, bytes(256 * KIB))) for w in wire])
+            sending = pool.submit(lambda: [c.target.sendall(c.answer(w, bytes(512 * KIB))) for w in wire])
             time.sleep(4)
             self.assertFalse(sending.done())
             self.assertEqual([c.read_reply()[0] for _ in range(60)], list(range(60)))

@@ -361,6 +361,11 @@ class World(contextlib.AbstractContextManager):
         p = Daemon(self, "nbd-server", ["nbd-server", "-C", conf, "-p", conf + ".pid"], conf + ".pid")
         p.port, p.uri = port, f"nbd://127.0.0.1:{port}"
         self._wait_port(p)
+        # It listens, and only then looks for a large prime for TLS: a matter of chance, seconds on a machine that is busy.
+        with socket.create_connection(("127.0.0.1", port)) as s:
+            s.settimeout(PATIENCE)
+            if s.recv(18) == b"":
+                raise AssertionError(f"{p.name} hung up on its first guest:\n{p.output()}")
         return p
 
     def _wait_port(self, p):
