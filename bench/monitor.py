@@ -8,7 +8,7 @@
   trouble    the real server while its database is locked, gateways stop reading or are half-open, one SLA process is stopped,
              and a thousand gateways come back at once; against the seconds just before
 
-    bench/monitor.py --parts trouble --trouble-gateways 10,100,1000,10000 --trouble-pairs 1,2     all sizes; an hour
+    bench/monitor.py --matrix     all of it, each trouble at each size with one pair and two
     bench/monitor.py [--quick] [--parts exchange,server,trouble] [--sizes 10,100,1000,10000] [--rounds N] [--seconds S]
                      [--minutes M] [--json FILE] [--images DIR] [--write docs/performance.md]
 
@@ -38,6 +38,8 @@ import weirtest  # noqa: E402
 
 GWSERVE = os.path.join(weirtest.BUILD, "bench", "gwserve")
 PER_PROCESS = 5000  # gateways of one load process
+DISTURBED = 0.15  # of a core: a window in which others took more is measured again
+DUEL = ("weir monitor", "libzmq ROUTER")  # whose saturated exchanges are compared: in turn, several times
 FORMS = {  # name: (form, wire, extra arguments)
     "weir monitor": ("pair", "weir", []),
     "weir monitor, 2 pairs": ("pair", "weir", ["--pairs", "2", "--processes", "2"]),
@@ -65,6 +67,13 @@ def cpu_of(pid):
 
 def process_cpu(pid):
     return time.clock_gettime((~pid << 3) | 2)
+
+
+def busy():
+    """CPU seconds of all that runs on this machine, its host's other guests included, interrupts aside."""
+    with open("/proc/stat", encoding="ascii") as f:
+        user, nice, system, _, _, _, _, steal = (int(v) for v in f.readline().split()[1:9])
+    return (user + nice + system + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def rss(pid):
@@ -161,18 +170,19 @@ def exchange_once(form, n, streams, active, period_ms, seconds):
         time.sleep(1.2 if period_ms else 0.8)
         load.do("mark")
         server.ask("mark")
-        began, cpu, before = time.monotonic(), process_cpu(server.pid), cpu_of(server.pid)
+        began, cpu, before, all_cpu = time.monotonic(), process_cpu(server.pid), cpu_of(server.pid), busy()
         load_cpu = sum(process_cpu(p.pid) for p in load.parts)
         time.sleep(seconds)
         seen = json.loads(server.ask("report"))
         took, cpu, after = time.monotonic() - began, process_cpu(server.pid) - cpu, cpu_of(server.pid)
         load_cpu = sum(process_cpu(p.pid) for p in load.parts) - load_cpu
+        others = max(0, busy() - all_cpu - cpu - load_cpu) / took
         answers = max(seen["answers"], 1)
         gained = (rss(server.pid) - idle) / n
         reports = load.reports()
         return {"form": form, "gateways": n, "streams": streams, "period_ms": period_ms, "connect_s": connect,
                 "exchanges_per_s": seen["answers"] / took, "cpu_us": cpu * 1e6 / answers, "cpu_part": cpu / took,
-                "load_cpu_us": load_cpu * 1e6 / answers, "threads": len(after), "memory_per_gateway": gained,
+                "load_cpu_us": load_cpu * 1e6 / answers, "threads": len(after), "others": others, "memory_per_gateway": gained,
                 "memory_without_reports": gained - seen["report_bytes"] / n,
                 "answer_bytes": sum(r["bytes_out"] for r in reports) / max(sum(r["answers"] for r in reports), 1),
                 "pair_cpu": sum(v - before.get(k, 0) for k, v in after.items() if k[0].startswith(("inbound", "outbound"))) / took,
@@ -190,15 +200,21 @@ def tls_memory(sessions=1000):
 
 
 def exchange_tried(form, n, streams, period, seconds):
-    """Twice at most; a row that says so when it cannot be measured."""
-    why = ""
+    """Again, once, when it could not be measured or something else ran beside it; a row that says so."""
+    best, why = None, ""
     for _ in range(2):
         try:
-            return exchange_once(form, n, streams, streams, period, seconds)
+            row = exchange_once(form, n, streams, streams, period, seconds)
         except (AssertionError, OSError) as e:
             why = str(e)[:200]
             say(f"  not measured: {why}")
-    return {"form": form, "gateways": n, "streams": streams, "period_ms": period, "failed": why}
+            continue
+        if best is None or row["others"] < best["others"]:
+            best = row
+        if best["others"] <= DISTURBED:
+            break
+        say(f"  others took {100 * row['others']:.0f} % of a core")
+    return best or {"form": form, "gateways": n, "streams": streams, "period_ms": period, "failed": why}
 
 
 def exchange_part(o, number, until):
@@ -212,6 +228,19 @@ def exchange_part(o, number, until):
                     continue
                 say(f"round {number}: {form}, {n} gateways, {'paced' if period else 'saturated'}")
                 out.append(exchange_tried(form, n, streams, period, o.seconds))
+    return out
+
+
+def duel_part(o):
+    """The saturated exchanges that a goal compares, in turn."""
+    out = []
+    for n in [n for n in o.sizes if n >= 100]:
+        for i in range(o.duels):
+            for form in DUEL:
+                if FORMS[form][0] != "pair" and not form_built(FORMS[form][0]):
+                    continue
+                say(f"duel {i + 1}: {form}, {n} gateways")
+                out.append(exchange_tried(form, n, 1, 0, o.seconds))
     return out
 
 
@@ -246,7 +275,7 @@ def polls(server):
 
 
 def polls_between(before, after, processes=None):
-    """The distribution of round trips between two readings."""
+    """The distribution of round trips between two readings, of those processes that answered both."""
     buckets = {}
     lost = 0
     for k, a in after.items():
@@ -258,11 +287,20 @@ def polls_between(before, after, processes=None):
             for b in part["buckets"]:
                 buckets[b["belowNs"]] = buckets.get(b["belowNs"], 0) + sign * b["count"]
     hist = {"count": sum(buckets.values()), "buckets": sorted((k, v) for k, v in buckets.items() if v > 0)}
-    return times(hist) | {"lost": lost}
+    return times(hist) | {"lost": lost, "hist": hist}
 
 
-def window(server, load, seconds, processes=None, within=None):
-    """What the server did in the next seconds; @within runs beside them."""
+def pooled(windows, key="round_trip"):
+    """Round trips of several windows together."""
+    buckets = {}
+    for w in windows:
+        for k, v in w[key]["hist"]["buckets"]:
+            buckets[k] = buckets.get(k, 0) + v
+    return times({"count": sum(buckets.values()), "buckets": sorted(buckets.items())})
+
+
+def window(server, load, seconds, within=None):
+    """What the server did in the next seconds; @within is begun with them. Round trips of all, and of the second SLA process only."""
     load.do("mark")
     before, cpu, began = polls(server), cpu_of(server.pid), time.monotonic()
     if within:
@@ -275,7 +313,8 @@ def window(server, load, seconds, processes=None, within=None):
     for (name, tid), v in after_cpu.items():
         threads[name] = threads.get(name, 0) + (v - cpu.get((name, tid), 0)) / took
     surge = played.merge([r["surge_to_control"] for r in reports])
-    return {"seconds": took, "round_trip": polls_between(before, after, processes), "threads": threads, "surge": times(surge),
+    return {"seconds": took, "round_trip": polls_between(before, after), "round_trip_1": polls_between(before, after, {1}),
+            "threads": threads, "surge": times(surge),
             "gap": times(played.merge([r["poll_gap"] for r in reports])), "drops": sum(r["drops"] for r in reports),
             "thread_count": len(after_cpu), "answers_per_s": sum(r["answers"] for r in reports) / took}
 
@@ -315,17 +354,23 @@ def lock_database(server, seconds):
     return t
 
 
-def stop_thread(server, name, seconds):
-    """Stop one thread of the server and no other (ptrace: SEIZE, INTERRUPT, and later DETACH)."""
+def ptrace(request, tid):
     libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(request, tid, None, None) < 0:
+        raise SystemExit(f"ptrace of thread {tid}: {os.strerror(ctypes.get_errno())}")
+
+
+def stop_thread(server, name):
+    """Stop one thread of the server and no other (ptrace: SEIZE, INTERRUPT); its id, for let_thread_go."""
     tid = next(int(t) for (comm, t) in cpu_of(server.pid) if comm == name)
-    for request in (0x4206, 0x4207):
-        if libc.ptrace(request, tid, None, None) < 0:
-            raise SystemExit(f"ptrace of {name}: {os.strerror(ctypes.get_errno())}")
+    ptrace(0x4206, tid)
+    ptrace(0x4207, tid)
     os.waitpid(tid, 0x40000000)
-    time.sleep(seconds)
-    if libc.ptrace(17, tid, None, None) < 0:
-        raise SystemExit("ptrace: the thread cannot be let go")
+    return tid
+
+
+def let_thread_go(tid):
+    ptrace(17, tid)
 
 
 def storm(load, n):
@@ -342,33 +387,41 @@ def queues(server):
             for t in server.items("/debug/threads")]
 
 
+class Trouble:
+    """One kind of it: how long its window is, whose round trips count, how it begins and ends. What a process catches up with when
+    it goes on is no longer the trouble: its window is read before that."""
+
+    def __init__(self, name, seconds, begin, end, key="round_trip"):
+        self.name, self.seconds, self.begin, self.end, self.key, self.seen = name, seconds, begin, end, key, []
+
+
+def troubles(o, server, load, n):
+    tenth, short, stopped = max(1, n // 10), o.trouble_seconds, []
+    # A gateway that is half-open is lost after three heartbeats, six seconds.
+    return [Trouble("database locked", short, lambda: lock_database(server, short), lambda: None),
+            Trouble("10 % stop reading", max(short, 4), lambda: load.share("deaf", tenth), lambda: load.do("heal")),
+            Trouble("10 % half-open", max(short, 8), lambda: load.share("half", tenth), lambda: load.do("heal")),
+            Trouble("one SLA process stopped", short, lambda: stopped.append(stop_thread(server, "services[0]")),
+                    lambda: let_thread_go(stopped.pop()), "round_trip_1")]
+
+
 def trouble_part(o, n, pairs):
-    out, seconds, rounds = [], 10 if not o.quick else 5, 3 if not o.quick else 1
-    if o.trouble_seconds:
-        seconds = o.trouble_seconds
-    rounds = o.trouble_rounds or rounds
-    tenth = max(1, n // 10)
     with real(n, pairs) as (server, load):
         time.sleep(4)
-        # One process is stopped for as long as its window: what it catches up with afterwards is no longer the trouble.
-        cases = [
-            ("database locked", seconds, None, lambda: lock_database(server, seconds), lambda: None),
-            ("10 % stop reading", seconds, None, lambda: load.share("deaf", tenth), lambda: load.do("heal")),
-            ("10 % half-open", seconds, None, lambda: load.share("half", tenth), lambda: load.do("heal")),
-            ("one SLA process stopped", 4, {1}, lambda: stop_thread(server, "services[0]", 4), lambda: None),
-        ]
-        seen = {name: [] for name, *_ in cases}
-        # Two calm windows differ by half: each trouble comes several times, each beside a calm window of its own.
-        for _ in range(rounds):
-            for name, length, processes, begin, end in cases:
-                say(f"trouble: {name} ({n} gateways, {pairs} pair(s))")
-                calm = window(server, load, length, processes)
-                bad = window(server, load, length, processes, begin)
-                end()
-                seen[name].append({"before": calm, "during": bad})
+        cases = troubles(o, server, load, n)
+        # Calm windows differ by half: each trouble comes several times, between two calm ones, and what counts is all its windows
+        # together against all of those.
+        calm = window(server, load, o.trouble_seconds)
+        for i in range(o.trouble_rounds):
+            for case in cases:
+                say(f"trouble {i + 1}: {case.name} ({n} gateways, {pairs} pair(s))")
+                before, bad = calm, window(server, load, case.seconds, case.begin)
+                case.end()
                 weirtest.wait_until(lambda: load.up() == n, "all gateways to stand again", 60)
-                time.sleep(3)
-        out = [{"case": name, "gateways": n, "pairs": pairs, "rounds": seen[name]} for name in seen]
+                time.sleep(2)
+                calm = window(server, load, o.trouble_seconds)
+                case.seen.append({"before": before, "during": bad, "after": calm})
+        out = [{"case": c.name, "gateways": n, "pairs": pairs, "key": c.key, "rounds": c.seen} for c in cases]
         back = min(1000, n - 32 if n > 64 else n)
         say(f"trouble: {back} gateways come back at once")
         took = storm(load, back)
@@ -397,7 +450,7 @@ def median_rows(rows):
             continue
         row = dict(good[0])
         for k in ("exchanges_per_s", "cpu_us", "cpu_part", "pair_cpu", "memory_per_gateway", "memory_without_reports", "connect_s",
-                  "load_cpu_us", "answer_bytes"):
+                  "load_cpu_us", "answer_bytes", "others"):
             row[k] = statistics.median(r[k] for r in good)
         row["round_trip"] = {q: statistics.median(r["round_trip"][q] or 0 for r in good) for q in ("p50", "p99", "p999")}
         out.append(row)
@@ -455,15 +508,22 @@ def warnings_tables(rows):
     return out
 
 
+def calm_p99(r):
+    return pooled([x[w] for x in r["rounds"] for w in ("before", "after")], r["key"])["p99"]
+
+
+def during_p99(r):
+    return pooled([x["during"] for x in r["rounds"]], r["key"])["p99"]
+
+
 def moved(r):
-    """By how many percent the p99 of the others moved: the median of the rounds, and all of them."""
-    each = [100 * (d / b - 1) for b, d in ((x["before"]["round_trip"]["p99"], x["during"]["round_trip"]["p99"]) for x in r["rounds"])
-            if b and d]
-    return (statistics.median(each) if each else None), ", ".join(f"{v:+.0f} %" for v in each)
-
-
-def middle_p99(r, which):
-    return statistics.median(x[which]["round_trip"]["p99"] or 0 for x in r["rounds"])
+    """By how many percent the p99 of the others moved: all windows of the trouble together against all calm ones; and each round by
+    itself, against the two calm ones beside it."""
+    def by(rounds):
+        one = r | {"rounds": rounds}
+        calm, bad = calm_p99(one), during_p99(one)
+        return 100 * (bad / calm - 1) if calm and bad else None
+    return by(r["rounds"]), ", ".join(f"{v:+.0f} %" for v in (by([x]) for x in r["rounds"]) if v is not None)
 
 
 def middle(r, get):
@@ -478,7 +538,7 @@ def trouble_details(rows):
     for r in rows:
         if "rounds" not in r:
             continue
-        t = lambda q: cell(middle(r, lambda w: w["round_trip"][q]))  # noqa: E731
+        t = lambda q: cell(middle(r, lambda w: w[r["key"]][q]))  # noqa: E731
         g = lambda q: cell(middle(r, lambda w: w["surge"][q]))  # noqa: E731
         cpu = middle(r, lambda w: 1e6 * sum(w["threads"].values()) / max(w["answers_per_s"], 1e-9))
         answers = cell(middle(r, lambda w: w["answers_per_s"]), 0)
@@ -488,15 +548,15 @@ def trouble_details(rows):
 
 
 def trouble_tables(rows):
-    out = ["| Trouble | gateways | pairs | p99 before, ms | p99 of the others meanwhile | moved by | rounds | lost polls |",
+    out = ["| Trouble | gateways | pairs | p99 calm, ms | p99 of the others meanwhile | moved by | rounds | lost polls |",
            "|---" * 8 + "|"]
     for r in rows:
         who = f"| {r['case']} | {r['gateways']:,} | {r['pairs']} |"
         if "rounds" in r:
-            b, d = middle_p99(r, "before"), middle_p99(r, "during")
+            b, d = calm_p99(r), during_p99(r)
             by, each = moved(r)
             out.append(f"{who} {cell(b)} | {cell(d)} | {'-' if by is None else f'{by:+.0f} %'} | {each} | "
-                       f"{sum(x['during']['round_trip']['lost'] for x in r['rounds'])} |")
+                       f"{sum(x['during'][r['key']]['lost'] for x in r['rounds'])} |")
         else:
             deepest = max(r["queues"], key=lambda q: q["deepest"] / q["capacity"])
             out.append(f"{who} settled after {r['settled_s']:.2f} s | deepest mailbox {deepest['name']}: "
@@ -572,7 +632,7 @@ def pictures(result, folder):
     cases = [r for r in rows if "rounds" in r and r["gateways"] == most and r["pairs"] == min(x["pairs"] for x in rows)]
     if cases:
         chart.bars(os.path.join(folder, "monitor-trouble.svg"), "Round trip p99 of the others, ms", [r["case"] for r in cases],
-                   {"before": [middle_p99(r, "before") for r in cases], "meanwhile": [middle_p99(r, "during") for r in cases]})
+                   {"calm": [calm_p99(r) for r in cases], "meanwhile": [during_p99(r) for r in cases]})
 
 
 def write_tables(path, lines):
@@ -594,13 +654,23 @@ def options():
     p.add_argument("--seconds", type=float, default=0)
     p.add_argument("--minutes", type=float, default=13, help="no further exchange is begun after that; 13")
     p.add_argument("--trouble-gateways", default="", help="each of these numbers in turn; 1200 (200 when quick)")
-    p.add_argument("--trouble-pairs", default="1", help="with each of these numbers of pairs; 1")
-    p.add_argument("--trouble-rounds", type=int, default=0)
-    p.add_argument("--trouble-seconds", type=float, default=0, help="of one window")
+    p.add_argument("--trouble-pairs", default="", help="with each of these numbers of pairs; 1")
+    p.add_argument("--trouble-rounds", type=int, default=0, help="3; 2 with --matrix")
+    p.add_argument("--trouble-seconds", type=float, default=0, help="of one window; 4; 2.5 with --matrix")
+    p.add_argument("--duels", type=int, default=-1, help="more rounds of the saturated exchange, against libzmq only; 3")
+    p.add_argument("--matrix", action="store_true", help="all troubles at all sizes and pairs; one round of the exchange")
     p.add_argument("--json")
     p.add_argument("--images")
     p.add_argument("--write", help="put the tables between the marks of this file")
     o = p.parse_args()
+    if o.matrix:
+        o.trouble_gateways, o.trouble_pairs = o.trouble_gateways or "10,100,1000,10000", o.trouble_pairs or "1,2"
+        o.rounds, o.minutes = o.rounds or 1, 60
+        o.trouble_rounds, o.trouble_seconds = o.trouble_rounds or 2, o.trouble_seconds or 2.5
+    o.trouble_pairs = o.trouble_pairs or "1"
+    o.trouble_rounds = o.trouble_rounds or (1 if o.quick else 3)
+    o.trouble_seconds = o.trouble_seconds or 4
+    o.duels = o.duels if o.duels >= 0 else 0 if o.quick else 3
     o.sizes = [int(n) for n in (o.sizes or ("10,100,1000" if o.quick else "10,100,1000,10000")).split(",")]
     o.rounds = o.rounds or (1 if o.quick else 2)
     o.seconds = o.seconds or (1 if o.quick else 2)
@@ -628,6 +698,8 @@ def main():
             result[part] = run()
     if "server" in parts:
         result["tls"] = tls_memory()
+    if "exchange" in parts:
+        result["exchange"] += duel_part(o)
     for i in range(2, o.rounds + 1 if "exchange" in parts else 0):
         result["exchange"] += exchange_part(o, i, until)
     lines += goal_table(result) + [""]
