@@ -476,20 +476,33 @@ void gateways_rotate(struct request *r)
     http_wait(r, rotate_known);
 }
 
+static void not_ordered(struct request *r)
+{
+    http_problem(r, MHD_HTTP_NOT_FOUND,
+                 "no new key is ordered for gateway %s: it has it already, or none ever was",
+                 r->name[0]);
+}
+
 static void withdrawn(struct request *r)
 {
-    /* As when it was ordered: the store has it. */
-    http_answer_empty(r, MHD_HTTP_NO_CONTENT);
+    int s = r->exchange.answer[0].status;
+    if (s == 0)
+        http_answer_empty(r, MHD_HTTP_NO_CONTENT);
+    else if (s == WEIR_E_NOT_FOUND)
+        not_ordered(r);
+    else /* it goes by what it knows until it reads its keys again: asked again, it hears of it */
+        http_problem(r, MHD_HTTP_SERVICE_UNAVAILABLE,
+                     "the order is out of the record, but who carries it out did not hear of it "
+                     "(%s): ask again",
+                     weir_strerror(s));
 }
 
 static void withdrawal_stored(struct request *r)
 {
     const struct exchange_answer *a = &r->exchange.answer[0];
-    if (a->status == WEIR_E_NOT_FOUND)
-        http_problem(r, MHD_HTTP_NOT_FOUND,
-                     "no new key is ordered for gateway %s: it has it already, or none ever was",
-                     r->name[0]);
-    else if (a->status < 0)
+    struct rotation_order *order = r->work;
+    order->again = a->status == WEIR_E_NOT_FOUND;
+    if (a->status < 0 && !order->again)
         http_problem_answer(r, a, "the database");
     else
         order_tell(r, withdrawn);

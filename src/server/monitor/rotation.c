@@ -444,7 +444,12 @@ void rotation_ordered(struct rotation_table *t, const struct msg *m)
     /* What is being read now may be of before the order; the load below says it again. Of before a
      * withdrawal it is not taken: the order would be carried out all the same. */
     a->keys.withdrawn = a->keys.withdrawn || o->since_us == 0;
-    keys_order(&a->keys.table, o->gateway_id, o->since_us);
+    bool known = keys_order(&a->keys.table, o->gateway_id, o->since_us);
+    key_loader_load(a);
+    if (o->again && !known) {
+        mailbox_reply(a->me, m, WEIR_E_NOT_FOUND, NULL, NULL);
+        return;
+    }
     snprintf(subject, sizeof(subject), "gateway/%s", o->name);
     snprintf(words, sizeof(words),
              o->since_us != 0 ? "a new key is ordered for gateway %s, for when it next connects"
@@ -454,7 +459,6 @@ void rotation_ordered(struct rotation_table *t, const struct msg *m)
                    o->since_us != 0 ? "gateway-key-ordered" : "gateway-key-order-withdrawn",
                    subject, words);
     rotation_look(t);
-    key_loader_load(a);
     mailbox_reply(a->me, m, 0, NULL, NULL);
 }
 

@@ -301,6 +301,7 @@ void period_ask(struct services *s, enum period_what what)
     case PERIOD_WHOLE:
         weir_assert(p->stage == PERIOD_RESTS);
         p->whole = true;
+        p->whole_number++;
         stage_set(s, PERIOD_DIRTY);
         break;
     case PERIOD_PLAN:

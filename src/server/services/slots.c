@@ -360,7 +360,9 @@ void slots_storage(struct services *s, struct storage *t)
     }
     if (!t->slots_on)
         storage_begin(t);
-    useful_learn(s, t);
+    if (t->learnt != s->period.whole_number)
+        useful_learn(s, t); /* once a period, though its plan may begin anew */
+    t->learnt = s->period.whole_number;
     storage_divide(s, t);
 }
 

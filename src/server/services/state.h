@@ -122,6 +122,7 @@ struct storage {
     bool speaks;                        /* somebody has a share here */
     struct {                            /* slots.c */
         bool slots_on;                  /* its window is found and divided here */
+        uint64_t learnt;                /* whole period in which it last was looked at */
         struct knee knee;
         struct useful useful;
         uint64_t divided;               /* the window as last divided */
@@ -390,6 +391,7 @@ struct period {
     bool all;                           /* agreements changed: all gateways are looked at */
     bool anew;                          /* and all shares */
     uint32_t restarts;
+    uint64_t whole_number;              /* of the last that was whole */
     uint64_t number;                    /* of the plan: never used twice */
 };
 

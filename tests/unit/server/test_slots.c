@@ -379,6 +379,29 @@ static void an_early_warning_divides_anew_and_learns_nothing(void **state)
     services_free(g.services);
 }
 
+/* As when a part goes while slots are divided: the plan begins anew, in the same period. */
+static void a_storage_learns_once_a_period_however_often_it_is_divided(void **state)
+{
+    struct stage g;
+    (void)state;
+    two_wait(&g);
+    run(&g, SETTLED);
+    struct storage *t = container_of(g.services->storages.next, struct storage, link);
+    struct knee knee = t->knee;
+    struct useful useful = t->useful;
+    t->useful.due_ns = 0; /* it would ask for another look */
+    useful.due_ns = 0;
+    t->useful.awaited = useful.awaited = false;
+    g.services->now_ns += 50 * S;
+    slots_storage(g.services, t);
+    assert_true(memcmp(&t->knee, &knee, sizeof(knee)) == 0);
+    assert_true(memcmp(&t->useful, &useful, sizeof(useful)) == 0);
+    g.services->period.whole_number++;
+    slots_storage(g.services, t);
+    assert_true(memcmp(&t->useful, &useful, sizeof(useful)) != 0);
+    services_free(g.services);
+}
+
 static void random_gateway(struct stage *g, struct rng *r, size_t i)
 {
     struct played *p = gateway_up(g, i);
@@ -457,6 +480,7 @@ int main(void)
         cmocka_unit_test(a_gateway_that_goes_leaves_its_part_to_the_others),
         cmocka_unit_test(who_may_only_watch_sends_no_slots),
         cmocka_unit_test(an_early_warning_divides_anew_and_learns_nothing),
+        cmocka_unit_test(a_storage_learns_once_a_period_however_often_it_is_divided),
         cmocka_unit_test(whatever_waits_no_more_than_the_window_is_given),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
