@@ -40,8 +40,8 @@ bench-gateway:
 	@ninja -C $(BUILD) --quiet bench/ramnbd bench/nbdload
 	@WEIR_BUILD=$(BUILD) PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 bench/gateway.py $(BENCH)
 
-# The performance monitor beside rivals and in trouble: tables and pictures. About 12 minutes of an otherwise idle machine;
-# BENCH='--quick' takes two; BENCH='--write docs/performance.md --images docs/images' keeps the results.
+# The performance monitor beside rivals and in trouble: tables and pictures. About 16 minutes of an otherwise idle machine;
+# BENCH='--quick' takes three; BENCH='--matrix' has each trouble at all sizes, in about 20; BENCH='--write docs/performance.md --images docs/images' keeps the results.
 bench-monitor:
 	@tools/deps bench
 	@tools/build $(BUILD)
