@@ -152,15 +152,6 @@ int addr_parse(const char *text, uint16_t default_port, struct addr *ret, const 
     return r;
 }
 
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
 /* Decode @n bytes of @s. NUL bytes are refused: names are C strings everywhere else. */
 static int percent_decode(const char *s, size_t n, char *out, size_t size)
 {
@@ -168,8 +159,8 @@ static int percent_decode(const char *s, size_t n, char *out, size_t size)
     for (size_t i = 0; i < n; i++) {
         char c = s[i];
         if (c == '%') {
-            int high = i + 1 < n ? hex_value(s[i + 1]) : -1;
-            int low = i + 2 < n ? hex_value(s[i + 2]) : -1;
+            int high = i + 1 < n ? text_hex_value(s[i + 1]) : -1;
+            int low = i + 2 < n ? text_hex_value(s[i + 2]) : -1;
             if (high < 0 || low < 0)
                 return WEIR_E_INVALID;
             c = (char)(high * 16 + low);

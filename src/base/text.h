@@ -34,6 +34,9 @@ size_t text_escape(char *out, size_t size, const char *s, size_t n);
 /* The same for the whole of @s, at the end of @t. */
 void text_append_escaped(struct text *t, const char *s);
 
+/* What the hexadecimal digit @c stands for, or -1. Pure. */
+int text_hex_value(char c);
+
 /* Read a whole file of at most @max bytes into a fresh NUL-terminated buffer that the caller frees
  * (@ret_len may be NULL).
  * 0, -errno, or WEIR_E_TOO_LARGE. */

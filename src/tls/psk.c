@@ -7,17 +7,7 @@
 #include <string.h>
 
 #include "base/err.h"
-
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
+#include "base/text.h"
 
 /* What is wrong with the line of @n bytes at @line, or NULL: *@e is filled in. */
 static const char *parse_line(const char *line, size_t n, struct psk_entry *e)
@@ -31,7 +21,7 @@ static const char *parse_line(const char *line, size_t n, struct psk_entry *e)
     if (digits % 2 != 0 || digits < 2 * PSK_KEY_MIN || digits > 2 * PSK_KEY_MAX)
         return "a key of 32 to 128 hex digits, two a byte, behind the colon";
     for (size_t i = 0; i < digits / 2; i++) {
-        int high = hex_digit(colon[1 + 2 * i]), low = hex_digit(colon[2 + 2 * i]);
+        int high = text_hex_value(colon[1 + 2 * i]), low = text_hex_value(colon[2 + 2 * i]);
         if (high < 0 || low < 0)
             return "hex digits behind the colon";
         e->key[i] = (uint8_t)(high << 4 | low);

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: no server.conf crashes the reader, and whatever is refused is refused with words.
  * Method: the input is the file. Host names are not resolved: only numbers are addresses here. */
-#include <dlfcn.h>
-#include <netdb.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -15,18 +13,6 @@
 #include "server/threads.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-/* Takes the place of libc's: names of random letters must not become questions to a name server. */
-int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
-                struct addrinfo **res)
-{
-    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
-    struct addrinfo numeric = hints ? *hints : (struct addrinfo){0};
-    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
-    weir_assert(real != NULL);
-    numeric.ai_flags |= AI_NUMERICHOST;
-    return real(node, service, &numeric, res);
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -2,8 +2,6 @@
 /* Goal: no value of a setting or an option, no name and no token crashes its parser; a parser that
  * refuses says what it expected; and what a formatter writes its parser takes.
  * Method: the input is the text that each of them is given. Host names are not resolved. */
-#include <dlfcn.h>
-#include <netdb.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -17,18 +15,6 @@
 #include "control/auth.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-/* Takes the place of libc's: names of random letters must not become questions to a name server. */
-int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
-                struct addrinfo **res)
-{
-    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
-    struct addrinfo numeric = hints ? *hints : (struct addrinfo){0};
-    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
-    weir_assert(real != NULL);
-    numeric.ai_flags |= AI_NUMERICHOST;
-    return real(node, service, &numeric, res);
-}
 
 static void try_units(const char *s)
 {

@@ -12,10 +12,10 @@ import random
 import re
 import signal
 import struct
-import threading
 import time
 import unittest
 
+import loads
 import rawnbd
 import weirtest
 from rawnbd import READ, WRITE
@@ -25,48 +25,32 @@ KIB, MIB = 1 << 10, 1 << 20
 BLOCK = 4 * KIB
 
 
-class Load(threading.Thread):
+class Load(loads.Load):
     """Keeps `depth` requests of `size` bytes under way until told to stop, each answered once; notes when each was."""
 
     def __init__(self, gateway, kind=READ, size=BLOCK, depth=8, volume=b"", source=None, area=16 * MIB):
-        super().__init__(daemon=True)
-        self.host = rawnbd.Host(gateway.address, export=volume, source=source)
+        super().__init__(gateway, volume, source)
         self.kind, self.size, self.depth, self.area = kind, size, depth, area
         self.payload = bytes(size) if kind == WRITE else b""
-        self.at, self.failed, self.ending = [], None, threading.Event()
-        self.under_way, self.cookie = set(), 0
+        self.at, self.cookie = [], 0
 
     def ask(self):
         self.cookie += 1
-        self.under_way.add(self.cookie)
+        self.asked.add(self.cookie)
         offset = self.cookie * self.size % self.area
         self.host.send(self.kind, self.cookie, offset, self.size, payload=self.payload)
 
-    def run(self):
-        try:
-            for _ in range(self.depth):
+    def play(self):
+        for _ in range(self.depth):
+            self.ask()
+        while self.asked:
+            cookie, error, _ = self.host.reply(self.size if self.kind == READ else 0)
+            self.at.append(time.monotonic())
+            if error:
+                raise AssertionError(f"request {cookie} failed with {error}")
+            self.asked.remove(cookie)  # KeyError: answered twice, or never asked
+            if not self.ending.is_set():
                 self.ask()
-            while self.under_way:
-                cookie, error, _ = self.host.reply(self.size if self.kind == READ else 0)
-                self.at.append(time.monotonic())
-                if error:
-                    raise AssertionError(f"request {cookie} failed with {error}")
-                self.under_way.remove(cookie)  # KeyError: answered twice, or never asked
-                if not self.ending.is_set():
-                    self.ask()
-            self.host.send(rawnbd.DISC, 0)
-        except Exception as e:  # to be told to the test's own thread
-            self.failed = e
-        finally:
-            self.host.sock.close()
-
-    def finish(self):
-        self.ending.set()
-        self.join(60)
-        if self.failed:
-            raise self.failed
-        if self.is_alive():
-            raise AssertionError(f"{len(self.under_way)} requests were never answered")
 
     def count(self, begin, end):
         return sum(begin <= t < end for t in self.at)
@@ -348,7 +332,7 @@ class Verified(Load):
         busy = {block for _, block, _ in self.doing.values()}
         block = self.rng.choice([b for b in range(self.blocks) if b not in busy])
         self.cookie += 1
-        self.under_way.add(self.cookie)
+        self.asked.add(self.cookie)
         if block in self.content and self.rng.random() < 0.5:
             self.doing[self.cookie] = (READ, block, self.content[block])
             self.host.send(READ, self.cookie, self.base + block * BLOCK, BLOCK)
@@ -357,28 +341,22 @@ class Verified(Load):
             self.doing[self.cookie] = (WRITE, block, generation)
             self.host.send(WRITE, self.cookie, self.base + block * BLOCK, BLOCK, payload=self.data(block, generation))
 
-    def run(self):
-        try:
-            for _ in range(self.depth):
+    def play(self):
+        for _ in range(self.depth):
+            self.ask()
+        while self.asked:
+            magic, error, cookie = struct.unpack(">IIQ", rawnbd.receive(self.host.sock, 16))
+            kind, block, generation = self.doing.pop(cookie)  # KeyError: answered twice, or never asked
+            self.asked.remove(cookie)
+            if magic != rawnbd.SIMPLE_MAGIC or error:
+                raise AssertionError(f"request {cookie}: magic {magic:x}, error {error}")
+            if kind == READ and rawnbd.receive(self.host.sock, BLOCK) != self.data(block, generation):
+                raise AssertionError(f"block {block} does not hold generation {generation}")
+            if kind == WRITE:
+                self.content[block] = generation
+            self.answered += 1
+            if not self.ending.is_set():
                 self.ask()
-            while self.under_way:
-                magic, error, cookie = struct.unpack(">IIQ", rawnbd.receive(self.host.sock, 16))
-                kind, block, generation = self.doing.pop(cookie)  # KeyError: answered twice, or never asked
-                self.under_way.remove(cookie)
-                if magic != rawnbd.SIMPLE_MAGIC or error:
-                    raise AssertionError(f"request {cookie}: magic {magic:x}, error {error}")
-                if kind == READ and rawnbd.receive(self.host.sock, BLOCK) != self.data(block, generation):
-                    raise AssertionError(f"block {block} does not hold generation {generation}")
-                if kind == WRITE:
-                    self.content[block] = generation
-                self.answered += 1
-                if not self.ending.is_set():
-                    self.ask()
-            self.host.send(rawnbd.DISC, 0)
-        except Exception as e:  # to be told to the test's own thread
-            self.failed = e
-        finally:
-            self.host.sock.close()
 
     def verify_at(self, target):
         with rawnbd.Host(f"127.0.0.1:{target.port}") as direct:

@@ -11,6 +11,7 @@ import time
 import unittest
 
 import controlwire
+import loads
 import rawnbd
 import weirtest
 from rawnbd import READ, WRITE
@@ -19,15 +20,14 @@ PLUGIN = os.path.join(weirtest.BUILD, "demo", "nbdkit-device-plugin.so")
 BLOCK = 4096
 
 
-class Load(threading.Thread):
+class Load(loads.Load):
     """Keeps `depth` requests under way, or sends one each `every` seconds; notes when each was answered and how long it took."""
 
     def __init__(self, gateway, volume, depth=0, every=0.0, kind=READ, size=BLOCK):
-        super().__init__(daemon=True)
-        self.host = rawnbd.Host(gateway.address, export=volume)
+        super().__init__(gateway, volume)
         self.kind, self.size, self.depth, self.every = kind, size, depth, every
         self.asked, self.took, self.at = {}, [], []
-        self.ending, self.last, self.failed, self.cookie = threading.Event(), threading.Event(), None, 0
+        self.last, self.cookie = threading.Event(), 0
 
     def ask(self, last=False):
         self.cookie += 1
@@ -43,34 +43,20 @@ class Load(threading.Thread):
             time.sleep(self.every)
         self.ask(last=True)  # so that who waits for an answer gets one
 
-    def run(self):
-        try:
-            for _ in range(self.depth):
+    def play(self):
+        for _ in range(self.depth):
+            self.ask()
+        if self.every:
+            threading.Thread(target=self.pace, daemon=True).start()
+        while not (self.ending.is_set() and not self.asked and self.last.is_set() == (self.every > 0)):
+            cookie, error, _ = self.host.reply(self.size if self.kind == READ else 0)
+            now = time.monotonic()
+            if error:
+                raise AssertionError(f"request {cookie} failed with {error}")
+            self.took.append(now - self.asked.pop(cookie))  # KeyError: answered twice, or never asked
+            self.at.append(now)
+            if self.depth and not self.ending.is_set():
                 self.ask()
-            if self.every:
-                threading.Thread(target=self.pace, daemon=True).start()
-            while not (self.ending.is_set() and not self.asked and self.last.is_set() == (self.every > 0)):
-                cookie, error, _ = self.host.reply(self.size if self.kind == READ else 0)
-                now = time.monotonic()
-                if error:
-                    raise AssertionError(f"request {cookie} failed with {error}")
-                self.took.append(now - self.asked.pop(cookie))  # KeyError: answered twice, or never asked
-                self.at.append(now)
-                if self.depth and not self.ending.is_set():
-                    self.ask()
-            self.host.send(rawnbd.DISC, 0)
-        except Exception as e:  # to be told to the test's own thread
-            self.failed = e
-        finally:
-            self.host.sock.close()
-
-    def finish(self):
-        self.ending.set()
-        self.join(60)
-        if self.failed:
-            raise self.failed
-        if self.is_alive():
-            raise AssertionError(f"{len(self.asked)} requests were never answered")
 
     def between(self, begin, end):
         return [t for t, at in zip(self.took, self.at) if begin <= at < end]

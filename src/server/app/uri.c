@@ -18,17 +18,7 @@
 
 #include "base/assert.h"
 #include "base/err.h"
-
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
+#include "base/text.h"
 
 /* Length of the UTF-8 sequence at @p (RFC 3629 section 4), or 0. */
 static size_t utf8_length(const unsigned char *p)
@@ -69,7 +59,7 @@ static bool decode(char *s)
             *out++ = *p;
             continue;
         }
-        int high = hex_value(p[1]), low = high < 0 ? -1 : hex_value(p[2]);
+        int high = text_hex_value(p[1]), low = high < 0 ? -1 : text_hex_value(p[2]);
         if (low < 0 || (high == 0 && low == 0))
             return false;
         *out++ = (char)(high << 4 | low);

@@ -3,6 +3,7 @@
  * file is replaced whole or not at all. Method: bounds from both sides; hostile strings; a folder
  * of its own for files. */
 #include <errno.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -227,6 +228,21 @@ static void nothing_escaped_is_an_empty_text(void **state)
     text_fini(&t);
 }
 
+static void hexadecimal_digits_are_valued_and_nothing_else_is(void **state)
+{
+    (void)state;
+    int digits = 0;
+    for (int c = CHAR_MIN; c <= CHAR_MAX; c++) {
+        int value = text_hex_value((char)c);
+        if (value < 0)
+            continue;
+        char as_text[2] = {(char)c, '\0'};
+        assert_int_equal(value, strtol(as_text, NULL, 16));
+        digits++;
+    }
+    assert_int_equal(digits, 10 + 6 + 6);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -235,6 +251,7 @@ int main(void)
         cmocka_unit_test(long_formats_are_complete),
         cmocka_unit_test(consuming_takes_from_the_front),
         cmocka_unit_test(copies_fit_or_are_refused),
+        cmocka_unit_test(hexadecimal_digits_are_valued_and_nothing_else_is),
         cmocka_unit_test(shown_text_cannot_steer_a_terminal),
         cmocka_unit_test(escapes_are_cut_between_characters),
         cmocka_unit_test(long_text_is_escaped_in_pieces_without_breaking_characters),

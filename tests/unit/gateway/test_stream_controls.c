@@ -12,6 +12,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "../seed.h"
 #include "base/err.h"
 #include "base/rng.h"
 #include "stream_stage.h"
@@ -386,12 +387,7 @@ static void in_a_storm_every_stream_is_covered_by_exactly_what_names_it(void **s
     (void)state;
     static struct model m;
     struct rng rng;
-    uint64_t seed;
-    rng_system(&seed, sizeof seed);
-    if (getenv("WEIR_SEED") != NULL)
-        seed = strtoull(getenv("WEIR_SEED"), NULL, 0);
-    printf("seed: WEIR_SEED=%llu\n", (unsigned long long)seed);
-    rng_seed(&rng, seed);
+    rng_seed(&rng, test_seed());
     stage_limit(0, "own", 500)->per_stream = true;
     struct stream_table *t = stage_table_with_limits(1);
     uint64_t now = 0;

@@ -132,6 +132,7 @@ static void up(struct plain *t, uint8_t id, uint8_t boot, uint64_t session)
 struct counts {
     struct meter m;
 };
+#define NO_COUNTS {.m = {.max_hold_hits = 0}}
 
 static struct report *report_of(const struct plain *t, const struct counts *c, uint32_t streams,
                                 uint8_t boot, uint64_t seq, bool more)
@@ -179,6 +180,21 @@ static void say_free(struct plain *t, struct report *r)
     world_report_free(r);
 }
 
+/* All of @streams, as the poll under way asks. */
+static void answer(struct plain *t, const struct counts *c, uint32_t streams)
+{
+    say_free(t, report_of(t, c, streams, 1, t->seq, false));
+}
+
+/* One gateway in session 7, admitted by its first answer. */
+static struct plain *plain_met(const struct counts *c, uint32_t streams)
+{
+    struct plain *t = plain_new(4, 16);
+    up(t, 1, 1, 7);
+    answer(t, c, streams);
+    return t;
+}
+
 static void work(struct counts *c, uint64_t n, uint64_t ns)
 {
     for (uint64_t i = 0; i < n; i++) {
@@ -220,18 +236,18 @@ static void a_gateway_is_discovered_admitted_lost_and_returns(void **state)
 {
     (void)state;
     struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
+    struct counts c = NO_COUNTS;
     up(t, 1, 1, 7);
     assert_int_equal(first_gateway(t)->state, GATEWAY_PENDING);
     assert_int_equal(t->polls, 1);
     assert_int_equal(t->acked, 0);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    answer(t, &c, 1);
     assert_int_equal(first_gateway(t)->state, GATEWAY_ADMITTED);
     services_gateway_down(t->s, 7, "closed", t->now, wall(t));
     assert_int_equal(first_gateway(t)->state, GATEWAY_LOST);
     up(t, 1, 1, 8);
     assert_int_equal(first_gateway(t)->state, GATEWAY_LOST);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    answer(t, &c, 1);
     assert_int_equal(first_gateway(t)->state, GATEWAY_ADMITTED);
     assert_true(said(t, "gateway-discovered") && said(t, "gateway-admitted") &&
                 said(t, "gateway-lost") && said(t, "gateway-returned"));
@@ -241,10 +257,8 @@ static void a_gateway_is_discovered_admitted_lost_and_returns(void **state)
 static void a_gateway_lost_for_a_day_is_forgotten_with_all_its_streams(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c[3] = {{.m = {.max_hold_hits = 0}}};
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, c, 3, 1, t->seq, false));
+    struct counts c[3] = {NO_COUNTS};
+    struct plain *t = plain_met(c, 3);
     services_gateway_down(t->s, 7, "closed", t->now, wall(t));
     t->now += 86401 * S;
     for (int i = 0; i < 4; i++)
@@ -260,10 +274,8 @@ static void a_gateway_lost_for_a_day_is_forgotten_with_all_its_streams(void **st
 static void a_second_session_of_a_live_identity_is_ended_and_said(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    struct counts c = NO_COUNTS;
+    struct plain *t = plain_met(&c, 1);
     up(t, 1, 2, 8);
     assert_int_equal(t->ended_session, 8);
     assert_true(said(t, "gateway-identity-conflict"));
@@ -276,10 +288,8 @@ static void a_second_session_of_a_live_identity_is_ended_and_said(void **state)
 static void a_silent_session_gives_way_to_a_newcomer(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    struct counts c = NO_COUNTS;
+    struct plain *t = plain_met(&c, 1);
     for (int i = 0; i < 3; i++)
         next_second(t);
     up(t, 1, 2, 8);
@@ -291,16 +301,14 @@ static void a_silent_session_gives_way_to_a_newcomer(void **state)
 static void the_same_process_dialling_anew_keeps_its_place_at_once(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    struct counts c = NO_COUNTS;
+    struct plain *t = plain_met(&c, 1);
     work(&c, 100, 1000000);
     up(t, 1, 1, 8);
     assert_int_equal(t->ended_session, 7);
     assert_false(said(t, "gateway-identity-conflict"));
     t->now += S / 2;
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    answer(t, &c, 1);
     assert_int_equal(t->reads, 100); /* what happened meanwhile is not lost */
     plain_free(t);
 }
@@ -308,16 +316,14 @@ static void the_same_process_dialling_anew_keeps_its_place_at_once(void **state)
 static void the_first_report_says_where_counters_stand_and_is_no_window(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
+    struct counts c = NO_COUNTS;
     work(&c, 100000, 1000000);
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    struct plain *t = plain_met(&c, 1);
     assert_int_equal(first_stream(t)->window.duration_ns, 0);
     assert_int_equal(t->reads, 0);
     work(&c, 500, 2000000);
     next_second(t);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    answer(t, &c, 1);
     const struct entity_window *w = &first_stream(t)->window;
     assert_int_equal(w->reads, 500);
     assert_int_equal(w->hist[METER_TOTAL].count, 500);
@@ -328,16 +334,14 @@ static void the_first_report_says_where_counters_stand_and_is_no_window(void **s
 static void a_lost_poll_loses_nothing(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    struct counts c = NO_COUNTS;
+    struct plain *t = plain_met(&c, 1);
     for (int i = 0; i < 3; i++) {
         work(&c, 100, 1000000);
         next_second(t);
     }
     assert_int_equal(first_gateway(t)->polls_lost, 2);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    answer(t, &c, 1);
     assert_int_equal(t->reads, 300);
     assert_in_range(first_stream(t)->window.iops, 300 * 2 / 7 - 1, 300 * 2 / 5 + 1);
     plain_free(t);
@@ -346,10 +350,8 @@ static void a_lost_poll_loses_nothing(void **state)
 static void a_late_answer_counts_once_and_an_old_one_not_at_all(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    struct counts c = NO_COUNTS;
+    struct plain *t = plain_met(&c, 1);
     next_second(t);
     work(&c, 100, 1000000);
     uint64_t first = t->seq;
@@ -358,7 +360,7 @@ static void a_late_answer_counts_once_and_an_old_one_not_at_all(void **state)
     work(&c, 50, 1000000);
     say(t, late);
     assert_int_equal(t->reads, 100);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    answer(t, &c, 1);
     assert_int_equal(t->reads, 150);
     say_free(t, late);
     assert_int_equal(t->reads, 150);
@@ -370,7 +372,7 @@ static void an_answer_to_a_poll_never_sent_is_ignored(void **state)
 {
     (void)state;
     struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
+    struct counts c = NO_COUNTS;
     up(t, 1, 1, 7);
     say_free(t, report_of(t, &c, 1, 1, t->seq + 1, false));
     assert_int_equal(first_gateway(t)->state, GATEWAY_PENDING);
@@ -382,16 +384,14 @@ static void an_answer_to_a_poll_never_sent_is_ignored(void **state)
 static void an_answer_in_several_frames_is_one_window(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c[2] = {{.m = {.max_hold_hits = 0}}};
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, c, 2, 1, t->seq, false));
+    struct counts c[2] = {NO_COUNTS};
+    struct plain *t = plain_met(c, 2);
     next_second(t);
     work(&c[0], 100, 1000000);
     say_free(t, report_of(t, c, 1, 1, t->seq, true));
     assert_int_equal(t->reads, 0);
     say_free(t, report_of(t, c, 1, 1, t->seq, true)); /* the same frame again */
-    say_free(t, report_of(t, c, 2, 1, t->seq, false));
+    answer(t, c, 2);
     assert_int_equal(t->reads, 100);
     plain_free(t);
 }
@@ -399,11 +399,9 @@ static void an_answer_in_several_frames_is_one_window(void **state)
 static void a_new_boot_begins_at_zero_without_negative_rates(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
+    struct counts c = NO_COUNTS;
     work(&c, 1000, 1000000);
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    struct plain *t = plain_met(&c, 1);
     services_gateway_down(t->s, 7, "closed", t->now, wall(t));
     memset(&c, 0, sizeof(c));
     work(&c, 10, 1000000);
@@ -423,15 +421,13 @@ static void a_new_boot_begins_at_zero_without_negative_rates(void **state)
 static void counters_that_go_back_are_a_fault_and_never_a_huge_rate(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
+    struct counts c = NO_COUNTS;
     work(&c, 1000, 1000000);
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    struct plain *t = plain_met(&c, 1);
     next_second(t);
     memset(&c, 0, sizeof(c));
     work(&c, 10, 1000000);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    answer(t, &c, 1);
     assert_int_equal(t->reads, 0);
     assert_true(first_gateway(t)->counter_faults > 0);
     assert_int_equal(first_stream(t)->window.iops, 0);
@@ -441,10 +437,8 @@ static void counters_that_go_back_are_a_fault_and_never_a_huge_rate(void **state
 static void absurd_counts_and_indices_are_borne(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    struct counts c = NO_COUNTS;
+    struct plain *t = plain_met(&c, 1);
     next_second(t);
     struct report *r = report_of(t, &c, 1, 1, t->seq, false);
     r->stream[0].op[0].counts.completions = UINT64_MAX;
@@ -470,10 +464,10 @@ static void streams_above_the_bound_are_refused_and_said_once(void **state)
 {
     (void)state;
     struct plain *t = plain_new(4, 3);
-    struct counts c[8] = {{.m = {.max_hold_hits = 0}}};
+    struct counts c[8] = {NO_COUNTS};
     up(t, 1, 1, 7);
     for (int i = 0; i < 3; i++) {
-        say_free(t, report_of(t, c, 8, 1, t->seq, false));
+        answer(t, c, 8);
         next_second(t);
     }
     assert_int_equal(services_entities(t->s)->stream_count, 3);
@@ -528,10 +522,8 @@ static void polls_of_many_gateways_spread_over_the_period(void **state)
 static void a_warning_while_an_answer_is_awaited_is_asked_for_after_it(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    struct counts c = NO_COUNTS;
+    struct plain *t = plain_met(&c, 1);
     next_second(t); /* polled, and not answered yet */
     uint64_t polls = t->polls;
     services_surge(t->s, t->session, 0, t->now, wall(t));
@@ -539,9 +531,9 @@ static void a_warning_while_an_answer_is_awaited_is_asked_for_after_it(void **st
     t->now += 1000000;
     say_free(t, report_of(t, &c, 1, 1, t->seq, true));
     assert_int_equal(t->polls, polls); /* not whole */
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    answer(t, &c, 1);
     assert_int_equal(t->polls, polls + 1);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    answer(t, &c, 1);
     assert_int_equal(t->polls, polls + 1); /* once */
     plain_free(t);
 }
@@ -549,10 +541,8 @@ static void a_warning_while_an_answer_is_awaited_is_asked_for_after_it(void **st
 static void a_probe_is_kept_and_told_by_nobody_here(void **state)
 {
     (void)state;
-    struct plain *t = plain_new(4, 16);
-    struct counts c = {.m = {.max_hold_hits = 0}};
-    up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    struct counts c = NO_COUNTS;
+    struct plain *t = plain_met(&c, 1);
     const struct entities *e = services_entities(t->s);
     const struct entity_target *target = container_of(e->targets.next, struct entity_target, link);
     size_t before = t->events;
@@ -577,9 +567,9 @@ static void a_recalled_gateway_waits_as_lost_and_is_known_again(void **state)
     assert_int_equal(services_gateway_recall(t->s, id, "gw1", "", "", 5, 6, true, t->now),
                      WEIR_E_EXISTS);
     assert_int_equal(first_gateway(t)->state, GATEWAY_LOST);
-    struct counts c = {.m = {.max_hold_hits = 0}};
+    struct counts c = NO_COUNTS;
     up(t, 1, 1, 7);
-    say_free(t, report_of(t, &c, 1, 1, t->seq, false));
+    answer(t, &c, 1);
     assert_int_equal(first_gateway(t)->state, GATEWAY_ADMITTED);
     assert_int_equal(first_gateway(t)->first_seen_us, 5);
     assert_int_equal(services_document_remove(t->s, "Gateway", "gw1", t->now, wall(t)), 0);
@@ -600,7 +590,7 @@ static void random_history(uint64_t seed)
     struct report *kept[8] = {NULL};
     uint64_t session = 7, done = 0;
     up(t, 1, 1, session);
-    say_free(t, report_of(t, c, 3, 1, t->seq, false));
+    answer(t, c, 3);
     for (int i = 0; i < 200; i++) {
         for (int k = 0; k < 3; k++) {
             uint64_t n = rng_below(&rng, 50);
@@ -640,7 +630,7 @@ static void random_history(uint64_t seed)
         assert_true(t->reads <= done);
         next_second(t);
     }
-    say_free(t, report_of(t, c, 3, 1, t->seq, false));
+    answer(t, c, 3);
     assert_int_equal(t->reads, done);
     assert_int_equal(t->arrivals, done);
     assert_int_equal(t->total_count, done);
