@@ -121,6 +121,18 @@ static void complain_at_key(struct loader *l, const struct conf_entry *section, 
     complain_at(l, e != NULL ? e : section, words);
 }
 
+static void complain_of(struct loader *l, const struct conf_entry *section,
+                        const struct config_fault *fault)
+{
+    const struct conf_entry *e =
+        fault->of_value ? conf_find(l->conf, section->kind, section->name, fault->key) : NULL;
+    if (e != NULL)
+        conf_error(l->errors, e, fault->words);
+    else
+        complain_at_key(l, section, fault->key, fault->words);
+    l->failed = true;
+}
+
 static int section_kind_of(const char *kind)
 {
     for (int i = 0; i < SECTION_COUNT; i++) {
@@ -392,7 +404,7 @@ static void check_sections(struct loader *l)
         if (kind == SECTION_SERVER && !server_seen) {
             server_seen = true;
             if (config_tls_server(l->c, &wrong) < 0)
-                complain_at_key(l, s, wrong.key, wrong.words);
+                complain_of(l, s, &wrong);
         }
         if (kind < 0 || !section_types[kind].named)
             continue;
@@ -407,7 +419,7 @@ static void check_sections(struct loader *l)
         if (fault)
             complain_at_key(l, s, key, fault);
         else if (!tls_is_sound((enum config_section)kind, object, &wrong))
-            complain_at_key(l, s, wrong.key, wrong.words);
+            complain_of(l, s, &wrong);
     }
 }
 

@@ -4,11 +4,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/err.h"
 
 static int fault(struct config_fault *ret, const char *key, const char *what)
 {
     ret->key = key;
+    ret->of_value = false;
     snprintf(ret->words, sizeof(ret->words), "%s", what);
     return WEIR_E_INVALID;
 }
@@ -16,13 +18,13 @@ static int fault(struct config_fault *ret, const char *key, const char *what)
 /* The first key that only TLS has a use for; @ca is what that of an authority is called. */
 static const char *any_key(const struct tls_files *f, const char *ca)
 {
-    return f->certificate[0] != '\0'  ? "tls-certificate"
-         : f->key[0] != '\0'          ? "tls-key"
-         : f->ca[0] != '\0'           ? ca
-         : f->psk[0] != '\0'          ? "tls-psk-file"
-         : f->psk_identity[0] != '\0' ? "tls-psk-identity"
-         : f->verify_name[0] != '\0'  ? "tls-verify-name"
-                                      : NULL;
+    return f->certificate[0] != '\0'    ? "tls-certificate"
+           : f->key[0] != '\0'          ? "tls-key"
+           : f->ca[0] != '\0'           ? ca
+           : f->psk[0] != '\0'          ? "tls-psk-file"
+           : f->psk_identity[0] != '\0' ? "tls-psk-identity"
+           : f->verify_name[0] != '\0'  ? "tls-verify-name"
+                                        : NULL;
 }
 
 static bool is_half(const struct tls_files *f)
@@ -36,14 +38,38 @@ static int fault_half(struct config_fault *ret, const struct tls_files *f)
                  "one of tls-certificate and tls-key; expected both");
 }
 
-/* Read them as the relay will. */
-static int try_files(enum tls_side side, const struct tls_files *f, struct config_fault *ret)
+static const char *key_of(enum tls_file file, const char *ca)
 {
-    struct tls_creds *c = NULL;
-    ret->key = NULL;
-    int r = tls_creds_new(side, f, &c, ret->words, sizeof(ret->words));
+    switch (file) {
+    case TLS_FILE_NONE:
+        return NULL;
+    case TLS_FILE_CERTIFICATE:
+        return "tls-certificate";
+    case TLS_FILE_KEY:
+        return "tls-key";
+    case TLS_FILE_CA:
+        return ca;
+    case TLS_FILE_PSK:
+        return "tls-psk-file";
+    case TLS_FILE_PSK_IDENTITY:
+        return "tls-psk-identity";
+    }
+    weir_unreachable("no such file");
+}
+
+/* Read them as the relay will. @ca is what the key of an authority is called. */
+static int try_files(enum tls_side side, const struct tls_files *f, const char *ca,
+                     struct config_fault *ret)
+{
+    struct tls_fault wrong;
+    int r = tls_creds_try(side, f, &wrong);
     if (r == 0)
-        tls_creds_unref(c);
+        return 0;
+    ret->key = key_of(wrong.file, ca);
+    ret->of_value = ret->key != NULL && (wrong.file != TLS_FILE_CA || f->ca[0] != '\0');
+    snprintf(ret->words, sizeof(ret->words), "%s (%s)", wrong.expected, wrong.found);
+    if (!ret->of_value)
+        snprintf(ret->words, sizeof(ret->words), "%s; expected %s", wrong.found, wrong.expected);
     return r;
 }
 
@@ -59,13 +85,15 @@ int config_tls_listener(struct listener_config *l, struct config_fault *ret)
         return 0;
     }
     if (f->certificate[0] == '\0' && f->psk[0] == '\0')
-        return fault(ret, "tls", "TLS without a secret; expected tls-certificate and tls-key, or "
-                                 "tls-psk-file");
+        return fault(ret, "tls",
+                     "TLS without a secret; expected tls-certificate and tls-key, or "
+                     "tls-psk-file");
     if (is_half(f))
         return fault_half(ret, f);
     if (f->ca[0] != '\0' && f->certificate[0] == '\0')
-        return fault(ret, "tls-client-ca", "tls-client-ca without tls-certificate; a server that "
-                                           "asks for certificates shows one");
+        return fault(ret, "tls-client-ca",
+                     "tls-client-ca without tls-certificate; a server that "
+                     "asks for certificates shows one");
     if (peer_set && f->peer != TLS_PEER_NONE && f->ca[0] == '\0')
         return fault(ret, "tls-client-certificate",
                      "tls-client-certificate without tls-client-ca, which says whose "
@@ -76,7 +104,7 @@ int config_tls_listener(struct listener_config *l, struct config_fault *ret)
                      "optional or required");
     if (!peer_set)
         f->peer = f->ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_NONE;
-    return try_files(TLS_SERVER, f, ret);
+    return try_files(TLS_SERVER, f, "tls-client-ca", ret);
 }
 
 /* "[::1]:10809" and "host:10809" without what is not the name. */
@@ -124,12 +152,13 @@ int config_tls_target(struct target_config *t, struct config_fault *ret)
     if (f->psk_identity[0] != '\0' && f->psk[0] == '\0')
         return fault(ret, "tls-psk-identity", "tls-psk-identity without tls-psk-file");
     if (f->verify_name[0] == '\0' && !keys_only && addr_is_unix(&t->addr))
-        return fault(ret, "uri", "no tls-verify-name; a socket's path is no name that a "
-                                 "certificate could carry");
+        return fault(ret, "uri",
+                     "no tls-verify-name; a socket's path is no name that a "
+                     "certificate could carry");
     if (f->verify_name[0] == '\0' && !keys_only)
         name_of_address(&t->addr, f->verify_name, sizeof(f->verify_name));
     f->peer = TLS_PEER_REQUIRED;
-    return uri_say_tls(t, ret) < 0 ? WEIR_E_INVALID : try_files(TLS_CLIENT, f, ret);
+    return uri_say_tls(t, ret) < 0 ? WEIR_E_INVALID : try_files(TLS_CLIENT, f, "tls-ca", ret);
 }
 
 int config_tls_server(struct gateway_config *c, struct config_fault *ret)
@@ -145,10 +174,12 @@ int config_tls_server(struct gateway_config *c, struct config_fault *ret)
     bool dialled_tls =
         c->server_listen.len > 0 && (c->server_tls_on || !addr_is_local(&c->server_listen));
     if (dialled_tls && f->ca[0] != '\0' && f->verify_name[0] == '\0')
-        return fault(ret, "listen", "listen and tls-ca without tls-verify-name; expected the name "
-                                    "in the certificate of the server that dials");
+        return fault(ret, "listen",
+                     "listen and tls-ca without tls-verify-name; expected the name "
+                     "in the certificate of the server that dials");
     f->only_tls13 = f->shared = true;
     f->peer = f->ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_PINNED;
     /* The gateway's own key pair is made later, in the state folder; what is named must be good. */
-    return f->certificate[0] != '\0' || f->ca[0] != '\0' ? try_files(TLS_CLIENT, f, ret) : 0;
+    bool named = f->certificate[0] != '\0' || f->ca[0] != '\0';
+    return named ? try_files(TLS_CLIENT, f, "tls-ca", ret) : 0;
 }

@@ -3,14 +3,16 @@
  * Private to config.c and options.c. */
 #ifndef WEIR_GATEWAY_CONFIG_TLS_H
 #define WEIR_GATEWAY_CONFIG_TLS_H
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "gateway/config.h"
 
 /* What is wrong. */
 struct config_fault {
-    const char *key;  /* that it is in, of the same section; NULL: a file, or something missing */
-    char words[1200]; /* which key or file, what was found, what was expected */
+    const char *key;  /* that it is in, of the same section; NULL: something is missing */
+    bool of_value;    /* the key's value is what was found; @words say what was expected */
+    char words[1200]; /* what was found, what was expected */
 };
 
 /* Complete what the keys left open and read every file once. 0, or an error code and the fault. */

@@ -25,23 +25,20 @@
 
 #define CHAIN_MAX 16u
 
-struct words {
-    char *out;
-    size_t size;
-};
-
-static int fail(const struct words *w, int code, const char *path, const char *found,
+static int fail(struct tls_fault *fault, int code, enum tls_file file, const char *found,
                 const char *expected)
 {
-    snprintf(w->out, w->size, "%s: %s; expected %s", path, found, expected);
+    fault->file = file;
+    fault->expected = expected;
+    snprintf(fault->found, sizeof(fault->found), "%s", found);
     return code;
 }
 
-static int read_file(const char *path, const char *expected, const struct words *w, char **ret,
-                     size_t *ret_n)
+static int read_file(enum tls_file file, const char *path, const char *expected,
+                     struct tls_fault *fault, char **ret, size_t *ret_n)
 {
     int r = text_read_file(path, TLS_FILE_MAX, ret, ret_n);
-    return r < 0 ? fail(w, r, path, weir_strerror(r), expected) : 0;
+    return r < 0 ? fail(fault, r, file, weir_strerror(r), expected) : 0;
 }
 
 static void wipe(char *data, size_t n)
@@ -52,14 +49,13 @@ static void wipe(char *data, size_t n)
 }
 
 /* The certificate's own facts: when it ends, the fingerprint of its key. */
-static int note_own(struct tls_creds *c, const char *path, const gnutls_datum_t *pem,
-                    const struct words *w)
+static int note_own(struct tls_creds *c, const gnutls_datum_t *pem, struct tls_fault *w)
 {
     gnutls_x509_crt_t chain[CHAIN_MAX];
     unsigned n = CHAIN_MAX;
     int e = gnutls_x509_crt_list_import(chain, &n, pem, GNUTLS_X509_FMT_PEM, 0);
     if (e < 0)
-        return fail(w, WEIR_E_PARSE, path, gnutls_strerror(e),
+        return fail(w, WEIR_E_PARSE, TLS_FILE_CERTIFICATE, gnutls_strerror(e),
                     "a certificate in PEM form, at most 16 in its chain");
     size_t size = sizeof(c->fingerprint);
     c->expire_s = (int64_t)gnutls_x509_crt_get_expiration_time(chain[0]);
@@ -67,28 +63,31 @@ static int note_own(struct tls_creds *c, const char *path, const gnutls_datum_t 
     for (unsigned i = 0; i < n; i++)
         gnutls_x509_crt_deinit(chain[i]);
     if (e < 0)
-        return fail(w, WEIR_E_PARSE, path, gnutls_strerror(e), "a certificate with a public key");
+        return fail(w, WEIR_E_PARSE, TLS_FILE_CERTIFICATE, gnutls_strerror(e),
+                    "a certificate with a public key");
     c->has_own = true;
     return 0;
 }
 
-static int load_own(struct tls_creds *c, const struct tls_files *f, const struct words *w)
+static int load_own(struct tls_creds *c, const struct tls_files *f, struct tls_fault *w)
 {
     char *certificate = NULL, *key = NULL;
     size_t certificate_n = 0, key_n = 0;
     const char *key_path = f->key[0] != '\0' ? f->key : f->certificate;
-    int r = read_file(f->certificate, "a certificate in PEM form", w, &certificate, &certificate_n);
+    int r = read_file(TLS_FILE_CERTIFICATE, f->certificate, "a certificate in PEM form", w,
+                      &certificate, &certificate_n);
     if (r == 0)
-        r = read_file(key_path, "the certificate's private key in PEM form", w, &key, &key_n);
+        r = read_file(TLS_FILE_KEY, key_path, "the certificate's private key in PEM form", w, &key,
+                      &key_n);
     gnutls_datum_t cert_pem = {(unsigned char *)certificate, (unsigned)certificate_n};
     gnutls_datum_t key_pem = {(unsigned char *)key, (unsigned)key_n};
     if (r == 0)
-        r = note_own(c, f->certificate, &cert_pem, w);
+        r = note_own(c, &cert_pem, w);
     if (r == 0) {
         int e = gnutls_certificate_set_x509_key_mem2(c->certificate, &cert_pem, &key_pem,
                                                      GNUTLS_X509_FMT_PEM, NULL, 0);
         if (e < 0)
-            r = fail(w, WEIR_E_PARSE, key_path, gnutls_strerror(e),
+            r = fail(w, WEIR_E_PARSE, TLS_FILE_KEY, gnutls_strerror(e),
                      "the private key, in PEM form and without a password, of the certificate");
     }
     free(certificate);
@@ -96,28 +95,29 @@ static int load_own(struct tls_creds *c, const struct tls_files *f, const struct
     return r;
 }
 
-static int load_trust(struct tls_creds *c, const struct tls_files *f, const struct words *w)
+static int load_trust(struct tls_creds *c, const struct tls_files *f, struct tls_fault *w)
 {
     if (f->ca[0] == '\0') {
         if (c->side == TLS_SERVER || c->peer == TLS_PEER_PINNED)
             return 0;
         int n = gnutls_certificate_set_x509_system_trust(c->certificate);
         return n > 0 ? 0
-                     : fail(w, WEIR_E_NOT_FOUND, "the system's trusted certificates",
-                            "there are none", "some, or a file that names whom to trust");
+                     : fail(w, WEIR_E_NOT_FOUND, TLS_FILE_CA,
+                            "no trusted certificates in this system",
+                            "some, or a file that names whom to trust");
     }
     char *pem = NULL;
     size_t size = 0;
     static const char expected[] = "trusted certificates in PEM form";
-    int r = read_file(f->ca, expected, w, &pem, &size);
+    int r = read_file(TLS_FILE_CA, f->ca, expected, w, &pem, &size);
     if (r < 0)
         return r;
     gnutls_datum_t datum = {.data = (unsigned char *)pem, .size = (unsigned)size};
     int n = gnutls_certificate_set_x509_trust_mem(c->certificate, &datum, GNUTLS_X509_FMT_PEM);
     free(pem);
     if (n <= 0)
-        return fail(w, WEIR_E_PARSE, f->ca, n < 0 ? gnutls_strerror(n) : "no certificate in it",
-                    expected);
+        return fail(w, WEIR_E_PARSE, TLS_FILE_CA,
+                    n < 0 ? gnutls_strerror(n) : "no certificate in it", expected);
     return 0;
 }
 
@@ -145,14 +145,15 @@ static int psk_ask(gnutls_session_t session, const char *name, gnutls_datum_t *r
 }
 
 static int psk_client(struct tls_creds *c, const struct tls_files *f, const struct psk_table *t,
-                      const struct words *w)
+                      struct tls_fault *w)
 {
     const struct psk_entry *e = f->psk_identity[0] != '\0'
                                     ? psk_find(t, f->psk_identity, strlen(f->psk_identity))
                                     : &t->entry[0];
     if (e == NULL)
-        return fail(w, WEIR_E_NOT_FOUND, f->psk, "the identity that is configured is not in it",
-                    "a line with it");
+        return fail(w, WEIR_E_NOT_FOUND, TLS_FILE_PSK_IDENTITY,
+                    "the identity that is configured is not in it",
+                    "an identity that has a line in tls-psk-file");
     gnutls_datum_t key = {(unsigned char *)(uintptr_t)e->key, (unsigned)e->key_size};
     if (gnutls_psk_allocate_client_credentials(&c->psk_client) < 0)
         return -ENOMEM;
@@ -161,20 +162,20 @@ static int psk_client(struct tls_creds *c, const struct tls_files *f, const stru
     return 0;
 }
 
-static int load_psk(struct tls_creds *c, const struct tls_files *f, const struct words *w)
+static int load_psk(struct tls_creds *c, const struct tls_files *f, struct tls_fault *w)
 {
     char *data = NULL, found[64];
     size_t n = 0, line = 0;
     const char *expected = "";
     struct psk_table t = {0};
-    int r = read_file(f->psk, "lines IDENTITY:HEXKEY", w, &data, &n);
+    int r = read_file(TLS_FILE_PSK, f->psk, "lines IDENTITY:HEXKEY", w, &data, &n);
     if (r < 0)
         return r;
     r = psk_parse(data, n, &t, &line, &expected);
     wipe(data, n);
     if (r < 0) {
         snprintf(found, sizeof(found), "line %zu", line);
-        return fail(w, r, f->psk, found, expected);
+        return fail(w, r, TLS_FILE_PSK, found, expected);
     }
     if (c->side == TLS_CLIENT) {
         r = psk_client(c, f, &t, w);
@@ -200,7 +201,7 @@ static int set_priority(struct tls_creds *c, const struct tls_files *f)
     return gnutls_priority_init(&c->priority, text, NULL) < 0 ? -ENOMEM : 0;
 }
 
-static int load(struct tls_creds *c, const struct tls_files *f, const struct words *w)
+static int load(struct tls_creds *c, const struct tls_files *f, struct tls_fault *w)
 {
     bool keys_only = f->psk[0] != '\0' && f->certificate[0] == '\0' && f->ca[0] == '\0';
     c->x509 = !keys_only;
@@ -216,12 +217,11 @@ static int load(struct tls_creds *c, const struct tls_files *f, const struct wor
     return r;
 }
 
-int tls_creds_new(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
-                  char *words, size_t size)
+static int creds_new(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
+                     struct tls_fault *fault)
 {
-    const struct words w = {.out = words, .size = size};
     struct tls_creds *c = calloc(1, sizeof(*c));
-    snprintf(words, size, "no memory for TLS credentials");
+    fail(fault, 0, TLS_FILE_NONE, "no memory for TLS credentials", "some");
     if (c == NULL)
         return -ENOMEM;
     c->references = 1;
@@ -229,13 +229,53 @@ int tls_creds_new(enum tls_side side, const struct tls_files *files, struct tls_
     c->peer = files->peer;
     c->shared = files->shared;
     snprintf(c->verify_name, sizeof(c->verify_name), "%s", files->verify_name);
-    int r = load(c, files, &w);
+    int r = load(c, files, fault);
     if (r < 0) {
         tls_creds_unref(c);
         return r;
     }
     *ret = c;
     return 0;
+}
+
+static const char *path_of(const struct tls_files *f, enum tls_file file)
+{
+    switch (file) {
+    case TLS_FILE_NONE:
+        break;
+    case TLS_FILE_CERTIFICATE:
+        return f->certificate;
+    case TLS_FILE_KEY:
+        return f->key[0] != '\0' ? f->key : f->certificate;
+    case TLS_FILE_CA:
+        return f->ca;
+    case TLS_FILE_PSK:
+    case TLS_FILE_PSK_IDENTITY:
+        return f->psk;
+    }
+    return "";
+}
+
+int tls_creds_new(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
+                  char *words, size_t size)
+{
+    struct tls_fault fault;
+    int r = creds_new(side, files, ret, &fault);
+    if (r < 0) {
+        const char *path = path_of(files, fault.file);
+        snprintf(words, size, "%s%s%s; expected %s", path, path[0] != '\0' ? ": " : "", fault.found,
+                 fault.expected);
+    }
+    return r;
+}
+
+int tls_creds_try(enum tls_side side, const struct tls_files *files, struct tls_fault *ret_fault)
+{
+    struct tls_creds *c = NULL;
+    int r = creds_new(side, files, &c, ret_fault);
+    if (r == 0)
+        tls_creds_unref(c);
+    return r;
 }
 
 struct tls_creds *tls_creds_ref(struct tls_creds *c)

@@ -12,8 +12,8 @@
 
 #include "tls/psk.h"
 
-#define TLS_PATH_SIZE 512u
-#define TLS_NAME_SIZE 256u
+#define TLS_PATH_SIZE        512u
+#define TLS_NAME_SIZE        256u
 #define TLS_FINGERPRINT_SIZE 32u /* SHA-256 of a public key (SubjectPublicKeyInfo) */
 /* A certificate chain, a key, trusted certificates: no file of them is larger. */
 #define TLS_FILE_MAX (1024u * 1024u)
@@ -29,10 +29,10 @@ enum tls_peer_check {
 
 /* What to load; "" is: none. */
 struct tls_files {
-    char certificate[TLS_PATH_SIZE]; /* PEM, the chain, own first */
-    char key[TLS_PATH_SIZE];         /* PEM; may be the same file */
-    char ca[TLS_PATH_SIZE];          /* PEM, whom to trust; client: "" is the system's trust */
-    char psk[TLS_PATH_SIZE];         /* see psk.h */
+    char certificate[TLS_PATH_SIZE];  /* PEM, the chain, own first */
+    char key[TLS_PATH_SIZE];          /* PEM; may be the same file */
+    char ca[TLS_PATH_SIZE];           /* PEM, whom to trust; client: "" is the system's trust */
+    char psk[TLS_PATH_SIZE];          /* see psk.h */
     char psk_identity[PSK_NAME_SIZE]; /* client: which of psk to use */
     char verify_name[TLS_NAME_SIZE];  /* client: what the server's certificate must name */
     enum tls_peer_check peer;
@@ -42,10 +42,28 @@ struct tls_files {
 
 struct tls_creds;
 
+/* Which of them is at fault. */
+enum tls_file {
+    TLS_FILE_NONE, /* the environment is: no memory */
+    TLS_FILE_CERTIFICATE,
+    TLS_FILE_KEY, /* also one that is another certificate's */
+    TLS_FILE_CA,  /* with no name where it is the system's trust */
+    TLS_FILE_PSK,
+    TLS_FILE_PSK_IDENTITY, /* is not in the file */
+};
+
+struct tls_fault {
+    enum tls_file file;
+    char found[160];      /* in words: "No such file or directory" */
+    const char *expected; /* "a certificate in PEM form" */
+};
+
 /* Read and check everything, and that key and certificate belong together. 0, or an error code
  * with words in @words: which file, what is wrong with it, what was expected. */
 int tls_creds_new(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
                   char *words, size_t size);
+/* The same for whoever only wants to know, and can say where each file is named. */
+int tls_creds_try(enum tls_side side, const struct tls_files *files, struct tls_fault *ret_fault);
 struct tls_creds *tls_creds_ref(struct tls_creds *c);
 /* NULL is fine. */
 void tls_creds_unref(struct tls_creds *c);

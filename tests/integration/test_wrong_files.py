@@ -12,6 +12,7 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import tlskeys  # noqa: E402
 import weirtest  # noqa: E402
 
 PACKAGING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "packaging")
@@ -156,6 +157,32 @@ class Wrong(unittest.TestCase):
             f.write("[server]\n\nlease = 1s\n")
         _, out, _ = self.check("server", "[server]\nlease = 10s\n")
         self.assertIn(f"{folder}/50-mine.conf:3: [server] lease: found less than three periods", out)
+
+    def test_files_of_keys_are_told_with_the_line_of_the_key_that_names_them(self):
+        folder = tlskeys.Authority(self.world.path("ca"), "ours").folder("keys")
+        good = {k: os.path.join(folder, f"server-{k}.pem") for k in ("cert", "key")}
+        other, junk, gone = os.path.join(folder, "client-key.pem"), self.world.path("junk"), self.world.path("gone")
+        with open(junk, "w") as f:
+            f.write("not what it should be\n")
+        head = "[listener x]\naddress = 127.0.0.1:0\ntarget = t\ntls = require\n"
+        target, server = "[target x]\nuri = nbds://127.0.0.1:1\n", "[server]\naddress = 127.0.0.1:1\n"
+        pair = "tls-certificate = {}\ntls-key = {}\n".format
+        for text, line, key, value, expected in (
+            (head + pair(gone, good["key"]), 5, "[listener x] tls-certificate", gone, "a certificate in PEM form"),
+            (head + pair(junk, good["key"]), 5, "[listener x] tls-certificate", junk, "a certificate in PEM form"),
+            (head + pair(good["cert"], gone), 6, "[listener x] tls-key", gone, "the certificate's private key"),
+            (head + pair(good["cert"], other), 6, "[listener x] tls-key", other, "the private key"),
+            (head + pair(good["cert"], good["key"]) + f"tls-client-ca = {junk}\n", 7, "[listener x] tls-client-ca", junk, "trusted"),
+            (head + f"tls-psk-file = {junk}\n", 5, "[listener x] tls-psk-file", junk, ""),
+            (target + f"tls-ca = {gone}\n", 3, "[target x] tls-ca", gone, "trusted certificates in PEM form"),
+            (target + f"tls-psk-file = {gone}\n", 3, "[target x] tls-psk-file", gone, "lines IDENTITY:HEXKEY"),
+            (server + pair(gone, good["key"]), 3, "[server] tls-certificate", gone, "a certificate in PEM form"),
+            (server + f"tls-ca = {junk}\n", 3, "[server] tls-ca", junk, "trusted certificates"),
+        ):
+            with self.subTest(text=text):
+                status, out, path = self.check("gateway", text + REST["gateway"])
+                self.assertEqual(status, WRONG, out)
+                self.assertIn(f'{path}:{line}: {key}: found "{value}", expected {expected}', out)
 
     def test_what_cannot_be_read_is_named(self):
         for daemon in ("gateway", "server"):
