@@ -485,6 +485,22 @@ void plan_target(struct services *s, struct target *t)
     claim_mark(s, t->gateway);
 }
 
+/* A claim of several places came to one more: what the agreement owes it there goes at once, as it
+ * would without a server; the next plan settles what each place has of it. Demand that moves from
+ * another gateway waits for nothing else. */
+static void part_newcomer(struct services *s, struct part *p)
+{
+    if (!s->loaded || p->share.weight > 0 || !part_speaks(p) || p->target->storage->over ||
+        plan_hands_off(s, p->target))
+        return;
+    double demand[GATE_KIND_COUNT] = {0};
+    claim_sum(s, p->claim, demand);
+    part_promise(p, p->target->storage->sum.demand, demand, quota_others_iops(p->claim));
+    p->settled = false;
+    p->share = terms_of(p);
+    claim_mark(s, p->gateway);
+}
+
 void plan_gateway(struct services *s, struct gateway *g)
 {
     list_for_each(it, &g->targets)
@@ -497,8 +513,12 @@ void plan_gateway(struct services *s, struct gateway *g)
     list_for_each(it, &g->parts)
     {
         struct part *p = container_of(it, struct part, in_gateway);
-        if (p->claim->part_count > 1 || p->claim->agreed == NULL)
+        if (p->claim->agreed == NULL)
             continue;
+        if (p->claim->part_count > 1) {
+            part_newcomer(s, p);
+            continue;
+        }
         part_ask_alone(p);
         if (s->loaded && p->target != NULL && !p->target->storage->over) {
             part_plan(s, p, false);

@@ -502,8 +502,7 @@ void services_surge(struct services *s, uint64_t session, uint32_t stream, uint6
     struct gateway *g = entity_gateway_by_session(s, session);
     if (g == NULL || !g->e.live || s->now_ns - g->surge_ns < SURGE_GAP_NS)
         return;
-    if (entity_stream_find(s, g, stream) == NULL)
-        return;
+    (void)stream; /* it may be new, and known from the next answer only */
     g->surge_ns = s->now_ns;
     if (g->outstanding)
         g->surge_owed = true; /* what is on its way may be of before */

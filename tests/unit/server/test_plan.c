@@ -177,6 +177,34 @@ static void over_two_gateways_it_is_whole_with_what_the_other_served(void **stat
     stage_end();
 }
 
+/* Demand that moves waits for no plan: an early warning has its gateway asked, and the answer that
+ * tells of the stream brings the share. */
+static void a_claim_at_one_more_gateway_has_its_share_at_once(void **state)
+{
+    (void)state;
+    stage_begin(false);
+    struct agreement a = reserving("gold", "db", 500, 0);
+    put(&a);
+    open_stream(0, "10.0.0.1", "db", 300);
+    world_run(&stage->w, 5);
+    uint64_t plans = 0;
+    open_stream(1, "10.0.0.1", "db", 300);
+    for (int i = 0; i < 20 && seen(1, "share/gold@array1") == NULL; i++) {
+        world_run_ns(&stage->w, 10 * MS);
+        services_surge(stage->w.services, stage->w.gateway[stage->gateway[1]].hello.session, 99,
+                       stage->w.now, world_wall(&stage->w));
+        plans += seen(1, "plan/gold@array1") != NULL;
+    }
+    const struct caught *c = seen(1, "share/gold@array1");
+    assert_non_null(c);
+    assert_int_equal(c->share.reserve_iops, 500);
+    assert_int_equal(c->members, 1);
+    assert_int_equal(plans, 0);
+    world_run(&stage->w, 3);
+    assert_non_null(seen(1, "plan/gold@array1"));
+    stage_end();
+}
+
 static void within_the_reservation_what_the_other_served_takes_nothing_from_it(void **state)
 {
     (void)state;
@@ -328,6 +356,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_share_says_what_the_agreement_owes),
+        cmocka_unit_test(a_claim_at_one_more_gateway_has_its_share_at_once),
         cmocka_unit_test(over_two_gateways_it_is_whole_with_what_the_other_served),
         cmocka_unit_test(within_the_reservation_what_the_other_served_takes_nothing_from_it),
         cmocka_unit_test(reservations_beyond_the_storage_are_scaled_by_priority_and_said),
