@@ -406,7 +406,8 @@ def troubles(o, server, load, n):
 
 
 def trouble_part(o, n, pairs):
-    with real(n, pairs) as (server, load):
+    # Those that warn are spared by the troubles: never all of them.
+    with real(n, pairs, min(16, n // 2)) as (server, load):
         time.sleep(4)
         cases = troubles(o, server, load, n)
         # Calm windows differ by half: each trouble comes several times, between two calm ones, and what counts is all its windows
@@ -422,7 +423,7 @@ def trouble_part(o, n, pairs):
                 calm = window(server, load, o.trouble_seconds)
                 case.seen.append({"before": before, "during": bad, "after": calm})
         out = [{"case": c.name, "gateways": n, "pairs": pairs, "key": c.key, "rounds": c.seen} for c in cases]
-        back = min(1000, n - 32 if n > 64 else n)
+        back = min(1000, n - 32 if n > 64 else n // 2)
         say(f"trouble: {back} gateways come back at once")
         took = storm(load, back)
         memory = (rss(server.pid) - server.idle_rss) / n
