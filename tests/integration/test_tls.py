@@ -615,10 +615,10 @@ class Configuration(TlsCase):
                 ("tls = require\ntls-certificate = x\n", "absolute path"),
                 (f"tls = require\ntls-certificate = {good}/server-cert.pem\n", "expected both"),
                 (f"tls = require\ntls-certificate = {good}/none.pem\ntls-key = {good}/server-key.pem\n",
-                 f"{good}/none.pem: No such file"),
+                 f'FILE:7: [listener l] tls-certificate: found "{good}/none.pem", expected a certificate in PEM form (No such file'),
                 (f"tls = require\ntls-certificate = {good}/server-cert.pem\ntls-key = {good}/client-key.pem\n",
-                 f"{good}/client-key.pem: "),
-                (f"tls = require\ntls-psk-file = {good}/server-cert.pem\n", f"{good}/server-cert.pem: line 1; expected IDENTITY"),
+                 f'FILE:8: [listener l] tls-key: found "{good}/client-key.pem", expected the private key'),
+                (f"tls = require\ntls-psk-file = {good}/server-cert.pem\n", f'found "{good}/server-cert.pem", expected IDENTITY'),
                 ("tls = require\n" + pair + "tls-client-certificate = required\n", "without tls-client-ca"),
                 ("tls = require\n" + pair + "tls-client-certificate = perhaps\n", "none, optional or required"),
                 ("tls = require\n" + pair + "tls-sertificate = /x\n", "tls-certificate")):
