@@ -452,6 +452,9 @@ int server_config_check(struct server_config *c, struct text *errors)
                     c->state_dir);
         r = WEIR_E_INVALID;
     }
+    /* What contradicts itself is not worth reading. */
+    if (r == 0)
+        r = server_config_try_files(c, errors);
     server_config_forget(c);
     return r;
 }

@@ -93,6 +93,9 @@ void server_config_init(struct server_config *c);
  * next, or forgotten: its file is kept until then. */
 int server_config_load(struct server_config *c, const char *path, struct text *errors);
 int server_config_check(struct server_config *c, struct text *errors);
+/* Read every file of certificates and keys that is named, as those who need them will; told with
+ * the lines of the keys while the file is kept. Part of server_config_check. */
+int server_config_try_files(const struct server_config *c, struct text *errors);
 void server_config_forget(struct server_config *c);
 
 /* Each thread is one function of this shape; @arg is its own setup made by main. It runs until

@@ -183,6 +183,22 @@ class Wrong(unittest.TestCase):
                 status, out, path = self.check("gateway", text + REST["gateway"])
                 self.assertEqual(status, WRONG, out)
                 self.assertIn(f'{path}:{line}: {key}: found "{value}", expected {expected}', out)
+        for text, line, key, value, expected in (
+            ("[control]\n" + pair(gone, good["key"]), 2, "[control] tls-certificate", gone, "a certificate in PEM form"),
+            ("[control]\n" + pair(good["cert"], other), 3, "[control] tls-key", other, "the private key"),
+            (f"[control]\ntls-client-ca = {junk}\n", 2, "[control] tls-client-ca", junk, "trusted certificates"),
+            ("[http]\n" + pair(junk, good["key"]), 2, "[http] tls-certificate", junk, "a certificate in PEM form"),
+            ("[http]\n" + pair(good["cert"], gone), 3, "[http] tls-key", gone, "the certificate's private key"),
+            (f"[resource]\n\ntls-ca = {gone}\n[target x]\ntls-verify-name = a\n", 3, "[resource] tls-ca", gone, "trusted"),
+            (f"[resource]\ntls-psk-file = {junk}\n", 2, "[resource] tls-psk-file", junk, ""),
+            ("[target x]\n" + pair(good["cert"], gone), 3, "[target x] tls-key", gone, "the certificate's private key"),
+            (f"[target x]\ntls-ca = {junk}\n", 2, "[target x] tls-ca", junk, "trusted certificates"),
+        ):
+            with self.subTest(text=text):
+                status, out, path = self.check("server", text)
+                self.assertEqual(status, WRONG, out)
+                self.assertEqual(out.count(f'{path}:{line}: {key}: found "{value}", expected {expected}'), 1, out)
+                self.assertEqual(out.count("expected"), 1, out)
 
     def test_what_cannot_be_read_is_named(self):
         for daemon in ("gateway", "server"):

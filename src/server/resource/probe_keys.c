@@ -22,8 +22,7 @@ static void fill(char *own, size_t size, const char *general)
         snprintf(own, size, "%s", general);
 }
 
-/* What section @i says, and where it is silent what [resource] says. */
-static struct tls_files files_of(const struct server_config *c, size_t i)
+struct tls_files probe_keys_files(const struct server_config *c, size_t i)
 {
     struct tls_files f = c->probe_tls[i].files;
     const struct tls_files *general = &c->probe_tls[0].files;
@@ -35,6 +34,7 @@ static struct tls_files files_of(const struct server_config *c, size_t i)
         fill(f.psk_identity, sizeof(f.psk_identity), general->psk_identity);
     fill(f.psk, sizeof(f.psk), general->psk);
     fill(f.ca, sizeof(f.ca), general->ca);
+    f.verify_name[0] = '\0';
     f.peer = TLS_PEER_REQUIRED;
     return f;
 }
@@ -42,10 +42,9 @@ static struct tls_files files_of(const struct server_config *c, size_t i)
 static int load_one(const struct server_config *c, size_t i, struct probe_keys *ret, char *words,
                     size_t size)
 {
-    struct tls_files f = files_of(c, i);
+    struct tls_files f = probe_keys_files(c, i);
     bool by_name = f.ca[0] != '\0' || f.certificate[0] != '\0';
-    snprintf(ret->verify_name, sizeof(ret->verify_name), "%s", f.verify_name);
-    f.verify_name[0] = '\0'; /* of the session, since one set is for many targets */
+    snprintf(ret->verify_name, sizeof(ret->verify_name), "%s", c->probe_tls[i].files.verify_name);
     if (!by_name && f.psk[0] == '\0')
         return 0;
     ret->keys_only = !by_name;

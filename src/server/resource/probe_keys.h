@@ -10,6 +10,10 @@
 
 struct probe_key_set;
 
+/* What section @i of c->probe_tls says, and where it is silent what [resource] says; without a name
+ * to verify, which is the session's, since one set is for many targets. */
+struct tls_files probe_keys_files(const struct server_config *c, size_t i);
+
 /* Read them. 0 with a new set, or an error code with words. The set and what is taken from it
  * belong to one thread at a time (tls/creds.h). */
 int probe_keys_load(const struct server_config *c, struct probe_key_set **ret, char *words,
