@@ -386,7 +386,8 @@ struct route_gateway *route_find(const struct route *r, const uint8_t id[GATEWAY
 static void entry_free(struct route *r, struct entry *e)
 {
     struct route_group *group = e->g.group;
-    bool shared = group->count > 1;
+    /* Nobody is reached only through a gateway that stands before one target. */
+    bool parts = group->count > 1 && e->edges.next != e->edges.prev;
     list_for_each_safe(l, &e->edges) edge_free(r, container_of(l, struct edge, in_gateway));
     group_drop(r, e);
     list_remove(&e->in_all);
@@ -396,7 +397,7 @@ static void entry_free(struct route *r, struct entry *e)
     r->count--;
     free(e->g.name);
     free(e);
-    if (shared)
+    if (parts)
         group_part(r, group);
 }
 
