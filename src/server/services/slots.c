@@ -122,10 +122,11 @@ static bool target_live(const struct target *t)
 
 /* ---- the division ---------------------------------------------------------------------------- */
 
-/* Slots that so much device time a second takes there. */
+/* Slots that so much device time a second takes there; where nothing was served, as at the whole
+ * storage: what is owed where a fault let nothing through is not nothing. */
 static double slots_of(const struct target *t, double cost)
 {
-    return t->served > 0 ? t->use * cost / t->served : 0;
+    return cost * (t->served > 0 ? t->use / t->served : t->storage->slots_of_cost);
 }
 
 /* The same for what does not wait, or must not: with room for what arrives unevenly, since with
@@ -257,13 +258,17 @@ static void target_set(struct services *s, struct storage *t, struct target *one
 
 static void storage_look(struct storage *t)
 {
+    double served = 0;
     t->inflight = 0;
     t->live = 0;
     list_for_each(it, &t->targets) {
         const struct target *one = container_of(it, struct target, in_storage);
         t->inflight += target_live(one) ? one->use : 0;
+        served += target_live(one) ? one->served : 0;
         t->live += target_live(one);
     }
+    if (served > 0)
+        t->slots_of_cost = t->inflight / served;
 }
 
 static void storage_divide(struct services *s, struct storage *t)

@@ -127,6 +127,7 @@ struct storage {
         struct useful useful;
         uint64_t divided;               /* the window as last divided */
         double inflight;                /* of all gateways, in the mean */
+        double slots_of_cost;           /* of a nanosecond of device time a second, as last seen */
         size_t live;                    /* gateways */
         struct part *waiting;           /* one of each claim at several places that waits here */
     };
