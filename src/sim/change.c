@@ -39,6 +39,7 @@ static void change(struct sim *s, const struct event *e)
 {
     const struct sim_change *c = e->what;
     s->last_fault_ns = s->now;
+    promises_unsettled(s);
     switch (c->kind) {
     case SIM_DEVICE_SPEED:
         s->device[c->index].speed = (double)c->value / 1e6;

@@ -230,8 +230,10 @@ static void check_places(struct sim *s)
 
 void check_counts(struct sim *s)
 {
-    if (!s->server_is_up)
+    bool large = s->config->gateways > SIM_SMALL || s->config->load_count > SIM_SMALL;
+    if (!s->server_is_up || (large && s->counted_ns > 0 && s->now < s->counted_ns + S))
         return;
+    s->counted_ns = s->now;
     for (uint32_t i = 0; i < s->processes; i++)
         check_counted(s, services_entities(s->process[i].services));
     if (s->processes > 1)
@@ -273,6 +275,7 @@ static void check_alive(struct sim *s)
 
 void check_end(struct sim *s)
 {
+    s->counted_ns = 0;
     check_counts(s);
     for (size_t i = 0; i < s->config->load_count; i++) {
         const struct sim_load *l = &s->load[i];

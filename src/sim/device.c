@@ -25,6 +25,7 @@ void device_account(struct sim_device *d)
     uint64_t from = d->accounted_ns > s->config->warmup_ns ? d->accounted_ns : s->config->warmup_ns;
     if (s->now > from)
         d->busy_ns += (double)(s->now - from) * d->busy;
+    d->depth_ns += (double)(s->now - d->accounted_ns) * (d->busy + d->waiting);
     d->accounted_ns = s->now;
 }
 
@@ -101,6 +102,8 @@ void device_kick(struct sim_device *d)
         d->first = io->next;
         if (d->first == NULL)
             d->last = NULL;
+        device_account(d);
+        d->waiting--;
         device_begin(d, io);
     }
 }
@@ -119,6 +122,8 @@ static void device_arrived(struct sim *s, const struct event *e)
     struct sim_io *io = e->what;
     struct sim_device *d = io->device;
     (void)s;
+    device_account(d);
+    d->waiting++;
     io->next = NULL;
     if (d->last != NULL)
         d->last->next = io;

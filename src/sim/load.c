@@ -49,6 +49,7 @@ static void load_submit(struct sim_load *l, bool write, uint64_t bytes)
     io->gate.bytes = bytes;
     list_push_back(&l->ios, &io->link);
     l->outstanding++;
+    l->heard.arrived++;
     if (s->now >= s->config->warmup_ns)
         l->result.arrivals++;
     node_submit(l->node, io);
@@ -113,6 +114,7 @@ static void load_begin(struct sim_load *l)
 {
     struct sim *s = l->sim;
     l->on = true;
+    s->device[l->config->device].begun_ns = s->now;
     l->generation++;
     switch (l->config->kind) {
     case SIM_OPEN:
@@ -229,6 +231,8 @@ void load_done(struct sim_load *l, struct sim_io *io, uint64_t held_ns)
     list_remove(&io->link);
     weir_assert(l->outstanding > 0);
     l->outstanding--;
+    l->heard.served++;
+    l->heard.late += l->promise.late_ns > 0 && took - held_ns > l->promise.late_ns;
     hist_record(&l->second, took - held_ns);
     hist_record(&l->seen, took - held_ns);
     if (s->now >= s->config->warmup_ns) {

@@ -87,6 +87,7 @@ void moves_landed(struct sim_node *n, uint32_t process)
     weir_assert(g != NULL);
     weir_assert(s->moving > 0);
     s->moving--;
+    promises_unsettled(s);
     route_move_end(s->route, g, true,
                    (struct route_place){.pair = 0, .process = (uint16_t)process});
     for (struct message *m; !g->moving && (m = message_take(&n->held)) != NULL;)
@@ -110,6 +111,8 @@ void moves_targets(struct sim_node *n, const struct entity_gateway *g)
     const struct entity_target *target[ROUTE_TARGETS_MAX];
     uint64_t hash[ROUTE_TARGETS_MAX];
     struct sim *s = n->sim;
+    if (s->route == NULL)
+        return; /* the server ends: nobody asks where who is */
     size_t count = services_gateway_targets(g, target, ROUTE_TARGETS_MAX);
     for (size_t i = 0; i < count; i++)
         hash[i] = target_number(s, target[i]->uri);

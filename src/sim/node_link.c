@@ -268,6 +268,8 @@ void node_controls(struct sim_node *n, struct control_update *u, uint64_t sessio
             check_control(s, n, &u->item[i]);
         n->epoch = u->epoch;
         n->controls_applied++;
+        if (n->first_set && u->full)
+            promises_unsettled(s);
         n->first_set = n->first_set && !u->full;
         if (u->lease_ms > 0) {
             n->lease_until_ns = s->now + u->lease_ms * MS;

@@ -12,7 +12,9 @@
  * moves.c      the acceptor: which process has which gateway, and moves between them
  * change.c     what is done to all of them while it runs
  * regulator.c  others' ways of control, to compare with
- * check.c      what must hold at every event */
+ * check.c      what must hold at every event
+ * obey.c       what policies let be done
+ * promise.c    what must be kept again once faults are over */
 #ifndef WEIR_SIM_PRIVATE_H
 #define WEIR_SIM_PRIVATE_H
 #include <stdbool.h>
@@ -37,6 +39,9 @@
 /* Silence after which a session is over. */
 #define SIM_SILENCE_NS (3 * S)
 #define SIM_RETRY_NS   (500 * MS)
+
+/* A world of more gateways or loads is looked over once a second, not at every event. */
+#define SIM_SMALL 256u
 
 /* As server/sla.c has it: an answer of the store that does not come is asked for again. */
 #define SIM_ASK_TIMEOUT_NS (5 * S)
@@ -72,6 +77,18 @@ struct sim_device {
     uint64_t served, bytes;
     double slots_sum, k_sum;
     uint64_t slots_samples;
+    uint32_t waiting;
+    double depth_ns;   /* of the running second: I/Os that it held, over time */
+    uint64_t begun_ns; /* a load began to work here */
+};
+
+/* What a load was promised and can be given, as far as promise.c can tell; 0: nothing. */
+struct sim_promise {
+    uint64_t late_ns;  /* no more than late_part of its I/O later than this, */
+    double late_part;
+    uint64_t while_ios; /* in seconds with no more arrivals than these */
+    uint64_t ios;      /* so many a second, if so many arrive */
+    char name[NAME_SIZE];
 };
 
 struct sim_load {
@@ -89,6 +106,13 @@ struct sim_load {
     struct sim_load_result result;
     struct hist second; /* judged latency of the running second */
     uint64_t second_at;
+    struct sim_promise promise;
+    struct sim_heard {
+        uint64_t arrived, served, late;
+    } heard;                  /* in the running second */
+    uint64_t behind_for_ns, behind_until_ns; /* promise.c: what gathered in a fault is not gone */
+    double leash, cut_from; /* obey.c: the throttle it is under, 0: none; before its last cuts */
+    uint64_t cut_ns;
     uint64_t limit_iops;  /* of a baseline; 0: none */
     uint64_t seen_served; /* by a baseline */
     struct hist seen;
@@ -214,6 +238,8 @@ struct sim {
     struct sim_document *document;
     struct sim_account *account; /* check.c: of agreements, then of tenants */
     uint64_t account_from_ns;
+    uint64_t counted_ns;                  /* check.c: last look at everything */
+    uint64_t settled_ns, promises_for_ns; /* promise.c */
     uint64_t next_session;
     int64_t wall_step_us;
     struct sim_io *free_io;
@@ -349,5 +375,14 @@ void check_epoch(struct sim *s, const struct sim_node *n, const struct control_u
                  uint64_t before, uint64_t session);
 void check_counts(struct sim *s);
 void check_end(struct sim *s);
+
+/* ---- obey.c */
+/* After each thing that @p did. */
+void obey_look(const struct sim_process *p);
+
+/* ---- promise.c */
+void promises_start(struct sim *s);
+/* Something changed of itself because of a fault: what is promised may take its time from now. */
+void promises_unsettled(struct sim *s);
 
 #endif

@@ -119,6 +119,7 @@ static void go_on(struct sim_process *p)
 {
     struct sim *s = p->sim;
     services_tick(p->services, s->now, sim_wall_us(s));
+    obey_look(p);
     uint64_t next = services_next_ns(p->services);
     next = next > s->now ? next : s->now + 1;
     if (next == UINT64_MAX || next >= p->tick_ns)
@@ -222,6 +223,7 @@ static void moved_on(struct sim *s, const struct event *e)
     struct sim_process *p = e->what;
     if (p->services == NULL || s->life != e->number || s->now < p->still_until_ns)
         return;
+    promises_unsettled(s);
     for (struct message *m; (m = message_take(&p->inbox)) != NULL;)
         take(p, m);
     go_on(p);
@@ -298,6 +300,8 @@ void server_down(struct sim *s)
     if (!s->server_is_up)
         return;
     s->server_is_up = false;
+    route_free(s->route);
+    s->route = NULL;
     for (uint32_t i = 0; i < s->processes; i++) {
         struct sim_process *p = &s->process[i];
         services_free(p->services);
@@ -307,8 +311,6 @@ void server_down(struct sim *s)
         for (struct message *m; (m = message_take(&p->arrived)) != NULL;)
             message_free(m);
     }
-    route_free(s->route);
-    s->route = NULL;
     s->moving = 0;
     for (uint32_t i = 0; s->node != NULL && i < s->config->gateways; i++) {
         for (struct message *m; (m = message_take(&s->node[i].held)) != NULL;)

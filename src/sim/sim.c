@@ -167,6 +167,7 @@ static int sim_begin(struct sim *s, struct text *why)
     rng_seed(&s->thread_rng, ~c->seed);
     s->processes = s->running = processes_of(c);
     s->store_ns = c->store_ns;
+    s->wall_step_us = c->wall_us;
     for (size_t i = 0; i < c->agreement_count; i++)
         s->document[i].agreement = c->agreement[i];
     config_make(s);
@@ -185,6 +186,7 @@ static int sim_begin(struct sim *s, struct text *why)
             node_session_up(&s->node[i]);
     }
     regulator_start(s);
+    promises_start(s);
     for (uint32_t i = 0; i < c->load_count; i++)
         load_start(&s->load[i]);
     changes_start(s);

@@ -136,6 +136,9 @@ struct sim_config {
     uint32_t processes;           /* SLA processes; 0: 1 */
     uint64_t store_ns;            /* an answer of the store takes; 0: none is waited for */
     bool manual_admission; /* gateways wait for people, who admitted all in an earlier life */
+    bool promises; /* hold that what can be kept is kept again after faults (promise.c) */
+    size_t policies_unsaid; /* so many of the last nobody is told: to see that obey.c notices */
+    int64_t wall_us;        /* added to the time of day at which it begins */
     bool own_targets; /* a gateway stands before the targets of its loads; else before all */
 };
 
@@ -163,6 +166,9 @@ struct sim_result {
     size_t device_count;
     uint64_t events, ios, polls, controls, surges, actions, actions_enforced;
     uint64_t moves, late_frames, store_asked_again;
+    uint64_t cuts;                   /* of throttles (obey.c) */
+    uint64_t promises_held;          /* seconds of loads that promise.c held to a promise, */
+    uint64_t promises_missed;        /* and that were outside with the window not found */
     struct action_record *action; /* the first SIM_ACTIONS_KEPT */
     size_t action_count;
     char *broken; /* what a checker found, first of all; NULL: nothing */

@@ -48,7 +48,7 @@ static int read_documents(struct sim_process *p, const struct sim_document *d, s
     int r = 0;
     for (size_t i = 0; r == 0 && i < c->tenant_count; i++)
         r = services_tenant_put(p->services, &c->tenant[i], s->now, sim_wall_us(s));
-    for (size_t i = 0; r == 0 && i < c->policy_count; i++)
+    for (size_t i = 0; r == 0 && i + c->policies_unsaid < c->policy_count; i++)
         r = services_policy_put(p->services, &c->policy[i], s->now, sim_wall_us(s));
     for (size_t i = 0; r == 0 && i < c->agreement_count; i++) {
         words[0] = '\0';
@@ -88,6 +88,7 @@ static void all_here(struct sim_process *p)
         if (p->load[i] != LOAD_DONE)
             return;
     p->loaded = true;
+    promises_unsettled(s);
     services_loaded(p->services, s->now, sim_wall_us(s));
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: the simulator is what it says: the same seed is the same run, a device does what queueing
- * theory says, others' schemes differ, and hundreds of gateways fit.
+ * theory says, others' schemes differ, thousands of gateways fit, and rules that break are seen.
  * Method: small worlds whose answers are known. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <cmocka.h>
 
 #include "sim/sim.h"
@@ -145,12 +146,23 @@ static void a_limit_holds_a_closed_loop_to_its_rate(void **state)
     sim_result_fini(&r);
 }
 
-static void hundreds_of_gateways_fit(void **state)
+/* Each has a ledger of its own, as a gateway has: a file each. */
+static void files_for(rlim_t most)
+{
+    struct rlimit l;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &l), 0);
+    if (l.rlim_cur < most)
+        l.rlim_cur = l.rlim_max < most ? l.rlim_max : most;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &l), 0);
+}
+
+static void thousands_of_gateways_fit(void **state)
 {
     (void)state;
-    enum { MANY = 400 };
+    enum { MANY = 2000 };
     struct small w;
     struct sim_result r;
+    files_for(MANY + 100);
     small_init(&w, SIM_OURS, 64, false);
     struct sim_load_config *load = calloc(MANY, sizeof *load);
     assert_non_null(load);
@@ -164,9 +176,75 @@ static void hundreds_of_gateways_fit(void **state)
     w.config.warmup_ns = S;
     run(&w, &r);
     assert_true(r.polls >= MANY);
+    assert_true(r.controls >= MANY);
     assert_true(r.ios > 3 * MANY);
     sim_result_fini(&r);
     free(load);
+}
+
+/* What the rules for promises (sim/promise.c) make of a world without control, and of ours. */
+static void a_promise_that_nobody_keeps_is_seen(void **state)
+{
+    (void)state;
+    struct small w;
+    struct sim_result none, ours;
+    small_init(&w, SIM_NONE, 8, true);
+    w.load[0].rate = 800;
+    w.agreement.objective[0] = (struct objective){990000, 24000, 1000};
+    w.load[1].depth = 256;
+    w.config.promises = true;
+    run(&w, &none);
+    w.config.scheme = SIM_OURS;
+    run(&w, &ours);
+    assert_true(none.promises_held == 0);
+    assert_true(none.promises_missed >= 10);
+    assert_true(ours.promises_held >= 10);
+    assert_true(ours.promises_missed == 0);
+    sim_result_fini(&none);
+    sim_result_fini(&ours);
+}
+
+/* A promise that cannot be kept, so that its neighbour is cut again and again, under a policy. */
+static void with_policy(const struct policy *p, bool said, const char *expected, bool cuts)
+{
+    struct small w;
+    struct sim_result r;
+    struct text why;
+    text_init(&why, 65536);
+    small_init(&w, SIM_OURS, 4, true);
+    w.agreement.objective[0].latency_us = 1200;
+    w.config.duration_ns = 40 * S;
+    w.config.policy = p;
+    w.config.policy_count = 1;
+    w.config.policies_unsaid = !said;
+    assert_int_equal(sim_run(&w.config, &r, &why), 0);
+    if (said && r.broken != NULL)
+        fail_msg("%s", r.broken);
+    assert_true(said || r.broken != NULL);
+    if (!said && strstr(r.broken, expected) == NULL)
+        fail_msg("\"%s\" where \"%s\" was expected", r.broken, expected);
+    assert_int_equal(r.cuts > 0, cuts);
+    sim_result_fini(&r);
+    text_fini(&why);
+}
+
+static void a_policy_that_the_server_does_not_know_is_seen_to_be_broken(void **state)
+{
+    (void)state;
+    /* A simulation begins on a Monday at 06:00. */
+    const struct policy freeze = {.name = "freeze", .version = 1, .freeze_count = 1,
+                                  .freeze = {{1, 5 * 60, 7 * 60}}};
+    const struct policy over = {.name = "over", .version = 1, .freeze_count = 1,
+                                .freeze = {{1, 7 * 60, 5 * 60}}};
+    const struct policy slowly = {.name = "slowly", .version = 1, .max_cut_ppm = 20000};
+    const struct policy protect = {.name = "protect", .version = 1, .protect = true};
+    with_policy(&freeze, true, "", false);
+    with_policy(&freeze, false, "freeze freezes it", true);
+    with_policy(&over, true, "", true);
+    with_policy(&slowly, true, "", true);
+    with_policy(&slowly, false, "policy slowly allows 2.0 %", true);
+    with_policy(&protect, true, "", false);
+    with_policy(&protect, false, "against policy protect", true);
 }
 
 static void what_does_not_exist_is_refused(void **state)
@@ -190,7 +268,9 @@ int main(void)
         cmocka_unit_test(one_server_waits_as_queueing_theory_says),
         cmocka_unit_test(a_promise_is_kept_beside_a_bully_without_a_server),
         cmocka_unit_test(a_limit_holds_a_closed_loop_to_its_rate),
-        cmocka_unit_test(hundreds_of_gateways_fit),
+        cmocka_unit_test(thousands_of_gateways_fit),
+        cmocka_unit_test(a_promise_that_nobody_keeps_is_seen),
+        cmocka_unit_test(a_policy_that_the_server_does_not_know_is_seen_to_be_broken),
         cmocka_unit_test(what_does_not_exist_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
