@@ -10,6 +10,8 @@
  *                          on a protected stream; nothing planned at all while observing
  *   each period            the services count no I/O twice: what they have of a stream is never
  *                          more than the stream itself counted; no gateway is at two SLA processes
+ *   each second            an SLA process sends the others no more than TALK_MOST messages about
+ *                          limits that they share: answers do not breed questions
  * Liveness, at the end, when the last fault is LIVE_NS ago: every gateway is connected and at one
  * SLA process, which knows what is agreed and has admitted it; all that stand before one storage
  * are at the same; all that was asked has been answered or waits no longer than it may, and every
@@ -27,6 +29,7 @@
  * one gateway is given before another has heard that it has less: so many times in a second. */
 #define ACCOUNT_CREDIT 0.02
 #define ACCOUNT_MOVES  2u
+#define TALK_MOST      200u
 
 void check_broken(struct sim *s, const char *format, ...)
 {
@@ -38,6 +41,18 @@ void check_broken(struct sim *s, const char *format, ...)
     va_end(args);
     s->broken = true;
     s->result->broken_ns = s->now;
+}
+
+void check_talk(struct sim_process *p)
+{
+    struct sim *s = p->sim;
+    if (s->now - p->talk_from_ns >= S) {
+        p->talk_from_ns = s->now;
+        p->talk = 0;
+    }
+    if (++p->talk > TALK_MOST)
+        check_broken(s, "process %u sent the others more than %u messages in a second", p->index,
+                     TALK_MOST);
 }
 
 /* ---- limits over many gateways --------------------------------------------------------------- */

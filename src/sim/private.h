@@ -169,6 +169,8 @@ struct sim_process {
     uint64_t asked[LOAD_COUNT]; /* number of the last question */
     bool again[LOAD_COUNT];     /* changed by people while it was read */
     bool loaded;
+    uint64_t talk_from_ns; /* the second in which messages to others are counted */
+    uint32_t talk;
 };
 
 /* An agreement as the store has it. */
@@ -371,6 +373,8 @@ void check_broken(struct sim *s, const char *format, ...) __attribute__((format(
 void check_let_go(struct sim *s, const struct sim_io *io);
 void check_go(struct sim *s, const struct sim_io *io);
 void check_control(struct sim *s, const struct sim_node *n, const struct control_item *item);
+/* Process @p sends another one something about a limit. */
+void check_talk(struct sim_process *p);
 void check_epoch(struct sim *s, const struct sim_node *n, const struct control_update *u,
                  uint64_t before, uint64_t session);
 void check_counts(struct sim *s);

@@ -93,6 +93,7 @@ static int sink_share(void *ctx, struct share_batch *b)
     struct sim *s = p->sim;
     if (rng_below(&s->thread_rng, 1000000) < FULL_PPM)
         return WEIR_E_FULL;
+    check_talk(p);
     struct message m = {.kind = PROCESS_SHARE, .from = b->from, .process = b->to, .body = b};
     server_post(s, &m, server_hop_ns(s));
     return 0;

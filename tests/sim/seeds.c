@@ -6,7 +6,7 @@
  * one command that replays it. A tenth of the seeds are run twice, and must come out alike to the
  * last event.
  *
- *   sim_seeds [--seeds N] [--from SEED] [--verbose] */
+ *   sim_seeds [--seeds N] [--from SEED] [--past-bugs] [--verbose] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -440,34 +440,49 @@ static uint64_t run(uint64_t seed, bool verbose, bool *ret_broken, struct sum *s
     return mark;
 }
 
+/* Seeds beyond those of each run that once found something; each is seen to fail without the mend.
+ * Whoever changes how a world is made finds them anew, or leaves them out. */
+static const uint64_t past_bugs[] = {
+    243, /* answers to orders of shared limits bred messages without end (coordinator.c) */
+};
+
+/* Two runs of a tenth of all. False: a rule was broken. */
+static bool seed_holds(uint64_t seed, bool verbose, struct sum *sum, const char *self)
+{
+    struct sum again = {0};
+    bool broken;
+    uint64_t mark = run(seed, verbose, &broken, sum);
+    if (!broken && seed % 10 == 0 && run(seed, false, &broken, &again) != mark) {
+        printf("seed %llu: two runs differ\n", (unsigned long long)seed);
+        broken = true;
+    }
+    if (broken)
+        printf("  replay: %s --seeds 1 --from %llu --verbose\n", self, (unsigned long long)seed);
+    return !broken;
+}
+
 int main(int argc, char **argv)
 {
     uint64_t seeds = 200, from = 1;
-    bool verbose = false;
+    bool verbose = false, past = false;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--seeds") == 0 && i + 1 < argc)
             seeds = strtoull(argv[++i], NULL, 0);
         else if (strcmp(argv[i], "--from") == 0 && i + 1 < argc)
             from = strtoull(argv[++i], NULL, 0);
+        else if (strcmp(argv[i], "--past-bugs") == 0)
+            past = true;
         else if (strcmp(argv[i], "--verbose") == 0)
             verbose = true;
         else
             return 2;
     }
-    struct sum sum = {0}, again = {0};
+    struct sum sum = {0};
     uint64_t failed = 0;
-    for (uint64_t seed = from; seed - from < seeds; seed++) {
-        bool broken;
-        uint64_t mark = run(seed, verbose, &broken, &sum);
-        if (!broken && seed % 10 == 0 && run(seed, false, &broken, &again) != mark) {
-            printf("seed %llu: two runs differ\n", (unsigned long long)seed);
-            broken = true;
-        }
-        if (broken)
-            printf("  replay: %s --seeds 1 --from %llu --verbose\n", argv[0],
-                   (unsigned long long)seed);
-        failed += broken;
-    }
+    for (uint64_t seed = from; seed - from < seeds; seed++)
+        failed += !seed_holds(seed, verbose, &sum, argv[0]);
+    for (size_t i = 0; past && i < sizeof past_bugs / sizeof past_bugs[0]; i++, seeds++)
+        failed += !seed_holds(past_bugs[i], verbose, &sum, argv[0]);
     printf("%llu cuts; %llu seconds within a promise, %llu outside while a window was found\n",
            (unsigned long long)sum.cuts, (unsigned long long)sum.held,
            (unsigned long long)sum.missed);

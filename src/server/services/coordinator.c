@@ -22,6 +22,10 @@
  * somebody who needs it would get noticeably more: limits are written to gateways' disks. When
  * nobody has streams of it any more it goes back to even parts and is forgotten.
  *
+ * What is given back goes at once to those who are short, but orders nobody: tokens that are still
+ * on their way are missing in every sum, so a division by such sums differs each time a little, and
+ * if each answer led to orders, and each order to answers, messages would breed.
+ *
  *   member               coordinator             other
  *     | note: I have streams |                     |
  *     |--------------------->| grant: keep nothing |
@@ -37,7 +41,9 @@
  * it is.
  *
  * Invariants: (1) tokens are given from the pool only; (2) who is ordered to keep less has been
- * heard: an order that crosses a note of his counts for nothing (seq). */
+ * heard: an order that crosses a note of his counts for nothing (seq); (3) members are ordered to
+ * keep less once in half a period, or when there is a cause (anew): a new or gone member, a change
+ * of a limit, tokens that moved. */
 #include "server/services/coordinator.h"
 
 #include <stdlib.h>
@@ -75,6 +81,7 @@ struct record {
     uint64_t limit[GATE_KIND_COUNT];
     uint32_t pool[GATE_KIND_COUNT];
     bool anew;                          /* decide, worth it or not */
+    uint64_t ordered_ns;                /* when members were last told to keep less */
     uint32_t peers;
     struct peer peer[];
 };
@@ -221,16 +228,13 @@ static bool is_heard(const struct coordinator *c, const struct peer *p, size_t m
     return members == 1 || now_ns - p->heard_ns <= SILENT_PERIODS * c->period_ns;
 }
 
-/* Take back or give until @p has @target, as far as the pool goes. */
-static void peer_aim(struct coordinator *c, struct record *r, struct peer *p, int kind,
-                     uint32_t target)
+/* Give until @p has @target, as far as the pool goes. */
+static void peer_give(struct coordinator *c, struct record *r, struct peer *p, int kind,
+                      uint32_t target)
 {
     uint32_t own = p->own[kind];
-    if (own > target) {
-        p->keep[kind] = target;
-        peer_unsent(c, r, p);
+    if (own >= target)
         return;
-    }
     uint32_t give = target - own < r->pool[kind] ? target - own : r->pool[kind];
     if (give == 0)
         return;
@@ -239,6 +243,18 @@ static void peer_aim(struct coordinator *c, struct record *r, struct peer *p, in
     p->own[kind] += give;
     p->keep[kind] = SHARE_ONE;
     peer_unsent(c, r, p);
+}
+
+/* Take back or give until @p has @target, as far as the pool goes. True: it was ordered. */
+static bool peer_aim(struct coordinator *c, struct record *r, struct peer *p, int kind,
+                     uint32_t target)
+{
+    peer_give(c, r, p, kind, target);
+    if (p->own[kind] <= target)
+        return false;
+    p->keep[kind] = target;
+    peer_unsent(c, r, p);
+    return true;
 }
 
 static bool worth_it(const struct record *r, struct peer *const *at, const struct split_part *part,
@@ -253,10 +269,12 @@ static bool worth_it(const struct record *r, struct peer *const *at, const struc
     return false;
 }
 
-/* Among @n members that are heard: all that they and the pool have. */
-static void kind_divide(struct coordinator *c, struct record *r, struct peer *const *at, size_t n,
-                        int kind)
+/* Among @n members that are heard: all that they and the pool have. @due: it is time again to look
+ * whether a new division is worth it. True: somebody was ordered to keep less. */
+static bool kind_divide(struct coordinator *c, struct record *r, struct peer *const *at, size_t n,
+                        int kind, bool due)
 {
+    bool ordered = false;
     struct split_part part[SHARE_PEERS];
     uint64_t tokens = r->pool[kind];
     for (size_t i = 0; i < n; i++) {
@@ -271,10 +289,14 @@ static void kind_divide(struct coordinator *c, struct record *r, struct peer *co
     unsigned __int128 rate = (unsigned __int128)r->limit[kind] * tokens / SHARE_ONE;
     split_rate(rate > 0 ? (uint64_t)rate : 1, part, n);
     split_like(tokens, part, n);
-    if (!r->anew && r->pool[kind] == 0 && !worth_it(r, at, part, n, kind))
-        return;
-    for (size_t i = 0; i < n; i++)
-        peer_aim(c, r, at[i], kind, (uint32_t)part[i].rate);
+    bool orders = r->anew || (due && worth_it(r, at, part, n, kind));
+    for (size_t i = 0; i < n; i++) {
+        if (orders)
+            ordered |= peer_aim(c, r, at[i], kind, (uint32_t)part[i].rate);
+        else
+            peer_give(c, r, at[i], kind, (uint32_t)part[i].rate);
+    }
+    return ordered;
 }
 
 /* Those without streams lend what they have. */
@@ -348,13 +370,16 @@ static void decide(struct coordinator *c, struct record *r, uint64_t now_ns)
             record_free(c, r);
         return;
     }
+    bool due = now_ns - r->ordered_ns >= c->period_ns / 2, ordered = false;
     for (int k = 0; k < GATE_KIND_COUNT; k++) {
         if (r->limit[k] == 0)
             continue;
         borrow(c, r, k);
         if (n > 0)
-            kind_divide(c, r, at, n, k);
+            ordered |= kind_divide(c, r, at, n, k, due);
     }
+    if (ordered)
+        r->ordered_ns = now_ns;
     for (uint32_t i = 0; i < r->peers; i++)
         r->peer[i].asked = r->peer[i].asked || !r->peer[i].member;
     r->anew = false;
