@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Victims and bullies at one storage, over all its gateways (control.md, sections 4.2 and 4.5).
+/* Victims and bullies at one storage, over all its gateways.
  *
  * Model. A victim is a stream within its contract whose verdict is failing, for reasons other than
  * its own limits. A bully is a stream of the same storage with load beyond its contract; a stream

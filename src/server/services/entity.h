@@ -34,7 +34,7 @@ const char *gateway_state_name(enum gateway_state s);
 /* From the hex form that id_text has; false: it is none. */
 bool gateway_id_read(const char *hex, uint8_t ret_id[GATEWAY_ID_SIZE]);
 
-/* Verdict on a stream in the last whole period (control.md section 4.2). */
+/* Verdict on a stream in the last whole period. */
 #define VERDICT_TABLE(X)          \
     X(NONE, "none")               \
     X(MET, "met")                 \

@@ -4,14 +4,14 @@
  * Problem: a promise holds over all gateways before a storage, and each gateway's scheduler sees
  * only its own I/O. Reservations together may exceed what the storage can do.
  *
- * Model, once a period and anew each time (control.md, sections 4.3 to 4.6): each claim that
- * makes a promise has a *share* at each target where its streams are: reservation (for a promise of
- * latency at least HEADROOM times the demand up to which it holds, since at less no scheduler
- * helps), weight, objective. Before several gateways the share is sent whole to each, with what the
- * others have served for it (batched dmClock), as a planned control that is renewed each period;
- * the bare share is an agreed one, so that a gateway that is left alone goes on with it. A claim
- * over several storages has its reservation divided among them by demand, also by that which
- * other SLA processes see of it (quota.c).
+ * Model, once a period and anew each time: each claim that makes a promise has a *share* at each
+ * target where its streams are: reservation (for a promise of latency at least HEADROOM times the
+ * demand up to which it holds, since at less no scheduler helps), weight, objective. Before several
+ * gateways the share is sent whole to each, with what the others have served for it (batched
+ * dmClock), as a planned control that is renewed each period; the bare share is an agreed one, so
+ * that a gateway that is left alone goes on with it. A claim over several storages has its
+ * reservation divided among them by demand, also by that which other SLA processes see of it
+ * (quota.c).
  *
  * What a storage can do is the most useful parallelism that its gateways found, in device time a
  * second. When reservations together exceed it they are scaled (allocate.h) by priority, or as a
