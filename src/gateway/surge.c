@@ -96,7 +96,10 @@ const char *surge_why(struct surge_watch *w, const struct stream *st, uint64_t n
         surge_known(w, st, now);
         if (sched_window(st->turn.own.sched) > 0)
             w->new_until_ns = now + SURGE_NEW_NS;
-        return is_new(w, st, now) ? "new" : "";
+        if (!is_new(w, st, now))
+            return "";
+        w->told_ns = now;
+        return "new";
     }
     uint64_t arrivals = stream_arrivals(st);
     uint64_t oldest = gate_flow_oldest_ns(&st->flow);

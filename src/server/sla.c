@@ -479,7 +479,7 @@ static void on_message(struct sla *s, struct msg *m, uint64_t now_ns, int64_t wa
         break;
     case MSG_SURGE:
         on_warning(s, m, now_ns);
-        services_surge(sv, m->arg[0], (uint32_t)m->arg[1], now_ns, wall_us);
+        services_surge(sv, m->arg[0], now_ns, wall_us);
         s->out.warned_session = 0;
         break;
     case MSG_TARGET_HEALTH:

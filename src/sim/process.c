@@ -161,7 +161,7 @@ static void handle(struct sim_process *p, struct message *m)
         services_ack(v, m->session, m->number, m->status, s->now, wall);
         break;
     case FROM_SURGE:
-        services_surge(v, m->session, (uint32_t)m->number, s->now, wall);
+        services_surge(v, m->session, s->now, wall);
         break;
     case FROM_UP:
         services_gateway_up(v, &m->hello, s->now, wall);

@@ -3,7 +3,8 @@
  *
  * A message that comes alone is handled at once. Where they come so densely that some more would
  * be there a moment later, each of them is worth less than the wake that it costs here, and those
- * that it causes further on: then the thread sleeps NAP_MAX_NS at most, and takes them together. */
+ * that it causes further on: then the thread sleeps NAP_MAX_NS at most, and takes them together.
+ * Where as many as a nap is for came together by themselves, there may be more already: no nap. */
 #ifndef WEIR_SERVER_MONITOR_NAP_H
 #define WEIR_SERVER_MONITOR_NAP_H
 #include <stdint.h>

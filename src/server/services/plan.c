@@ -485,12 +485,16 @@ void plan_target(struct services *s, struct target *t)
     claim_mark(s, t->gateway);
 }
 
+/* Above so many places a newcomer's share is left to the plan: each would walk over all of them. */
+#define NEWCOMER_PARTS 64u
+
 /* A claim of several places came to one more: what the agreement owes it there goes at once, as it
  * would without a server; the next plan settles what each place has of it. Demand that moves from
  * another gateway waits for nothing else. */
 static void part_newcomer(struct services *s, struct part *p)
 {
-    if (!s->loaded || p->share.weight > 0 || !part_speaks(p) || p->target->storage->over ||
+    if (!s->loaded || p->claim->part_count > NEWCOMER_PARTS || p->share.weight > 0 ||
+        !part_speaks(p) || p->target->storage->over ||
         plan_hands_off(s, p->target))
         return;
     double demand[GATE_KIND_COUNT] = {0};

@@ -138,6 +138,8 @@ void gateway_poll(struct services *s, struct gateway *g)
     s->stats.polls++;
     g->outstanding = true;
     g->ask_all = false;
+    g->surged = g->surged || g->surge_waits; /* what it waited for */
+    g->surge_waits = false;
 }
 
 void gateway_touch(struct services *s, struct gateway *g)
@@ -181,8 +183,30 @@ static void lease_over(struct services *s, struct gateway *g)
     }
 }
 
+static void surge_poll(struct services *s, struct gateway *g)
+{
+    g->surge_owed = false;
+    g->surged = true;
+    gateway_poll_now(s, g);
+}
+
+static void surge_take(struct services *s, struct gateway *g)
+{
+    g->surge_ns = s->now_ns;
+    if (g->outstanding)
+        g->surge_owed = true; /* what is on its way may be of before */
+    else
+        surge_poll(s, g);
+}
+
 static void poll_due(struct services *s, struct gateway *g)
 {
+    if (g->surge_waits) { /* not the regular one yet */
+        g->surge_waits = false;
+        heap_set(s, g, g->regular_ns);
+        surge_take(s, g);
+        return;
+    }
     if (g->e.state == GATEWAY_UNREACHABLE) { /* it has enough to read */
         heap_set(s, g, next_phase(s, g));
         return;
@@ -239,7 +263,8 @@ void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us)
 {
     services_at(s, now_ns, wall_us);
     select_schedules(s);
-    /* Each entry moves at least half a period away, so this ends. */
+    /* Each entry moves at least half a period away, the second time at the latest (a warning may
+     * have waited), so this ends. */
     size_t most = s->config.in_pieces ? TICK_GATEWAYS : SIZE_MAX;
     for (size_t n = 0; n < most && s->heap_count > 0 && s->heap[1]->due_ns <= s->now_ns; n++) {
         struct gateway *g = s->heap[1];
@@ -428,13 +453,6 @@ static void whole_report_state(struct services *s, struct gateway *g)
     g->send_full = true;
 }
 
-static void surge_poll(struct services *s, struct gateway *g)
-{
-    g->surge_owed = false;
-    g->surged = true;
-    gateway_poll_now(s, g);
-}
-
 void services_report(struct services *s, const struct report *r, uint64_t now_ns, int64_t wall_us)
 {
     services_at(s, now_ns, wall_us);
@@ -495,19 +513,20 @@ void services_ack(struct services *s, uint64_t session, uint64_t epoch, int stat
     quota_applied(s, g);
 }
 
-void services_surge(struct services *s, uint64_t session, uint32_t stream, uint64_t now_ns,
-                    int64_t wall_us)
+void services_surge(struct services *s, uint64_t session, uint64_t now_ns, int64_t wall_us)
 {
     services_at(s, now_ns, wall_us);
     struct gateway *g = entity_gateway_by_session(s, session);
-    if (g == NULL || !g->e.live || s->now_ns - g->surge_ns < SURGE_GAP_NS)
+    if (g == NULL || !g->e.live || g->surge_waits)
         return;
-    (void)stream; /* it may be new, and known from the next answer only */
-    g->surge_ns = s->now_ns;
-    if (g->outstanding)
-        g->surge_owed = true; /* what is on its way may be of before */
-    else
-        surge_poll(s, g);
+    uint64_t at = g->surge_ns + SURGE_GAP_NS;
+    if (s->now_ns >= at) {
+        surge_take(s, g);
+    } else if (at < g->due_ns) { /* else the next poll comes as soon */
+        g->surge_waits = true;
+        g->regular_ns = g->due_ns;
+        heap_set(s, g, at);
+    }
 }
 
 void services_stalled(struct services *s, uint64_t session, bool stalled, uint64_t now_ns,

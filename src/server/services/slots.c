@@ -123,10 +123,15 @@ static bool target_live(const struct target *t)
 /* ---- the division ---------------------------------------------------------------------------- */
 
 /* Slots that so much device time a second takes there; where nothing was served, as at the whole
- * storage: what is owed where a fault let nothing through is not nothing. */
+ * storage, up to an even part of the window (what a gateway learnt of costs may be far from what
+ * others did): what is owed where a fault let nothing through is not nothing. */
 static double slots_of(const struct target *t, double cost)
 {
-    return cost * (t->served > 0 ? t->use / t->served : t->storage->slots_of_cost);
+    const struct storage *all = t->storage;
+    if (t->served > 0)
+        return cost * t->use / t->served;
+    double even = (double)all->knee.slots_milli / 1000 / (double)(all->live > 0 ? all->live : 1);
+    return fmin(cost * all->slots_of_cost, even);
 }
 
 /* The same for what does not wait, or must not: with room for what arrives unevenly, since with

@@ -46,6 +46,20 @@ static void a_nap_is_for_some_messages_and_bounded(void **state)
     assert_in_range(nap_of(&n, &now, 4000, 3), 15 * NS_PER_US, 17 * NS_PER_US);
 }
 
+static void who_finds_as_many_as_a_nap_is_for_looks_on_at_once(void **state)
+{
+    (void)state;
+    struct nap n;
+    uint64_t now = 0;
+    nap_init(&n, now);
+    assert_true(nap_of(&n, &now, 200, 3) > 0);
+    assert_int_equal(nap_next(&n, NAP_MESSAGES, now), 0);
+    assert_true(nap_next(&n, NAP_MESSAGES - 1, now) > 0);
+    now += NAP_LOOK_NS;
+    assert_int_equal(nap_next(&n, 1000, now), 0);
+    assert_true(nap_next(&n, 1, now) > 0);
+}
+
 static void naps_end_with_the_load(void **state)
 {
     (void)state;
@@ -65,6 +79,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_is_seldom_woken_never_naps),
         cmocka_unit_test(a_nap_is_for_some_messages_and_bounded),
+        cmocka_unit_test(who_finds_as_many_as_a_nap_is_for_looks_on_at_once),
         cmocka_unit_test(naps_end_with_the_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -250,7 +250,7 @@ static void a_warning_between_pieces_is_asked_at_once(void **state)
     agree(&t, "each", "own*", AGREEMENT_PER_STREAM, 31);
     assert_true(services_step(t.s, t.now_ns, 0));
     t.polls = 0;
-    services_surge(t.s, t.session[7], 3, t.now_ns, 0);
+    services_surge(t.s, t.session[7], t.now_ns, 0);
     assert_int_equal(t.polls, 1);
     assert_int_equal(t.polled, t.session[7]);
     assert_true(services_step(t.s, t.now_ns, 0)); /* the rest is still to come */
@@ -312,7 +312,7 @@ static void happen(struct stage *t, struct rng *rng)
         break;
     default:
         if (t->up[g])
-            services_surge(t->s, t->session[g], 1, t->now_ns, 0);
+            services_surge(t->s, t->session[g], t->now_ns, 0);
         break;
     }
     if (t->up[g])

@@ -191,7 +191,7 @@ static void a_claim_at_one_more_gateway_has_its_share_at_once(void **state)
     open_stream(1, "10.0.0.1", "db", 300);
     for (int i = 0; i < 20 && seen(1, "share/gold@array1") == NULL; i++) {
         world_run_ns(&stage->w, 10 * MS);
-        services_surge(stage->w.services, stage->w.gateway[stage->gateway[1]].hello.session, 99,
+        services_surge(stage->w.services, stage->w.gateway[stage->gateway[1]].hello.session,
                        stage->w.now, world_wall(&stage->w));
         plans += seen(1, "plan/gold@array1") != NULL;
     }
