@@ -354,15 +354,22 @@ static void cut(struct services *s, struct stream *st, const struct stream *vict
     note_action(s, &a);
 }
 
+/* The largest cut is one period's: windows come unevenly, and the next may be there at once. */
+static bool cut_lately(const struct services *s, const struct brake *b)
+{
+    return b->cut_ns > 0 && s->now_ns - b->cut_ns < s->config.period_ns - s->config.period_ns / 10;
+}
+
 /* Whether the last cut has had time to show, as far as @victim's window can tell. */
 static bool cut_has_shown(const struct services *s, const struct stream *st,
                           const struct stream *victim)
 {
     const struct brake *b = &st->brake;
+    if (cut_lately(s, b))
+        return false;
     if (b->rate == 0)
         return true;
-    if (b->changed || b->drained_ns == UINT64_MAX ||
-        s->now_ns - b->cut_ns < s->config.period_ns - s->config.period_ns / 10)
+    if (b->changed || b->drained_ns == UINT64_MAX)
         return false;
     if (victim->gateway->whole_now_ns <= b->drained_ns)
         return false; /* it has not reported since */
@@ -568,6 +575,8 @@ static void trim(struct services *s, const struct storage *t, struct stream *st)
     struct brake *b = &st->brake;
     struct proposal p = proposal_of(st, b->rate, b->rate * TRIM);
     struct ruling r;
+    if (cut_lately(s, b))
+        return;
     ask_policy(s, &p, &r);
     if (!r.allowed)
         return;
