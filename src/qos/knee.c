@@ -17,7 +17,8 @@
  *   between                        k = n(high) e(high) / e(low)
  *
  * Only what went by weight is compared: a look holds nothing else, and so what is reserved is as
- * much at both windows. Where little is left beside what is reserved, the next look holds that as
+ * much at both windows. Where little is left beside what is reserved, that little tells nothing (a
+ * handful of answers made a window three times too large): the next look holds what is reserved as
  * well, and then all is compared; so it is where reservations are more than the device can do.
  *
  * What keeps a wrong k from staying:
@@ -168,10 +169,10 @@ void knee_pair(struct knee *k, const struct knee_seen *high, const struct knee_s
     bool lowered = high->inflight >= LOWER * low->inflight;
     bool told = lowered && l.n > 0 && l.x > 0 && h.n > 0;
     bool few = high->weighed_inflight < WEIGHED_PART * high->inflight;
-    if (told) {
+    if (told && (k->all || !few)) {
         const struct verdict v = judge(k, high, low);
         k_found(k, &v);
-    } else if (k->all) {
+    } else if (!told && k->all) {
         const struct verdict v = {.k = k->k * UP_UNSURE, .far = true, .up = true};
         k_found(k, &v);
     }

@@ -205,6 +205,28 @@ static void a_pair_that_lowered_nothing_teaches_nothing_low(void **state)
     assert_true(k.k > before); /* that did not help either: only up can tell */
 }
 
+/* As it was seen after a device had become slower: what is reserved took most of the window. */
+static void the_little_beside_what_is_reserved_is_not_compared(void **state)
+{
+    (void)state;
+    struct knee k;
+    knee_init(&k, 7000);
+    double was = k.k;
+    const struct knee_seen high = {.inflight = 3.7, .rate = 1834, .weighed_inflight = 0.8,
+                                   .weighed_rate = 206, .ios = 2569, .weighed_ios = 280};
+    const struct knee_seen low = {.inflight = 3.0, .rate = 1685, .weighed_inflight = 0.1,
+                                  .weighed_rate = 14, .ios = 900, .weighed_ios = 8};
+    knee_pair(&k, &high, &low);
+    assert_true(k.k == was);
+    assert_true(k.all);
+    /* All of it is: up it went, and so does k. */
+    const struct knee_seen less = {.inflight = 1.9, .rate = 950, .weighed_inflight = 0.1,
+                                   .weighed_rate = 14, .ios = 500, .weighed_ios = 8};
+    knee_pair(&k, &high, &less);
+    assert_true(k.k > was);
+    assert_true(k.all);
+}
+
 static void less_is_believed_when_two_pairs_say_so(void **state)
 {
     (void)state;
@@ -264,6 +286,7 @@ int main(void)
         cmocka_unit_test(a_window_too_low_recovers_beside_what_is_reserved),
         cmocka_unit_test(noise_keeps_no_window_too_low),
         cmocka_unit_test(a_pair_that_lowered_nothing_teaches_nothing_low),
+        cmocka_unit_test(the_little_beside_what_is_reserved_is_not_compared),
         cmocka_unit_test(less_is_believed_when_two_pairs_say_so),
         cmocka_unit_test(a_window_too_wide_to_hold_anything_comes_back),
         cmocka_unit_test(the_wait_is_kept_below_its_bound_and_given_back),
