@@ -18,6 +18,7 @@ struct surge_watch {
     bool used, backlog, late, queued; /* the last three: told of, not yet over */
     bool has_before;
     uint64_t new_until_ns; /* no answer to a poll can have told of it before */
+    uint64_t new_again_ns; /* not to be told before */
     uint64_t told_ns;
     uint64_t window_ns; /* when the running second began */
     uint64_t at_window; /* arrivals then */

@@ -338,7 +338,7 @@ void entity_gateway_attach(struct services *s, struct gateway *g, const struct g
     g->e.last_seen_ns = s->now_ns;
     list_remove(&g->in_session);
     list_push_back(table_slot(&s->by_session, session_hash(h->session)), &g->in_session);
-    g->outstanding = g->surge_owed = g->surge_waits = false;
+    g->outstanding = g->surge_owed = false;
     g->unanswered = 0;
     g->gather_seq = 0;
     g->ask_all = true;

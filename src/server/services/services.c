@@ -37,6 +37,8 @@
 /* A lost gateway takes no share of limits after so long, and is forgotten after so long. */
 #define LOST_STALE_NS (60 * NS_PER_S)
 #define LOST_RETIRE_NS (86400 * NS_PER_S)
+/* Sooner after the last one a warning is dropped: what so short a window shows is chance, and to
+ * divide by it does harm. */
 #define SURGE_GAP_NS (50 * NS_PER_MS)
 #define REFUSED_PERIODS 5u
 /* Epochs above this are nonsense from outside: they would leave no room to count on. */
@@ -138,8 +140,6 @@ void gateway_poll(struct services *s, struct gateway *g)
     s->stats.polls++;
     g->outstanding = true;
     g->ask_all = false;
-    g->surged = g->surged || g->surge_waits; /* what it waited for */
-    g->surge_waits = false;
 }
 
 void gateway_touch(struct services *s, struct gateway *g)
@@ -190,23 +190,8 @@ static void surge_poll(struct services *s, struct gateway *g)
     gateway_poll_now(s, g);
 }
 
-static void surge_take(struct services *s, struct gateway *g)
-{
-    g->surge_ns = s->now_ns;
-    if (g->outstanding)
-        g->surge_owed = true; /* what is on its way may be of before */
-    else
-        surge_poll(s, g);
-}
-
 static void poll_due(struct services *s, struct gateway *g)
 {
-    if (g->surge_waits) { /* not the regular one yet */
-        g->surge_waits = false;
-        heap_set(s, g, g->regular_ns);
-        surge_take(s, g);
-        return;
-    }
     if (g->e.state == GATEWAY_UNREACHABLE) { /* it has enough to read */
         heap_set(s, g, next_phase(s, g));
         return;
@@ -263,8 +248,7 @@ void services_tick(struct services *s, uint64_t now_ns, int64_t wall_us)
 {
     services_at(s, now_ns, wall_us);
     select_schedules(s);
-    /* Each entry moves at least half a period away, the second time at the latest (a warning may
-     * have waited), so this ends. */
+    /* Each entry moves at least half a period away, so this ends. */
     size_t most = s->config.in_pieces ? TICK_GATEWAYS : SIZE_MAX;
     for (size_t n = 0; n < most && s->heap_count > 0 && s->heap[1]->due_ns <= s->now_ns; n++) {
         struct gateway *g = s->heap[1];
@@ -517,16 +501,13 @@ void services_surge(struct services *s, uint64_t session, uint64_t now_ns, int64
 {
     services_at(s, now_ns, wall_us);
     struct gateway *g = entity_gateway_by_session(s, session);
-    if (g == NULL || !g->e.live || g->surge_waits)
+    if (g == NULL || !g->e.live || s->now_ns - g->surge_ns < SURGE_GAP_NS)
         return;
-    uint64_t at = g->surge_ns + SURGE_GAP_NS;
-    if (s->now_ns >= at) {
-        surge_take(s, g);
-    } else if (at < g->due_ns) { /* else the next poll comes as soon */
-        g->surge_waits = true;
-        g->regular_ns = g->due_ns;
-        heap_set(s, g, at);
-    }
+    g->surge_ns = s->now_ns;
+    if (g->outstanding)
+        g->surge_owed = true; /* what is on its way may be of before */
+    else
+        surge_poll(s, g);
 }
 
 void services_stalled(struct services *s, uint64_t session, bool stalled, uint64_t now_ns,

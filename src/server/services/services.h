@@ -100,8 +100,9 @@ void services_gateway_down(struct services *s, uint64_t session, const char *why
 void services_report(struct services *s, const struct report *r, uint64_t now_ns, int64_t wall_us);
 void services_ack(struct services *s, uint64_t session, uint64_t epoch, int status, uint64_t now_ns,
                   int64_t wall_us);
-/* An early warning, of whichever of its streams: the gateway is polled at once, 50 ms after the
- * last such poll at the soonest. */
+/* An early warning, of whichever of its streams (it may be one that no answer has told of): the
+ * gateway is polled at once, or after the answer that is awaited. One that comes within 50 ms of
+ * the last is dropped. */
 void services_surge(struct services *s, uint64_t session, uint64_t now_ns, int64_t wall_us);
 /* It does not take what is sent to it (what waited was let go of), or does again: all is sent anew,
  * also where the first word was lost. */

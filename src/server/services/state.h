@@ -327,8 +327,6 @@ struct gateway {
     uint64_t window_start_ns;           /* of the last whole window, server's clock */
     uint64_t lost_ns, surge_ns;
     bool surged;                        /* the answer that comes is to an early warning */
-    bool surge_waits;                   /* one came too soon: due_ns is when it is taken up, */
-    uint64_t regular_ns;                /* and this when the next poll was due */
     bool surge_owed;                    /* one came while an answer was outstanding: ask again */
     bool stale_counted; /* lost for so long that it no longer takes a share of limits */
     bool ask_all;                       /* the next poll asks for everything */
