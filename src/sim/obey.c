@@ -77,7 +77,7 @@ static void obey_cut(struct sim *s, const struct sim_load *l, double from, doubl
                          p->name);
         if (p->protect || p->observe)
             check_broken(s, "load %u: cut to %.0f IOPS against policy %s", l->index, to, p->name);
-        if (p->max_cut_ppm > 0 && (most == BARE_PPM || p->max_cut_ppm < most)) {
+        if (p->max_cut_ppm > 0 && (by[0] == '\0' || p->max_cut_ppm < most)) {
             most = p->max_cut_ppm;
             by = p->name;
         }

@@ -61,9 +61,8 @@ class ControlTls(unittest.TestCase):
         self.assertRegex(token, r"^weir1\.[0-9a-f]{16}\.[A-Za-z0-9_-]{43}\.[A-Za-z0-9_-]{43}$")
         gateway = far_gateway(w, server, self.target, "--token", token)
         stands(gateway)
-        files = {f: os.stat(os.path.join(gateway.state_dir, f)).st_mode & 0o777 for f in os.listdir(gateway.state_dir)}
         for name in ("credential", "tls.pem", "server.fingerprint", "identity"):
-            self.assertEqual(files[name], 0o600, name)
+            self.assertEqual(os.stat(os.path.join(gateway.state_dir, name)).st_mode & 0o777, 0o600, name)
         with open(os.path.join(gateway.state_dir, "server.fingerprint"), encoding="ascii") as f:
             self.assertIn(f.read().strip(), server.output())
         first = wait_until(lambda: next((g for g in server.items("/gateways") if g["state"] == "admitted"), None), "admission")
