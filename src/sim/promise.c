@@ -34,7 +34,8 @@
  *
  * Two things are excused. What gathered in front of a load while the fault lasted is served first,
  * since nothing is dropped and nothing overtaken, and what is owed is only the headroom above what
- * arrives: the load is held to its promise once that is gone, or would be with the headroom alone.
+ * arrives: the load is held to its objective once that is gone, or would be with the headroom alone; what is reserved
+ * for it is served meanwhile, too.
  * And where the target itself holds more than DEEP times what it serves at once, its useful
  * parallelism is not found again (qos/window.c, services/useful.c: after a stall or the loss of
  * servers what was believed of it can be several times too much for 20 s and more), and a second
@@ -249,18 +250,21 @@ static bool device_was_deep(const struct sim_device *d)
     return d->depth_ns > DEEP * d->servers * (double)S;
 }
 
-static void promise_judge(struct sim *s, const struct sim_load *l)
+/* @behind: what gathered in a fault is not gone: it may be late, but what is reserved is served. */
+static void promise_judge(struct sim *s, const struct sim_load *l, bool behind)
 {
     const struct sim_promise *p = &l->promise;
     const struct sim_heard *h = &l->heard;
     uint64_t waits = load_waits_late(l), ms = (s->now - s->settled_ns) / MS;
     double served = (double)h->served, due = (served + (double)waits) * p->late_part;
     double want = (double)p->ios;
-    if ((p->late_ns == 0 && p->ios == 0) || h->arrived < LEAST)
+    if (behind ? p->ios < LEAST : (p->late_ns == 0 && p->ios == 0) || h->arrived < LEAST)
         return;
-    if (l->config->kind == SIM_OPEN && (double)h->arrived < want)
+    if (behind) /* so much was there to be served */
+        want = fmin(want, served + (double)l->outstanding);
+    else if (l->config->kind == SIM_OPEN && (double)h->arrived < want)
         want = (double)h->arrived;
-    bool late = p->late_ns > 0 && h->arrived <= p->while_ios &&
+    bool late = !behind && p->late_ns > 0 && h->arrived <= p->while_ios &&
                 (double)(h->late + waits) > due + CHANCE * sqrt(due) + 2.0;
     bool less = p->ios > 0 && served < GIVEN * want - CHANCE * sqrt(want);
     if ((late || less) && device_was_deep(&s->device[l->config->device])) {
@@ -318,8 +322,8 @@ static void second(struct sim *s, const struct event *e)
         uint64_t begun = s->device[l->config->device].begun_ns;
         uint64_t since = (from > begun ? from : begun) + PERIODS * period;
         if (s->promises_for_ns == s->settled_ns && s->now - S >= since && l->on &&
-            l->stream != NULL && s->now - S >= s->config->warmup_ns && !behind(l, since))
-            promise_judge(s, l);
+            l->stream != NULL && s->now - S >= s->config->warmup_ns)
+            promise_judge(s, l, behind(l, since));
         if (s->promises_for_ns != s->settled_ns)
             promise_find(s, l);
         l->heard = (struct sim_heard){0};

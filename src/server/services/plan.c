@@ -494,8 +494,7 @@ void plan_target(struct services *s, struct target *t)
 static void part_newcomer(struct services *s, struct part *p)
 {
     if (!s->loaded || p->claim->part_count > NEWCOMER_PARTS || p->share.weight > 0 ||
-        !part_speaks(p) || p->target->storage->over ||
-        plan_hands_off(s, p->target))
+        !part_speaks(p) || p->target->storage->over || plan_hands_off(s, p->target))
         return;
     double demand[GATE_KIND_COUNT] = {0};
     claim_sum(s, p->claim, demand);
