@@ -34,7 +34,8 @@
  *
  * Two things are excused. What gathered in front of a load while the fault lasted is served first,
  * since nothing is dropped and nothing overtaken, and what is owed is only the headroom above what
- * arrives: the load is held to its objective once that is gone, or would be with the headroom alone; what is reserved
+ * arrives: the load is held to its objective once that is gone, or would be with the headroom
+ * alone; what is reserved
  * for it is served meanwhile, too.
  * And where the target itself holds more than DEEP times what it serves at once, its useful
  * parallelism is not found again (qos/window.c, services/useful.c: after a stall or the loss of
