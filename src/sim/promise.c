@@ -35,10 +35,11 @@
  * Two things are excused. What gathered in front of a load while the fault lasted is served first,
  * since nothing is dropped and nothing overtaken, and what is owed is only the headroom above what
  * arrives: the load is held to its objective once that is gone, or would be with the headroom
- * alone; what is reserved for it is served meanwhile, too. And where the target itself holds more than DEEP times what it serves at once, its useful
- * parallelism is not found again (qos/window.c, services/useful.c: after a stall or the loss of
- * servers what was believed of it can be several times too much for 20 s and more), and a second
- * outside is counted as missed instead: tests/sim/seeds.c has a bound for how many of all may be.
+ * alone; what is reserved for it is served meanwhile, too. And where the target itself holds more
+ * than DEEP times what it serves at once, its useful parallelism is not found again (qos/window.c,
+ * services/useful.c: after a stall or the loss of servers what was believed of it can be several
+ * times too much for 20 s and more), and a second outside is counted as missed instead:
+ * tests/sim/seeds.c has a bound for how many of all may be.
  *
  * Held against: of I/Os no more are late than the percentile lets and chance explains (CHANCE
  * standard deviations, so that a million seconds pass); of a reservation GIVEN is served, less what
