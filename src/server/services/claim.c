@@ -29,6 +29,7 @@
 #define NEAR 0.8
 #define MORE 1.1
 #define CHANCE 3.0 /* standard deviations */
+#define LATE_KEPT 0.5 /* of what was served before, in a mean of late, at each report */
 /* A limit binds when so much of it is used; a paced one holds now and then long before. */
 #define BINDS 0.9
 /* Of the usual stake, where streams are known but nobody is connected. */
@@ -284,11 +285,24 @@ static void part_add(struct part *p, const struct stream *st)
     }
 }
 
+/* What an I/O costs is a mean of late: after a stall a gateway may believe in 100 ms an I/O for
+ * seconds, and a mean over all that was ever served would keep that for as long again. */
+static void part_late(struct part *p)
+{
+    uint64_t ios = p->served[GATE_IOPS_TOTAL];
+    if (ios <= p->ios_before || p->cost_ns <= p->cost_before_ns)
+        return; /* nothing, or a stream left */
+    p->late_cost_ns = LATE_KEPT * p->late_cost_ns + (double)(p->cost_ns - p->cost_before_ns);
+    p->late_ios = LATE_KEPT * p->late_ios + (double)(ios - p->ios_before);
+}
+
 void claim_gather(struct services *s, struct gateway *g)
 {
     (void)s;
     list_for_each(it, &g->parts) {
         struct part *p = container_of(it, struct part, in_gateway);
+        p->cost_before_ns = p->cost_ns;
+        p->ios_before = p->served[GATE_IOPS_TOTAL];
         p->connected = p->promised = 0;
         p->cost_ns = 0;
         memset(p->served, 0, sizeof(p->served));
@@ -307,6 +321,8 @@ void claim_gather(struct services *s, struct gateway *g)
         if (st->tenant_part != NULL)
             part_add(st->tenant_part, st);
     }
+    list_for_each(it, &g->parts)
+        part_late(container_of(it, struct part, in_gateway));
 }
 
 /* --- limits as agreed ------------------------------------------------------------------ */

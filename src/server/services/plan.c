@@ -106,9 +106,8 @@ double plan_reserve_dir(const struct part *p, enum io_direction dir)
 
 double plan_io_cost(const struct part *p)
 {
-    uint64_t ios = p->served[GATE_IOPS_TOTAL];
-    if (ios > 0 && p->cost_ns > 0)
-        return (double)p->cost_ns / (double)ios;
+    if (p->late_ios > 0 && p->late_cost_ns > 0)
+        return p->late_cost_ns / p->late_ios;
     struct cost_model m = cost_is_set(&p->target->cost) ? p->target->cost : cost_default();
     return (double)m.base_ns[IO_DIR_READ] + (double)m.page_ns[IO_DIR_READ];
 }

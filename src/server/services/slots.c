@@ -13,12 +13,12 @@
  *                                  what it uses in the mean
  *   the others                     divide what is left in proportion to what is owed behind them
  *
- * What is owed is device time: what streams are served that wait for nothing, and of the rest what
- * allocate.c gives to claims with something waiting (reservations first, then max-min by weight). A
- * claim that waits at several gateways is owed at each of them alike, what is reserved for reads or
- * for writes alone where these are. Parts need not be whole slots (qos/sched.c keeps time for what
- * is beyond), but a gateway where something waits has PART_LEAST: what goes by weight must go on,
- * or nothing could be learnt of it.
+ * What is owed is device time, as allocate.c gives it: room for streams that wait for nothing and
+ * what is reserved for claims with something waiting first (less of both where that is more than
+ * the window), then max-min by weight. A claim that waits at several gateways is owed at each of
+ * them alike, what is reserved for reads or for writes alone where these are. Parts need not be
+ * whole slots (qos/sched.c keeps time for what is beyond), but a gateway where something waits has
+ * PART_LEAST: what goes by weight must go on, or nothing could be learnt of it.
  *
  * Looks at a lower window (useful.c) are divided as the window is.
  *
@@ -56,6 +56,15 @@ static struct part *promise_part(const struct stream *st)
     return NULL;
 }
 
+/* What does not wait, as far as it is reserved: of @p's claim here, of which so much more was
+ * served. */
+static void calm_gather(struct target *t, struct part *p, double rate)
+{
+    double reserve = p->reserve_fits * plan_io_cost(p), before = fmin(p->calm, reserve);
+    p->calm += rate;
+    t->calm_reserve += fmin(p->calm, reserve) - before;
+}
+
 static void stream_gather(struct stream *st, double seconds)
 {
     struct target *t = st->target;
@@ -70,6 +79,8 @@ static void stream_gather(struct stream *st, double seconds)
     if (st->e.queued_now == 0) {
         t->calm += rate;
         t->calm_weight += rate > 0 ? weight : 0;
+        if (speaks)
+            calm_gather(t, p, rate);
         return;
     }
     if (!speaks) {
@@ -89,7 +100,8 @@ void slots_gather(struct gateway *g)
         struct target *t = container_of(it, struct target, link);
         double seconds = (double)(g->whole_mono_ns - t->seen.mono_ns) / 1e9;
         any = any || storage_shared(t->storage);
-        t->served = t->calm = t->calm_weight = t->waits_weight = t->waits_reserve = 0;
+        t->served = t->calm = t->calm_weight = t->calm_reserve = 0;
+        t->waits_weight = t->waits_reserve = 0;
         t->use = t->full = t->ios = t->bytes = 0;
         const struct target_counts *a = &t->seen, *b = &t->now;
         if (a->mono_ns > 0 && seconds > 0 && b->busy_ns >= a->busy_ns && b->ios >= a->ios) {
@@ -104,8 +116,11 @@ void slots_gather(struct gateway *g)
     }
     if (!any)
         return;
-    list_for_each(it, &g->parts)
-        container_of(it, struct part, in_gateway)->waiting = 0;
+    list_for_each(it, &g->parts) {
+        struct part *p = container_of(it, struct part, in_gateway);
+        p->waiting = 0;
+        p->calm = 0;
+    }
     list_for_each(it, &g->streams) {
         struct stream *st = container_of(it, struct stream, in_gateway);
         if (st->target != NULL)
@@ -151,14 +166,18 @@ static bool target_waits(const struct storage *t, const struct target *one)
            (t->inflight > CROWDED * window && one->use > window / (double)t->live);
 }
 
-/* What waits, there alone: who crowds waits as well. */
+/* What waits, there alone: who crowds waits as well, and keeps what of it is reserved. */
 static struct allocate_claim claim_alone(const struct target *one)
 {
-    double weight = one->waits_weight;
-    if (one->full <= FULL_LEAST)
+    double weight = one->waits_weight, reserve = one->waits_reserve;
+    if (one->full <= FULL_LEAST) {
         weight += one->calm_weight;
+        reserve += one->calm_reserve;
+    }
+    if (weight <= 0)
+        return (struct allocate_claim){.weight = AGREEMENT_WEIGHT}; /* nobody: asks for nothing */
     return (struct allocate_claim){.demand = INFINITY, .limit = INFINITY, .weight = weight,
-                                   .reservation = room_of(one, one->waits_reserve)};
+                                   .reservation = room_of(one, reserve)};
 }
 
 static struct allocate_claim claim_spanning(const struct part *p)
@@ -198,27 +217,32 @@ static void owe_spanning(const struct storage *t, const struct part *p, double g
     }
 }
 
+/* What does not wait at @one though other work does: it is served as it comes. */
+static struct allocate_claim claim_calm(const struct target *one)
+{
+    double room = one->full > FULL_LEAST ? room_of(one, one->calm) : 0;
+    return (struct allocate_claim){.demand = room, .limit = room, .weight = AGREEMENT_WEIGHT,
+                                   .reservation = room};
+}
+
 /* What is owed behind each target where something waits, of @left slots: target.owed. Returns the
- * sum. */
+ * sum. Room for what is calm comes first, and what is reserved with it; where both together are
+ * more than there is, each has less in the same proportion. */
 static double owed_find(struct storage *t, double left)
 {
     size_t n = 0, i = 0;
     double sum = 0;
     for (const struct part *p = t->waiting; p != NULL; p = p->next_waiting)
         n++;
-    struct allocate_claim *c = calloc(n + t->live + 1, sizeof(*c));
+    struct allocate_claim *c = calloc(n + 2 * t->live + 1, sizeof(*c));
     if (c == NULL)
         return 0;
     list_for_each(it, &t->targets) {
-        struct target *one = container_of(it, struct target, in_storage);
-        one->owed = 0;
+        const struct target *one = container_of(it, struct target, in_storage);
         if (!target_live(one) || !target_waits(t, one))
             continue;
-        one->owed = one->full > FULL_LEAST ? room_of(one, one->calm) : 0;
-        left -= one->owed;
-        struct allocate_claim alone = claim_alone(one);
-        if (alone.weight > 0)
-            c[i++] = alone;
+        c[i++] = claim_calm(one);
+        c[i++] = claim_alone(one);
     }
     for (const struct part *p = t->waiting; p != NULL; p = p->next_waiting)
         c[i++] = claim_spanning(p);
@@ -226,8 +250,11 @@ static double owed_find(struct storage *t, double left)
     i = 0;
     list_for_each(it, &t->targets) {
         struct target *one = container_of(it, struct target, in_storage);
-        if (target_live(one) && target_waits(t, one) && claim_alone(one).weight > 0)
-            one->owed += c[i++].given;
+        one->owed = 0;
+        if (!target_live(one) || !target_waits(t, one))
+            continue;
+        one->owed = c[i].given + c[i + 1].given;
+        i += 2;
     }
     for (const struct part *p = t->waiting; p != NULL; p = p->next_waiting, i++)
         owe_spanning(t, p, c[i].given);

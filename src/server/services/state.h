@@ -170,6 +170,7 @@ struct target {
         struct look_result look;        /* as reported */
         double served, calm;            /* device time a second: of all; of what does not wait */
         double calm_weight;             /* of what does not wait */
+        double calm_reserve;            /* and what of that is reserved */
         double waits_weight, waits_reserve; /* of what waits and is owed only here */
         double owed;                    /* slots, as last divided */
         uint64_t slots_milli;           /* its part; 0: it finds its own */
@@ -245,6 +246,8 @@ struct part {
     uint32_t promised;
     uint64_t cost_ns;                   /* served, cumulative */
     uint64_t served[GATE_KIND_COUNT];   /* the same as I/Os and bytes */
+    uint64_t cost_before_ns, ios_before; /* both as of the report before */
+    double late_cost_ns, late_ios;      /* the same of late: each report halves what was before */
     double promise[GATE_KIND_COUNT];    /* reserved at its storage; 0: none of that kind */
     double reserve;                     /* all of that as I/Os a second, wanted */
     double reserve_fits;                /* the same as far as it fits */
@@ -255,6 +258,7 @@ struct part {
     uint64_t asked;                     /* s->period.number */
     struct part *next_first;            /* in storage.firsts */
     uint32_t waiting;                   /* streams with I/Os that wait for their turn */
+    double calm;                        /* device time a second of those without */
     uint32_t waiting_parts;             /* of the claim at its storage; slots.c */
     struct part *next_waiting;          /* in storage.waiting */
     uint64_t others[GATE_KIND_COUNT];   /* served elsewhere, as last seen */

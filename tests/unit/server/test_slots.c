@@ -39,6 +39,7 @@ struct played {
     bool up, asked;
     uint64_t seq, epoch, at_ns;
     double use, full; /* in flight in the mean; part of the time with work waiting */
+    uint64_t io_ns;   /* device time of one I/O as the gateway reckons */
     struct report_target target;
     struct played_stream stream[STREAMS];
     uint64_t slots_milli; /* as sent; 0: it finds its own */
@@ -100,10 +101,8 @@ static void stage_begin(struct stage *g)
     services_loaded(g->services, g->now, WALL);
 }
 
-/* @ios_ns: device time of one I/O as the gateway reckons. */
 static void answer(struct stage *g, struct played *p)
 {
-    const uint64_t io_ns = 1000000;
     double seconds = (double)(g->now - p->at_ns) / 1e9;
     struct report_stream st[STREAMS];
     struct report r = {.session = p->hello.session, .seq = p->seq, .mono_ns = g->now,
@@ -114,10 +113,10 @@ static void answer(struct stage *g, struct played *p)
         struct played_stream *s = &p->stream[i];
         uint64_t n = (uint64_t)(s->ios * seconds);
         s->count += n;
-        s->cost_ns += n * io_ns;
+        s->cost_ns += n * p->io_ns;
         p->target.served_ios += n;
         p->target.served_bytes += n * 4096;
-        p->target.cost_served_ns += n * io_ns;
+        p->target.cost_served_ns += n * p->io_ns;
         struct report_stream *out = &st[r.stream_count++];
         out->index = (uint32_t)i + 1;
         out->has_info = true;
@@ -167,12 +166,13 @@ static struct played *gateway_up(struct stage *g, size_t i)
     struct played *p = &g->gateway[i];
     p->up = true;
     p->at_ns = g->now;
+    p->io_ns = 1000000;
     p->hello.id[0] = (uint8_t)(i + 1);
     p->hello.boot[0]++;
     p->hello.session = ++g->session;
     snprintf(p->hello.name, NAME_SIZE, "gw%zu", i);
     p->target = (struct report_target){.connections = 1, .parallelism_milli = 8000,
-                                       .cost = {{100000, 100000}, {8000, 8000}}};
+                                       .cost = {{992000, 992000}, {8000, 8000}}};
     snprintf(p->target.name, NAME_SIZE, "array");
     snprintf(p->target.uri, sizeof(p->target.uri), "nbd://array/");
     services_gateway_up(g->services, &p->hello, g->now, WALL);
@@ -283,6 +283,78 @@ static void what_is_reserved_comes_before_weight(void **state)
     run(&g, SETTLED);
     assert_true(slots(&g.gateway[0]) > by_weight);
     assert_true(slots(&g.gateway[0]) >= 3);
+    services_free(g.services);
+}
+
+static void room_for_what_is_calm_does_not_take_what_is_reserved(void **state)
+{
+    struct stage g;
+    (void)state;
+    stage_begin(&g);
+    agree(&g, "a", 200, 0);
+    agree(&g, "b", 200, 1000);
+    for (size_t i = 0; i < 2; i++)
+        gateway_up(&g, i)->target.parallelism_milli = 2000;
+    struct played *calm = &g.gateway[0], *reserved = &g.gateway[1];
+    wait_for(calm, 0, "a", 1000);
+    wait_for(calm, 1, "c", 1000);
+    calm->stream[1].waits = false;
+    calm->use = 2;
+    wait_for(reserved, 0, "b", 1000);
+    reserved->use = 1;
+    run(&g, SETTLED);
+    /* What is calm has one slot in the mean, and room for three: more than there is. */
+    assert_true(window(&g) < 4);
+    assert_true(slots(reserved) >= 1);
+    assert_true(slots(calm) >= 1);
+    services_free(g.services);
+}
+
+static void who_crowds_keeps_what_is_reserved(void **state)
+{
+    struct stage g;
+    (void)state;
+    two_wait(&g);
+    agree(&g, "a", 200, 3000);
+    struct played *calm = &g.gateway[0];
+    calm->stream[0].waits = false;
+    calm->stream[0].ios = 3000;
+    calm->full = 0;
+    calm->use = 6; /* of 16 in flight in all, where the window is 9: nothing of it waits, but it
+                      counts as if */
+    g.gateway[1].use = 10;
+    run(&g, SETTLED);
+    assert_true(slots(calm) >= window(&g) / 2);
+    services_free(g.services);
+}
+
+static void what_is_owed_where_nothing_was_served_is_not_nothing(void **state)
+{
+    struct stage g;
+    (void)state;
+    two_wait(&g);
+    agree(&g, "a", 200, 2000);
+    g.gateway[0].stream[0].ios = 0;
+    g.gateway[0].use = 0;
+    g.gateway[1].use = 8; /* 2 slots a millisecond of device time */
+    run(&g, SETTLED);
+    assert_true(slots(&g.gateway[0]) >= 4);
+    services_free(g.services);
+}
+
+static void what_a_stall_made_an_operation_cost_is_forgotten(void **state)
+{
+    struct stage g;
+    (void)state;
+    two_wait(&g);
+    agree(&g, "a", 400, 2000);
+    agree(&g, "b", 400, 2000);
+    run(&g, SETTLED);
+    g.gateway[0].io_ns = 100000000;
+    run(&g, 20);
+    g.gateway[0].io_ns = 1000000;
+    run(&g, 10);
+    assert_true(fabs(slots(&g.gateway[0]) - slots(&g.gateway[1])) <= 1.0);
     services_free(g.services);
 }
 
@@ -474,6 +546,10 @@ int main(void)
         cmocka_unit_test(where_nobody_has_a_share_nothing_is_divided),
         cmocka_unit_test(those_that_wait_share_the_window_by_weight),
         cmocka_unit_test(what_is_reserved_comes_before_weight),
+        cmocka_unit_test(room_for_what_is_calm_does_not_take_what_is_reserved),
+        cmocka_unit_test(who_crowds_keeps_what_is_reserved),
+        cmocka_unit_test(what_is_owed_where_nothing_was_served_is_not_nothing),
+        cmocka_unit_test(what_a_stall_made_an_operation_cost_is_forgotten),
         cmocka_unit_test(where_little_waits_there_is_room_and_the_rest_is_for_others),
         cmocka_unit_test(a_gateway_that_goes_leaves_its_part_to_the_others),
         cmocka_unit_test(who_may_only_watch_sends_no_slots),
