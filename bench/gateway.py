@@ -7,7 +7,11 @@ metering on and a limit in force that never bites, haproxy (TCP, one thread) as 
 its rate filter, QEMU's storage daemon with a throttle. All stand ready all the time; only one is loaded at once. In each round every row
 is run through every one in turn, so that a slow moment of the machine meets all alike.
 
-    bench/gateway.py [--rounds N] [--seconds S] [--rows REGEX] [--proxies REGEX] [--no-limits] [--no-instructions]
+Where weir-gateway is judged against haproxy (4 KiB), a second one, of the same binary and configuration, takes part in the same rounds
+and is judged too. What the two differ by is what this machine cannot tell; where only one of them does what is wanted, the row is
+undecided.
+
+    bench/gateway.py [--rounds N] [--seconds S] [--rows REGEX] [--proxies REGEX] [--no-twice] [--no-limits] [--no-instructions]
                      [--limit-rounds N] [--gateway NAME=BINARY] [--engine ENGINE] [--busy-poll DURATION]
                      [--json FILE] [--write FILE]
 
@@ -48,6 +52,10 @@ class Row:
         self.size, self.read, self.depth, self.connections = size, read, depth, connections
         unit = f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
         self.name = f"{unit} {'read' if read else 'write'}, depth {depth}" + (f", {connections} connections" if connections > 1 else "")
+
+    @property
+    def small(self):
+        return self.size == 4 * KIB
 
 
 ROWS = [Row(*shape, connections) for connections in (1, 8) for shape in SHAPES]
@@ -112,6 +120,7 @@ def listening(w, port, name, argv):
 
 DIRECT = "no proxy"
 US, TUNED = "weir-gateway", "haproxy tuned"
+AGAIN = "weir-gateway again"  # the same program and configuration: how far two of them lie apart
 PROXIES = {US: weir(), "haproxy": haproxy(False), TUNED: haproxy(True), "nbdkit nbd + rate": nbdkit,
            "qemu-storage-daemon + throttle": qemu}
 
@@ -140,7 +149,7 @@ def load(address, row, seconds):
     return json.loads(r.stdout)
 
 
-def measure(rows, names, rounds, seconds):
+def measure(rows, names, rounds, seconds, again):
     """{(row name, proxy name): [one result a round]}."""
     results, order = {}, random.Random(1)
     with weirtest.World() as w:
@@ -148,12 +157,13 @@ def measure(rows, names, rounds, seconds):
         address = storage.wait_line(r"^ramnbd: listening on (\S+)$").group(1)
         ready = {DIRECT: (None, address)}
         ready.update({name: PROXIES[name](w, int(address.rsplit(":", 1)[1])) for name in names})
+        twice = PROXIES[US](w, int(address.rsplit(":", 1)[1])) if again else None
         for i in range(rounds):
             print(f"round {i + 1} of {rounds}, load average {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
             for row in rows:
                 # A proxy must not always run right after the same other one: what ran before moves the next one's figures. (Each
                 # one further in turn would keep all neighbours: two of the same program then differed by 4 % in IOPS, 25 % in CPU.)
-                turn = list(ready.items())
+                turn = list(ready.items()) + ([(AGAIN, twice)] if again and row.small else [])
                 order.shuffle(turn)
                 for name, (process, at) in turn:
                     before = cpu_seconds(process.pid) if process else 0
@@ -187,9 +197,9 @@ def tables(results, rows, names):
     return out
 
 
-def ratio(results, row, base, key):
-    """weir-gateway to `base`: the rounds' ratios, as median and quartiles."""
-    each = [a[key] / b[key] for a, b in zip(results[row.name, US], results[row.name, base])]
+def ratio(results, row, base, key, name=US):
+    """`name` to `base`: the rounds' ratios, as median and quartiles."""
+    each = [a[key] / b[key] for a, b in zip(results[row.name, name], results[row.name, base])]
     low, middle, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
     return middle, low, high
 
@@ -213,11 +223,12 @@ def verdicts(results, rows, names):
     if US not in names:
         return out
     if TUNED in names:
-        out += [f"| Load | IOPS to {TUNED} (quartiles) | CPU per I/O to {TUNED} (quartiles) | must | goal |", "|---|---|---|---|---|"]
+        out += [f"| Load | IOPS to {TUNED} (quartiles) | the same again | CPU per I/O to {TUNED} (quartiles) | the same again | must "
+                "| goal |", "|---|---|---|---|---|---|---|"]
     for row in rows if TUNED in names else []:
-        iops, cpu = ratio(results, row, TUNED, "iops"), ratio(results, row, TUNED, "proxy_cpu_us")
-        marks = [judged(iops[0], cpu[0], *wanted) if row.size == 4 * KIB else "-" for wanted in (MUST, GOAL)]
-        out.append(f"| {row.name} | " + " | ".join(["{:.2f} ({:.2f} to {:.2f})".format(*r) for r in (iops, cpu)] + marks) + " |")
+        cells = [spread(results, row, name, key) for key in KEYS for name in (US, AGAIN)]
+        cells += [judged(results, row, *wanted) if row.small else "-" for wanted in (MUST, GOAL)]
+        out.append(f"| {row.name} | " + " | ".join(cells) + " |")
     deep = [row for row in rows if row.depth == 16 and best_aware(results, row, names)]
     if deep:
         out += ["", "| Load | IOPS to the best NBD-aware rival |", "|---|---|"]
@@ -227,32 +238,59 @@ def verdicts(results, rows, names):
     return out
 
 
+REMARK = ["*The same again* is a second weir-gateway of the same binary in the same rounds. *Met* and *missed* are said where both agree; "
+          "where they do not, the row is undecided.", ""]
 # IOPS at least and CPU per I/O at most, as ratios to haproxy tuned's; as they are printed, with two decimals.
 MUST, GOAL = (1.0, 1.0), (1.05, 0.85)
 
 
-def judged(iops, cpu, least, most):
-    missed = [what for what, bad in (("IOPS", round(iops, 2) < least), ("CPU", round(cpu, 2) > most)) if bad]
-    return "met" if not missed else f"**missed**: {', '.join(missed)}"
+KEYS = ("iops", "proxy_cpu_us")
+
+
+def spread(results, row, name, key):
+    return "{:.2f} ({:.2f} to {:.2f})".format(*ratio(results, row, TUNED, key, name)) if (row.name, name) in results else "-"
+
+
+def finding(results, row, key, wanted):
+    """Whether weir-gateway does what is wanted beside haproxy tuned: True, False, or None where it and its like do not agree."""
+    found = {round(ratio(results, row, TUNED, key, name)[0], 2) for name in (US, AGAIN) if (row.name, name) in results}
+    good = {v >= wanted if key == "iops" else v <= wanted for v in found}
+    return good.pop() if len(good) == 1 else None
+
+
+def marked(found):
+    """`found`: {what: True, False or None}. The marks of what is missed and of what is undecided, each with those it is said of."""
+    each = [(mark, [what for what, v in found.items() if v is is_it]) for mark, is_it in (("**missed**", False), ("**undecided**", None))]
+    return [(mark, at) for mark, at in each if at]
+
+
+def judged(results, row, least, most):
+    found = {"IOPS": finding(results, row, "iops", least), "CPU": finding(results, row, "proxy_cpu_us", most)}
+    return "; ".join(f"{mark}: {', '.join(at)}" for mark, at in marked(found)) or "met"
 
 
 def said(misses, words="met"):
     return words if not misses else "**missed**: " + "; ".join(misses)
 
 
+def counted(results, small, key, wanted):
+    """How many of the 4 KiB loads do as wanted, and which do not or may not."""
+    found = {row.name: finding(results, row, key, wanted) for row in small}
+    near = {row.name: " and ".join(f"{ratio(results, row, TUNED, key, name)[0]:.2f}" for name in (US, AGAIN) if (row.name, name) in results)
+            for row in small}
+    words = [f"{mark}: " + "; ".join(f"{n} {near[n]}" for n in at) for mark, at in marked(found)]
+    return f"{sum(v is True for v in found.values())} of {len(found)} loads; {'; '.join(words) or 'met'}"
+
+
 def summary(results, rows, names, limiters):
     """What was wanted, and whether this run shows it."""
     out = ["| Wanted | Found |", "|---|---|"]
-    small = [row for row in rows if row.size == 4 * KIB]
+    small = [row for row in rows if row.small]
     if small and {US, TUNED} <= set(names):
-        iops = {row.name: ratio(results, row, TUNED, "iops")[0] for row in small}
-        cpu = {row.name: ratio(results, row, TUNED, "proxy_cpu_us")[0] for row in small}
-        behind = [f"{n} {v:.2f}" for n, v in iops.items() if round(v, 2) < MUST[0]]
-        above = [f"{n} {v:.2f}" for n, v in cpu.items() if round(v, 2) > MUST[1]]
-        out += [f"| 4 KiB: IOPS no less than haproxy tuned's (must) | {len(iops) - len(behind)} of {len(iops)} loads; {said(behind)} |",
-                f"| 4 KiB: CPU per I/O no more than haproxy tuned's (must) | {len(cpu) - len(above)} of {len(cpu)} loads; {said(above)} |",
-                f"| 4 KiB: IOPS 1.05 or more (goal) | {sum(round(v, 2) >= GOAL[0] for v in iops.values())} of {len(iops)} loads |",
-                f"| 4 KiB: CPU per I/O 0.85 or less (goal) | {sum(round(v, 2) <= GOAL[1] for v in cpu.values())} of {len(cpu)} loads |"]
+        out += [f"| 4 KiB: IOPS no less than haproxy tuned's (must) | {counted(results, small, 'iops', MUST[0])} |",
+                f"| 4 KiB: CPU per I/O no more than haproxy tuned's (must) | {counted(results, small, 'proxy_cpu_us', MUST[1])} |",
+                f"| 4 KiB: IOPS 1.05 or more (goal) | {counted(results, small, 'iops', GOAL[0])} |",
+                f"| 4 KiB: CPU per I/O 0.85 or less (goal) | {counted(results, small, 'proxy_cpu_us', GOAL[1])} |"]
     deep = {row.name: paired(results, row, US, best_aware(results, row, names), "iops")
             for row in rows if row.depth == 16 and US in names and best_aware(results, row, names)}
     if deep:
@@ -276,7 +314,7 @@ INSTRUCTIONS = [Row(4 * KIB, read, depth, 1) for read in (True, False) for depth
 
 def instructions(row, seconds):
     """Instructions per I/O of the gateway's own code and its libraries, those of its start and end taken off."""
-    counted = []
+    runs = []
     for length in (seconds, 2 * seconds):
         with weirtest.World() as w:
             storage = weirtest.Process(w, "ramnbd", [RAM])
@@ -296,8 +334,8 @@ def instructions(row, seconds):
             for path in glob.glob(f"{out}.*"):
                 with open(path) as f:
                     total += int(re.search(r"^(?:summary|totals): (\d+)", f.read(), re.M).group(1))
-            counted.append((ios, total))
-    (few, less), (many, more) = counted
+            runs.append((ios, total))
+    (few, less), (many, more) = runs
     return (more - less) / (many - few)
 
 
@@ -335,6 +373,7 @@ def arguments():
     p.add_argument("--gateway", action="append", default=[], metavar="NAME=BINARY", help="another build of weir-gateway beside this one")
     p.add_argument("--engine", action="append", default=[], choices=["epoll", "io_uring"], help="weir-gateway with this engine too")
     p.add_argument("--busy-poll", action="append", default=[], metavar="DURATION", help="weir-gateway with this busy-poll too")
+    p.add_argument("--no-twice", action="store_true", help="leave the second weir-gateway out, which shows the noise")
     p.add_argument("--no-limits", action="store_true", help="leave the limiters' table out")
     p.add_argument("--limit-rounds", type=int, default=5, help="of the limiters, at most --rounds")
     p.add_argument("--limit-seconds", type=float, default=2, help="of each limiter's run")
@@ -360,18 +399,18 @@ def main():
     PROXIES.update(more)
     names += more
     rows, began, load_average = a.chosen, time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), os.getloadavg()[0]
-    results = measure(rows, names, a.rounds, a.seconds)
+    results = measure(rows, names, a.rounds, a.seconds, again=not a.no_twice and {US, TUNED} <= set(names))
     limiters = {} if a.no_limits else limits.measure_all(a.limit_rounds, a.limit_seconds)
     command = shlex.join(["bench/gateway.py", *sys.argv[1:]])
     out = ["## Measured", "", f"{began}, `{command}`: {a.rounds} interleaved rounds of {a.seconds} s a run; load average "
            f"{load_average:.1f} before.", "", *machine(), "", "### In short", "", *summary(results, rows, names, limiters), "",
            "### Data path", "",
            "IOPS as a ratio to no proxy (median of the rounds' ratios) · proxy CPU seconds per million I/Os (median).", "",
-           *tables(results, rows, names), "", "### Beside the rivals", "", *verdicts(results, rows, names)]
+           *tables(results, rows, names), "", "### Beside the rivals", "", *REMARK, *verdicts(results, rows, names)]
     if not a.no_instructions:
-        counted = [row for row in INSTRUCTIONS if re.search(a.rows, row.name)]
+        shown = [row for row in INSTRUCTIONS if re.search(a.rows, row.name)]
         out += ["", "### Instructions", "", "By callgrind, the reactor and the C library included, two limits in force; the kernel's "
-                "are not counted.", "", *instructions_table(counted, max(a.seconds, 0.5))]
+                "are not counted.", "", *instructions_table(shown, max(a.seconds, 0.5))]
     if limiters:
         out += ["", "### Limits", "", f"{a.limit_rounds} interleaved rounds of {a.limit_seconds} s a run; medians.", "",
                 *limits.table(limiters)]
