@@ -48,3 +48,12 @@ void clock_format_wall(int64_t wall_us, char *text, size_t size)
     weir_assert(n > 0 && n < size);
     snprintf(text + n, size - n, ".%03dZ", (int)(rest_us / 1000));
 }
+
+int64_t clock_parse_wall_s(const char *text)
+{
+    struct tm tm = {0};
+    const char *rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
+    if (rest == NULL || (*rest != 'Z' && *rest != '.'))
+        return INT64_MIN;
+    return (int64_t)timegm(&tm);
+}

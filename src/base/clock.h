@@ -28,5 +28,7 @@ int64_t clock_wall_us(void);
 /* "2026-11-23T06:37:06.123Z" (RFC 3339, milliseconds, UTC) into @text of at least 32 bytes. Pure.
  * */
 void clock_format_wall(int64_t wall_us, char *text, size_t size);
+/* Whole seconds since 1970 of such a text, a fraction left out; INT64_MIN: it is none. Pure. */
+int64_t clock_parse_wall_s(const char *text);
 
 #endif

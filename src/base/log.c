@@ -226,3 +226,13 @@ void log_write(enum log_level level, const char *format, ...)
     if (n >= 0)
         put_line(level, words, (size_t)n < sizeof(words) ? (size_t)n : sizeof(words) - 1);
 }
+
+void log_lines(enum log_level level, const char *lines)
+{
+    while (lines != NULL && *lines != '\0') {
+        size_t n = strcspn(lines, "\n");
+        if (n > 0)
+            log_write(level, "%.*s", (int)n, lines);
+        lines += n + (lines[n] == '\n');
+    }
+}

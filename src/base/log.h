@@ -20,6 +20,9 @@ int log_level_parse(const char *text, enum log_level *ret_level);
  * system call a line. Libraries never log: the owner of an error logs it once. */
 void log_write(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* One log line for each line of @lines; NULL is none. */
+void log_lines(enum log_level level, const char *lines);
+
 /* Lines that standard error did not take, since the program began. Any thread. */
 uint64_t log_dropped(void);
 

@@ -212,9 +212,16 @@ static bool valid_key_confirm(const Weir__Control__KeyConfirm *c)
            (c->exchange.len == 0 || valid_bytes(&c->exchange, AUTH_EXCHANGE_SIZE));
 }
 
+static bool valid_date(int64_t s)
+{
+    return s >= 0 && s <= FRAME_DATE_MAX_S;
+}
+
 static bool valid_life(const Weir__Control__GatewayLife *l)
 {
-    return valid_string(l->last_death) && valid_string(l->last_upgrade) && l->hangs <= l->deaths;
+    return valid_string(l->last_death) && valid_string(l->last_upgrade) && l->hangs <= l->deaths &&
+           valid_string(l->certificate) && valid_date(l->certificate_from_s) &&
+           valid_date(l->certificate_until_s);
 }
 
 static bool valid_poll(const Weir__Control__Poll *p)

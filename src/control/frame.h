@@ -13,6 +13,8 @@
 #include "control.pb-c.h"
 
 #define FRAME_HEADER_SIZE 4u
+/* The end of the year 9999: no certificate says a later one (RFC 5280, 4.1.2.5). */
+#define FRAME_DATE_MAX_S INT64_C(253402300799)
 #define FRAME_MAX (1024u * 1024u)
 #define CONTROL_VERSION_MIN 1u
 #define CONTROL_VERSION_MAX 1u

@@ -24,6 +24,9 @@
 #include "gateway/config_key.h"
 #include "gateway/config_tls.h"
 
+/* A line for each certificate that a file can name, some hundred, with two paths each. */
+#define WARNINGS_MAX (256u * 1024u)
+
 static const struct section_type {
     const char *kind;
     bool named;
@@ -69,6 +72,7 @@ void gateway_config_init(struct gateway_config *c)
         .log_level = LOG_LEVEL_INFO,
         .sandbox = true,
     };
+    text_init(&c->warnings, WARNINGS_MAX);
     /* The machine's name, as far as it is one; what a name may not hold becomes "-". */
     char host[NAME_SIZE] = "";
     gethostname(host, sizeof(host) - 1);
@@ -92,6 +96,7 @@ void gateway_config_fini(struct gateway_config *c)
     c->volumes = NULL;
     c->limits = NULL;
     c->volume_count = c->limit_count = 0;
+    text_fini(&c->warnings);
 }
 
 /* A file being read. */
@@ -380,14 +385,35 @@ static const char *object_fault(enum config_section kind, const void *object, co
     return NULL;
 }
 
-/* Whether the TLS of a listener or a target is good, its files looked at. */
-static bool tls_is_sound(enum config_section kind, void *object, struct config_fault *ret)
+static void warn_of(struct loader *l, const struct conf_entry *section, const char *key,
+                    const struct dates *d)
 {
-    if (kind == SECTION_LISTENER)
-        return config_tls_listener(object, ret) == 0;
-    if (kind == SECTION_TARGET)
-        return config_tls_target(object, ret) == 0;
-    return true;
+    int64_t now_s = clock_wall_us() / 1000000;
+    char when[DATES_TEXT], expected[DATES_TEXT + 48];
+    const struct conf_entry *e = conf_find(l->conf, section->kind, section->name, key);
+    if (e == NULL || dates_hold(d, now_s))
+        return;
+    snprintf(expected, sizeof(expected), "a certificate that is in date (%s)",
+             dates_words(d, now_s, when, sizeof(when)));
+    conf_error(&l->c->warnings, e, expected);
+}
+
+/* TLS of a section, its files looked at. */
+static void check_tls(struct loader *l, const struct conf_entry *section, enum config_section kind,
+                      void *object)
+{
+    struct config_fault wrong;
+    struct tls_validity when = {0};
+    int r = kind == SECTION_LISTENER ? config_tls_listener(object, &when, &wrong)
+            : kind == SECTION_TARGET ? config_tls_target(object, &when, &wrong)
+            : kind == SECTION_SERVER ? config_tls_server(l->c, &when, &wrong)
+                                     : 0;
+    if (r < 0) {
+        complain_of(l, section, &wrong);
+        return;
+    }
+    warn_of(l, section, "tls-certificate", &when.own);
+    warn_of(l, section, kind == SECTION_LISTENER ? "tls-client-ca" : "tls-ca", &when.ca);
 }
 
 /* Step three: what sections lack. Drop-ins complete each other, so each object is looked at once.
@@ -400,11 +426,9 @@ static void check_sections(struct loader *l)
     for (size_t i = 0; i < conf_section_count(l->conf); i++) {
         const struct conf_entry *s = conf_section_at(l->conf, i);
         int kind = section_kind_of(s->kind);
-        struct config_fault wrong;
         if (kind == SECTION_SERVER && !server_seen) {
             server_seen = true;
-            if (config_tls_server(l->c, &wrong) < 0)
-                complain_of(l, s, &wrong);
+            check_tls(l, s, SECTION_SERVER, NULL);
         }
         if (kind < 0 || !section_types[kind].named)
             continue;
@@ -418,8 +442,8 @@ static void check_sections(struct loader *l)
         const char *key, *fault = object_fault((enum config_section)kind, object, &key);
         if (fault)
             complain_at_key(l, s, key, fault);
-        else if (!tls_is_sound((enum config_section)kind, object, &wrong))
-            complain_of(l, s, &wrong);
+        else
+            check_tls(l, s, (enum config_section)kind, object);
     }
 }
 
@@ -529,7 +553,8 @@ int gateway_config_check(struct gateway_config *c, struct text *errors)
             text_printf(errors, "target \"%s\": %s\n", c->targets[i].name, fault);
     }
     struct config_fault wrong;
-    if (config_tls_server(c, &wrong) < 0)
+    struct tls_validity when;
+    if (config_tls_server(c, &when, &wrong) < 0)
         text_printf(errors, "[server]: %s\n", wrong.words);
     if (c->socket_path[0] == '\0') {
         int n = snprintf(c->socket_path, sizeof(c->socket_path), "%s/gateway.sock", c->state_dir);

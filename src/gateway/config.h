@@ -112,6 +112,8 @@ struct gateway_config {
     uint32_t io_engine;             /* enum config_engine; default auto */
     uint64_t busy_poll_ns;          /* default 0: reactor_look */
     bool sandbox;                   /* base/sandbox.h; default yes */
+    /* What is not wrong but will not do: certificates that do not count now, by file and line. */
+    struct text warnings;
 };
 
 /* Defaults only. */

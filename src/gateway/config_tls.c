@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/assert.h"
 #include "base/err.h"
 
 static int fault(struct config_fault *ret, const char *key, const char *what)
@@ -38,34 +37,16 @@ static int fault_half(struct config_fault *ret, const struct tls_files *f)
                  "one of tls-certificate and tls-key; expected both");
 }
 
-static const char *key_of(enum tls_file file, const char *ca)
-{
-    switch (file) {
-    case TLS_FILE_NONE:
-        return NULL;
-    case TLS_FILE_CERTIFICATE:
-        return "tls-certificate";
-    case TLS_FILE_KEY:
-        return "tls-key";
-    case TLS_FILE_CA:
-        return ca;
-    case TLS_FILE_PSK:
-        return "tls-psk-file";
-    case TLS_FILE_PSK_IDENTITY:
-        return "tls-psk-identity";
-    }
-    weir_unreachable("no such file");
-}
-
 /* Read them as the relay will. @ca is what the key of an authority is called. */
 static int try_files(enum tls_side side, const struct tls_files *f, const char *ca,
-                     struct config_fault *ret)
+                     struct tls_validity *ret_when, struct config_fault *ret)
 {
     struct tls_fault wrong;
-    int r = tls_creds_try(side, f, &wrong);
+    const char *value;
+    int r = tls_creds_try(side, f, &wrong, ret_when);
     if (r == 0)
         return 0;
-    ret->key = key_of(wrong.file, ca);
+    ret->key = tls_file_key(wrong.file, f, ca, &value);
     ret->of_value = ret->key != NULL && (wrong.file != TLS_FILE_CA || f->ca[0] != '\0');
     snprintf(ret->words, sizeof(ret->words), "%s (%s)", wrong.expected, wrong.found);
     if (!ret->of_value)
@@ -73,10 +54,12 @@ static int try_files(enum tls_side side, const struct tls_files *f, const char *
     return r;
 }
 
-int config_tls_listener(struct listener_config *l, struct config_fault *ret)
+int config_tls_listener(struct listener_config *l, struct tls_validity *ret_when,
+                        struct config_fault *ret)
 {
     struct tls_files *f = &l->tls_files;
     bool peer_set = f->peer != CONFIG_PEER_UNSET;
+    *ret_when = (struct tls_validity){0};
     if (l->tls == TLS_MODE_OFF) {
         const char *key = any_key(f, "tls-client-ca");
         if (key != NULL || peer_set)
@@ -104,7 +87,7 @@ int config_tls_listener(struct listener_config *l, struct config_fault *ret)
                      "optional or required");
     if (!peer_set)
         f->peer = f->ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_NONE;
-    return try_files(TLS_SERVER, f, "tls-client-ca", ret);
+    return try_files(TLS_SERVER, f, "tls-client-ca", ret_when, ret);
 }
 
 /* "[::1]:10809" and "host:10809" without what is not the name. */
@@ -135,9 +118,11 @@ static int uri_say_tls(struct target_config *t, struct config_fault *ret)
     return 0;
 }
 
-int config_tls_target(struct target_config *t, struct config_fault *ret)
+int config_tls_target(struct target_config *t, struct tls_validity *ret_when,
+                      struct config_fault *ret)
 {
     struct tls_files *f = &t->tls_files;
+    *ret_when = (struct tls_validity){0};
     if (!t->tls_on) {
         const char *key = any_key(f, "tls-ca");
         if (addr_uri_wants_tls(t->uri))
@@ -158,12 +143,15 @@ int config_tls_target(struct target_config *t, struct config_fault *ret)
     if (f->verify_name[0] == '\0' && !keys_only)
         name_of_address(&t->addr, f->verify_name, sizeof(f->verify_name));
     f->peer = TLS_PEER_REQUIRED;
-    return uri_say_tls(t, ret) < 0 ? WEIR_E_INVALID : try_files(TLS_CLIENT, f, "tls-ca", ret);
+    return uri_say_tls(t, ret) < 0 ? WEIR_E_INVALID
+                                   : try_files(TLS_CLIENT, f, "tls-ca", ret_when, ret);
 }
 
-int config_tls_server(struct gateway_config *c, struct config_fault *ret)
+int config_tls_server(struct gateway_config *c, struct tls_validity *ret_when,
+                      struct config_fault *ret)
 {
     struct tls_files *f = &c->server_tls;
+    *ret_when = (struct tls_validity){0};
     if (is_half(f))
         return fault_half(ret, f);
     if (f->ca[0] != '\0' && c->server_fingerprint[0] != '\0')
@@ -181,5 +169,5 @@ int config_tls_server(struct gateway_config *c, struct config_fault *ret)
     f->peer = f->ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_PINNED;
     /* The gateway's own key pair is made later, in the state folder; what is named must be good. */
     bool named = f->certificate[0] != '\0' || f->ca[0] != '\0';
-    return named ? try_files(TLS_CLIENT, f, "tls-ca", ret) : 0;
+    return named ? try_files(TLS_CLIENT, f, "tls-ca", ret_when, ret) : 0;
 }

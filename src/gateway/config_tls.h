@@ -15,9 +15,13 @@ struct config_fault {
     char words[1200]; /* what was found, what was expected */
 };
 
-/* Complete what the keys left open and read every file once. 0, or an error code and the fault. */
-int config_tls_listener(struct listener_config *l, struct config_fault *ret);
-int config_tls_server(struct gateway_config *c, struct config_fault *ret);
-int config_tls_target(struct target_config *t, struct config_fault *ret);
+/* Complete what the keys left open and read every file once. 0, and when its certificates count in
+ * *@ret_when; or an error code and the fault. */
+int config_tls_listener(struct listener_config *l, struct tls_validity *ret_when,
+                        struct config_fault *ret);
+int config_tls_server(struct gateway_config *c, struct tls_validity *ret_when,
+                      struct config_fault *ret);
+int config_tls_target(struct target_config *t, struct tls_validity *ret_when,
+                      struct config_fault *ret);
 
 #endif

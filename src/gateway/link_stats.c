@@ -33,6 +33,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/list.h"
+#include "gateway/certs.h"
 #include "gateway/ledger.h"
 #include "gateway/link_parts.h"
 #include "gateway/link_private.h"
@@ -455,6 +456,12 @@ static void build_life(struct link_stats *s, Weir__Control__GatewayLife *out, ui
     out->upgrades = life->upgrades;
     out->upgrades_failed = life->upgrades_failed;
     out->last_upgrade = life->last_upgrade;
+    const struct certs_one *cert = certs_first(relay_certs(s->link->relay));
+    if (cert == NULL)
+        return;
+    out->certificate = (char *)(uintptr_t)cert->where;
+    out->certificate_from_s = cert->dates.from_s;
+    out->certificate_until_s = cert->dates.until_s;
 }
 
 static void build_drain(struct link_stats *s, Weir__Control__DrainStats *out)

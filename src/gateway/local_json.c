@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "gateway/certs.h"
 
 #define MEMBERS_SHOWN_MAX 1000u
 
@@ -418,6 +419,25 @@ static json_t *drain_json(const struct ledger *ledger, uint64_t connections, uin
     return o;
 }
 
+/* Its own certificates in force. */
+static json_t *certificates_json(const struct certs *certs)
+{
+    json_t *a = json_array();
+    char text[32];
+    for (size_t i = 0; i < certs->count; i++) {
+        const struct certs_one *one = &certs->one[i];
+        json_t *o = json_object();
+        put(o, "of", json_string(one->where));
+        put(o, "file", json_string(one->path));
+        clock_format_wall(one->dates.from_s * 1000000, text, sizeof(text));
+        put(o, "notBefore", json_string(text));
+        clock_format_wall(one->dates.until_s * 1000000, text, sizeof(text));
+        put(o, "notAfter", json_string(text));
+        json_array_append_new(a, o);
+    }
+    return a;
+}
+
 json_t *local_json_status(const struct gateway_config *config, const struct relay *relay,
                           const struct link *link, struct ledger *ledger, uint64_t streams,
                           uint64_t now_ns)
@@ -457,5 +477,6 @@ json_t *local_json_status(const struct gateway_config *config, const struct rela
     put(o, "link", link_json(link));
     put(o, "manager", life_json(life, now_ns));
     put(o, "drain", drain_json(ledger, counts->active, now_ns));
+    put(o, "certificates", certificates_json(relay_certs(relay)));
     return o;
 }

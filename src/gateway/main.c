@@ -94,6 +94,10 @@ static struct gateway_config *read_config(const struct options *options)
     struct gateway_config *config = options_config(options, &errors);
     if (!config)
         fprintf(stderr, "weir-gateway: %s", errors.data);
+    else if (options->check && config->warnings.len > 0)
+        fprintf(stderr, "%s", config->warnings.data);
+    else if (handover_role() != HANDOVER_WORKER) /* its manager says it */
+        log_lines(LOG_LEVEL_WARNING, config->warnings.data);
     text_fini(&errors);
     return config;
 }

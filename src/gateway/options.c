@@ -220,8 +220,9 @@ static void config_from_options(struct gateway_config *c, const struct options *
                            &expected) < 0)
         wrong(errors, "--target", o->target, expected);
     struct config_fault fault;
+    struct tls_validity when;
     t->tls_on = addr_uri_wants_tls(o->target);
-    if (errors->len == 0 && config_tls_target(t, &fault) < 0)
+    if (errors->len == 0 && config_tls_target(t, &when, &fault) < 0)
         wrong(errors, "--target", o->target, fault.words);
     for (size_t i = 0; i < o->listen_count; i++) {
         struct listener_config *l = &c->listeners[c->listener_count++];

@@ -412,6 +412,7 @@ int relay_new_over(struct reactor *r, const struct gateway_config *config,
         }
     }
     relay_peer_start(relay);
+    certs_start(&relay->certs, r);
     *ret = relay;
     return 0;
 }
@@ -468,6 +469,7 @@ void relay_free(struct relay *r)
     relay_peer_stop(r);
     reactor_work_cancel(&r->kick);
     reactor_work_cancel(&r->handshake_round);
+    certs_stop(&r->certs);
     relay_tls_free(r);
     free(r);
 }
@@ -480,6 +482,11 @@ uint64_t relay_hold_memory(const struct relay *r)
 const struct relay_counts *relay_counts(const struct relay *r)
 {
     return r->counts;
+}
+
+const struct certs *relay_certs(const struct relay *r)
+{
+    return &r->certs;
 }
 
 int relay_listener_text(const struct relay *r, size_t i, char *out, size_t size)

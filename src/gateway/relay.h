@@ -50,6 +50,7 @@ struct relay_counts {
     uint64_t hold_full;   /* times that a host was left unread for want of it */
 };
 
+struct certs;
 struct relay;
 
 /* Opens every listener of @config (0, or -errno with the listener's name in *@ret_where). All
@@ -89,6 +90,8 @@ int relay_listener_text(const struct relay *r, size_t i, char *out, size_t size)
  * targets; connections that begin from now on use them. All or none: 0, or an error code with
  * words. */
 int relay_tls_load(struct relay *r, const struct gateway_config *from, char *words, size_t size);
+/* The gateway's own certificates. */
+const struct certs *relay_certs(const struct relay *r);
 /* Rules changed: look at what is held again in this round. */
 void relay_kick(struct relay *r);
 

@@ -20,6 +20,7 @@
 #include "base/name.h"
 #include "base/reactor.h"
 #include "base/text.h"
+#include "gateway/certs.h"
 #include "gateway/config.h"
 #include "gateway/ledger_share.h"
 #include "gateway/negotiate.h"
@@ -220,6 +221,7 @@ struct relay {
     uint8_t record[TLS_RECORD_MAX];  /* scratch: what goes out in one record */
     size_t lent_used; /* bytes in front that wait to be sent */
     _Alignas(64) uint8_t lent[RELAY_LENT_SIZE];
+    struct certs certs;
 };
 
 _Static_assert(RELAY_INPUT_SIZE == RELAY_REPLY_SIZE, "both read to what relay_lend lends");

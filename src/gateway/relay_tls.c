@@ -236,6 +236,18 @@ static const struct target_config *target_like(const struct gateway_config *c, c
     return NULL;
 }
 
+/* In the place of @old, if that is not NULL. */
+static int fresh_one(enum tls_side side, const struct tls_files *files, const struct tls_creds *old,
+                     struct tls_creds **ret, char *words, size_t size)
+{
+    int r = tls_creds_new(side, files, ret, words, size);
+    if (r == 0 && old &&
+        !certs_may_replace(tls_creds_validity(old), tls_creds_validity(*ret), files->certificate,
+                           words, size))
+        r = WEIR_E_REFUSED;
+    return r;
+}
+
 /* Make what the listeners and targets of @r's configuration need, as @from says it now. */
 static int fresh_make(const struct relay *r, const struct gateway_config *from, struct fresh *f,
                       char *words, size_t size)
@@ -245,14 +257,41 @@ static int fresh_make(const struct relay *r, const struct gateway_config *from, 
     for (size_t i = 0; ret == 0 && i < c->listener_count; i++) {
         const struct listener_config *l = listener_like(from, c->listeners[i].name);
         if (c->listeners[i].tls != TLS_MODE_OFF && l && l->tls != TLS_MODE_OFF)
-            ret = tls_creds_new(TLS_SERVER, &l->tls_files, &f->listener[i], words, size);
+            ret = fresh_one(TLS_SERVER, &l->tls_files, r->listener_tls[i], &f->listener[i], words,
+                            size);
     }
     for (size_t i = 0; ret == 0 && i < c->target_count; i++) {
         const struct target_config *t = target_like(from, c->targets[i].name);
         if (c->targets[i].tls_on && t && t->tls_on)
-            ret = tls_creds_new(TLS_CLIENT, &t->tls_files, &f->target[i], words, size);
+            ret = fresh_one(TLS_CLIENT, &t->tls_files, r->target_tls[i], &f->target[i], words,
+                            size);
     }
     return ret;
+}
+
+/* What this gateway shows to whom, and its server, from now on. */
+static void note_certs(struct relay *r, const struct gateway_config *from)
+{
+    const struct gateway_config *c = r->config;
+    certs_clear(&r->certs);
+    for (size_t i = 0; i < c->listener_count; i++) {
+        const struct listener_config *l = listener_like(from, c->listeners[i].name);
+        if (l && r->listener_tls[i])
+            certs_add(&r->certs, "listener", l->name, l->tls_files.certificate,
+                      tls_creds_validity(r->listener_tls[i]));
+    }
+    for (size_t i = 0; i < c->target_count; i++) {
+        const struct target_config *t = target_like(from, c->targets[i].name);
+        if (t && r->target_tls[i])
+            certs_add(&r->certs, "target", t->name, t->tls_files.certificate,
+                      tls_creds_validity(r->target_tls[i]));
+    }
+    /* The link reads its file at each connection, where the start named it. */
+    struct tls_fault fault;
+    struct tls_validity v;
+    if (c->server_tls.certificate[0] != '\0' &&
+        tls_creds_try(TLS_CLIENT, &c->server_tls, &fault, &v) == 0)
+        certs_add(&r->certs, "server", "", c->server_tls.certificate, &v);
 }
 
 static void put_in_place(struct tls_creds **place, struct tls_creds *fresh)
@@ -275,6 +314,7 @@ int relay_tls_load(struct relay *r, const struct gateway_config *from, char *wor
         put_in_place(&r->listener_tls[i], f.listener[i]);
     for (size_t i = 0; i < CONFIG_MAX_TARGETS; i++)
         put_in_place(&r->target_tls[i], f.target[i]);
+    note_certs(r, from);
     return 0;
 }
 

@@ -71,14 +71,6 @@ struct worker {
 
 /* --- what it is told --- */
 
-/* Log what is wrong with a file, a line an entry. */
-static void log_lines(char *lines)
-{
-    char *rest = NULL;
-    for (char *l = strtok_r(lines, "\n", &rest); l; l = strtok_r(NULL, "\n", &rest))
-        log_error("%s", l);
-}
-
 /* Read the file again. Limits, max-hold, log-level and what the certificate and key files of
  * listeners and targets hold change, all or none; listeners, targets, volumes and servers carry
  * connections, and change with a restart only. */
@@ -94,7 +86,7 @@ static void worker_reload(struct worker *w)
     struct gateway_config *fresh = options_config(options, &errors);
     if (!fresh) {
         log_error("SIGHUP: %s has errors; everything stays as it was", options->config);
-        log_lines(errors.data);
+        log_lines(LOG_LEVEL_ERROR, errors.data);
         text_fini(&errors);
         return;
     }
@@ -116,6 +108,7 @@ static void worker_reload(struct worker *w)
         gate_set_max_hold(stream_gate(w->streams), fresh->max_hold_ns);
         log_init("weir-gateway", (enum log_level)fresh->log_level);
         relay_kick(w->relay);
+        log_lines(LOG_LEVEL_WARNING, fresh->warnings.data);
         log_info("SIGHUP: %zu limits, max-hold, log-level, certificates and keys of %s are in "
                  "force; anything else changed there takes a restart",
                  fresh->limit_count, options->config);

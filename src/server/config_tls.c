@@ -4,8 +4,9 @@
  * is told then, without its line. */
 #include <stdio.h>
 
-#include "base/assert.h"
+#include "base/clock.h"
 #include "base/conf.h"
+#include "base/dates.h"
 #include "base/text.h"
 #include "server/resource/probe_keys.h"
 #include "server/threads.h"
@@ -16,38 +17,11 @@ struct place {
     const char *general;     /* the section that says what this one does not; NULL: none */
 };
 
-/* The key that names a file, and in *@ret_value what it says. NULL: no file is at fault. */
-static const char *key_of(enum tls_file file, const struct tls_files *f, const struct place *p,
-                          const char **ret_value)
-{
-    *ret_value = "";
-    switch (file) {
-    case TLS_FILE_NONE:
-        return NULL;
-    case TLS_FILE_CERTIFICATE:
-        *ret_value = f->certificate;
-        return "tls-certificate";
-    case TLS_FILE_KEY:
-        *ret_value = f->key;
-        return "tls-key";
-    case TLS_FILE_CA:
-        *ret_value = f->ca;
-        return p->ca;
-    case TLS_FILE_PSK:
-        *ret_value = f->psk;
-        return "tls-psk-file";
-    case TLS_FILE_PSK_IDENTITY:
-        *ret_value = f->psk_identity;
-        return "tls-psk-identity";
-    }
-    weir_unreachable("no such file");
-}
-
 /* With the line, where a file says it. */
 static void tell(const struct server_config *c, const struct place *p, const struct tls_files *f,
                  const struct tls_fault *wrong, struct text *errors)
 {
-    const char *value, *key = key_of(wrong->file, f, p, &value);
+    const char *value, *key = tls_file_key(wrong->file, f, p->ca, &value);
     const struct conf_entry *e = NULL;
     char words[320];
     if (key != NULL && c->file != NULL)
@@ -67,34 +41,60 @@ static void tell(const struct server_config *c, const struct place *p, const str
         text_printf(errors, ": %s; expected %s\n", wrong->found, wrong->expected);
 }
 
+/* What is not wrong but will not do, where a file says it. */
+static void warn(const struct server_config *c, const struct place *p, const char *key,
+                 const struct dates *d, struct text *warnings)
+{
+    int64_t now_s = clock_wall_us() / 1000000;
+    char when[DATES_TEXT], words[DATES_TEXT + 48];
+    const struct conf_entry *e =
+        c->file != NULL ? conf_find(c->file, p->kind, p->name, key) : NULL;
+    if (e == NULL || dates_hold(d, now_s))
+        return;
+    snprintf(words, sizeof(words), "a certificate that is in date (%s)",
+             dates_words(d, now_s, when, sizeof(when)));
+    conf_error(warnings, e, words);
+}
+
 static int try_files(const struct server_config *c, enum tls_side side, const struct place *p,
-                     const struct tls_files *f, struct text *errors)
+                     const struct tls_files *f, struct dates *ret_own, struct text *warnings,
+                     struct text *errors)
 {
     struct tls_fault wrong;
-    int r = tls_creds_try(side, f, &wrong);
+    struct tls_validity v = {0};
+    int r = tls_creds_try(side, f, &wrong, &v);
     if (r < 0)
         tell(c, p, f, &wrong, errors);
+    warn(c, p, "tls-certificate", &v.own, warnings);
+    warn(c, p, p->ca, &v.ca, warnings);
+    *ret_own = v.own;
     return r;
 }
 
 static int try_listener(const struct server_config *c, const char *section, const char *certificate,
-                        const char *key, const char *ca, struct text *errors)
+                        const char *key, const char *ca, struct dates *ret_own,
+                        struct text *warnings, struct text *errors)
 {
     const struct place place = {.kind = section, .name = "", .ca = "tls-client-ca"};
     struct tls_files f = {.peer = TLS_PEER_NONE};
     snprintf(f.certificate, sizeof(f.certificate), "%s", certificate);
     snprintf(f.key, sizeof(f.key), "%s", key);
     snprintf(f.ca, sizeof(f.ca), "%s", ca);
+    *ret_own = (struct dates){0};
     /* The server's own pair is made later, in the state folder. */
     bool named = certificate[0] != '\0' || ca[0] != '\0';
-    return named ? try_files(c, TLS_SERVER, &place, &f, errors) : 0;
+    return named ? try_files(c, TLS_SERVER, &place, &f, ret_own, warnings, errors) : 0;
 }
 
-int server_config_try_files(const struct server_config *c, struct text *errors)
+int server_config_try_files(struct server_config *c, struct text *errors)
 {
-    int r =
-        try_listener(c, "control", c->control_certificate, c->control_key, c->control_ca, errors);
-    int next = try_listener(c, "http", c->http_certificate, c->http_key, "", errors);
+    struct text warnings;
+    struct dates unused;
+    text_init(&warnings, sizeof(c->warnings) - 1);
+    int r = try_listener(c, "control", c->control_certificate, c->control_key, c->control_ca,
+                         &c->control_dates, &warnings, errors);
+    int next = try_listener(c, "http", c->http_certificate, c->http_key, "", &c->http_dates,
+                            &warnings, errors);
     r = r < 0 ? r : next;
     for (size_t i = 0; i < c->probe_tls_count; i++) {
         const struct tls_files f = probe_keys_files(c, i);
@@ -104,10 +104,12 @@ int server_config_try_files(const struct server_config *c, struct text *errors)
                                     .general = i == 0 ? NULL : "resource"};
         if (f.ca[0] == '\0' && f.certificate[0] == '\0' && f.psk[0] == '\0')
             continue;
-        next = try_files(c, TLS_CLIENT, &place, &f, errors);
+        next = try_files(c, TLS_CLIENT, &place, &f, &unused, &warnings, errors);
         r = r < 0 ? r : next;
         if (i == 0 && next < 0)
             break; /* all others would say it again */
     }
+    snprintf(c->warnings, sizeof(c->warnings), "%s", warnings.data != NULL ? warnings.data : "");
+    text_fini(&warnings);
     return r;
 }

@@ -4,10 +4,12 @@
 #ifndef WEIR_SERVER_DAEMON_H
 #define WEIR_SERVER_DAEMON_H
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/dates.h"
 #include "server/app/app.h"
 #include "server/monitor/monitor.h"
 #include "server/resource/resource.h"
@@ -26,6 +28,13 @@ struct running {
     struct mailbox *box;
     enum rank rank;
     bool stopped;
+};
+
+/* Of [control] or [http], where one is named. */
+struct server_certificate {
+    struct dates dates;
+    unsigned said;            /* the step (base/dates.h) that was told */
+    _Atomic int64_t until_s;  /* for the page of metrics; 0: none is named */
 };
 
 struct server {
@@ -47,6 +56,8 @@ struct server {
     const char *config_path;
     uint64_t stuck_said_ns;
     uint8_t fingerprint[32]; /* of the control port's key */
+    struct server_certificate control_certificate, http_certificate;
+    uint64_t certificates_looked_ns;
 };
 
 /* --- stages.c --- */
@@ -62,6 +73,17 @@ int stages_start_pairs(struct server *s);
 bool stages_stop(struct server *s);
 /* Name those that have been busy too long. */
 void stages_watch(struct server *s, uint64_t now_ns);
+
+/* --- certificates.c --- */
+
+/* These are in force from now on; all 0: none is named. */
+void certificates_note(struct server *s, const struct dates *control, const struct dates *http);
+/* Log what ends soon. */
+void certificates_watch(struct server *s, uint64_t now_ns);
+/* One that does not count shall not take the place of one that does: 0, or WEIR_E_REFUSED and
+ * why. */
+int certificates_may_replace(const struct server *s, const struct dates *control,
+                             const struct dates *http, struct text *errors);
 
 /* --- reload.c --- */
 

@@ -42,6 +42,7 @@ static void serve(struct server *s, int signals)
         struct pollfd p = {.fd = signals, .events = POLLIN};
         int n = poll(&p, 1, 1000);
         stages_watch(s, clock_mono_ns());
+        certificates_watch(s, clock_mono_ns());
         reload_hear(s);
         tell_systemd("WATCHDOG=1");
         struct signalfd_siginfo info;
@@ -77,15 +78,16 @@ static void raise_descriptors(void)
     }
 }
 
-_Static_assert(sizeof(struct monitor_stats) / sizeof(uint64_t) <= APP_MAX_FIGURES,
+_Static_assert(sizeof(struct monitor_stats) / sizeof(uint64_t) + 2 <= APP_MAX_FIGURES,
                "the page of metrics has room for all of them");
 
-/* The performance monitor's counters as /metrics names them. */
-static size_t monitor_figures(const void *monitor, struct app_figure *ret)
+/* The performance monitor's counters as /metrics names them, and when certificates end. */
+static size_t figures(const void *server, struct app_figure *ret)
 {
+    const struct server *s = server;
     struct monitor_stats stats;
     size_t n = 0;
-    monitor_stats(monitor, &stats);
+    monitor_stats(s->monitor, &stats);
 #define X(counter, words)                                                                          \
     ret[n++] = (struct app_figure){.name = "weir_monitor_" #counter "_total", .help = words,       \
                                    .value = stats.counter};
@@ -96,6 +98,20 @@ static size_t monitor_figures(const void *monitor, struct app_figure *ret)
     MONITOR_GAUGES_TABLE(G)
 #undef G
 #undef X
+    int64_t control = atomic_load(&s->control_certificate.until_s);
+    int64_t http = atomic_load(&s->http_certificate.until_s);
+    if (control != 0)
+        ret[n++] = (struct app_figure){
+            .name = "weir_control_certificate_expiry_timestamp_seconds",
+            .help = "When the certificate that [control] names ends, since 1970.",
+            .gauge = true,
+            .value = (uint64_t)control};
+    if (http != 0)
+        ret[n++] = (struct app_figure){
+            .name = "weir_http_certificate_expiry_timestamp_seconds",
+            .help = "When the certificate that [http] names ends, since 1970.",
+            .gauge = true,
+            .value = (uint64_t)http};
     return n;
 }
 
@@ -119,7 +135,7 @@ static int open_parts(struct server *s)
         log_info("gateways on other machines know this server by %s", text);
     }
     if (r == 0)
-        app_set_figures(s->app, monitor_figures, s->monitor);
+        app_set_figures(s->app, figures, s);
     if (r < 0)
         log_error("cannot start: %s", words[0] != '\0' ? words : weir_strerror(r));
     return r;
@@ -195,11 +211,14 @@ int main(int argc, char **argv)
         fprintf(stderr, "weir-server: not started: the settings are wrong\n");
         code = 2;
     } else if (r == 0 && o.check_only) {
+        fputs(s->config.warnings, stderr);
         puts("weir-server: the settings are right");
         code = EXIT_SUCCESS;
     } else if (r == 0) {
         log_init("weir-server", (enum log_level)s->config.log_level);
         s->config_path = o.config_path;
+        log_lines(LOG_LEVEL_WARNING, s->config.warnings);
+        certificates_note(s, &s->config.control_dates, &s->config.http_dates);
         code = run(s);
     }
     text_fini(&errors);

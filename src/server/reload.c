@@ -80,6 +80,19 @@ static int keys_load(const struct server *s, const struct server_config *c,
     return r;
 }
 
+/* Whether these may take the place of those in force; else they are gone. */
+static int keys_judge(const struct server *s, struct server_keys *k, const struct server_config *c,
+                      struct text *errors)
+{
+    int r = certificates_may_replace(s, &c->control_dates, &c->http_dates, errors);
+    if (r == 0)
+        return 0;
+    tls_creds_unref(k->control);
+    tls_creds_unref(k->http);
+    probe_keys_free(k->probe);
+    return r;
+}
+
 /* Connections and handshakes to come have the new ones; those that stand keep what they have. */
 static void keys_give(struct server *s, const struct server_keys *k)
 {
@@ -127,7 +140,6 @@ static void reload_threads(struct server *s, const struct server_config *c)
              c->pairs, c->sla_processes, pairs, processes);
     s->config.pairs = c->pairs;
     s->config.sla_processes = c->sla_processes;
-    s->config.pin = c->pin;
     int r = stages_start_pairs(s);
     if (r < 0) {
         log_error("SIGHUP: cannot start a thread: %s", weir_strerror(r));
@@ -157,9 +169,13 @@ void reload(struct server *s)
     }
     if (r == 0)
         r = keys_load(s, &c, &keys, &errors);
+    if (r == 0)
+        r = keys_judge(s, &keys, &c, &errors);
     if (r < 0) {
         log_error("SIGHUP: nothing is changed: %s", errors.len > 0 ? errors.data : "cannot read");
     } else {
+        log_lines(LOG_LEVEL_WARNING, c.warnings);
+        certificates_note(s, &c.control_dates, &c.http_dates);
         keys_give(s, &keys);
         if (s->config_path != NULL)
             reload_threads(s, &c);

@@ -83,6 +83,10 @@ struct server_config {
     uint32_t log_level;
     uint64_t keep_1s_ns, keep_10s_ns, keep_1min_ns,
         keep_1h_ns; /* ages of samples: 2 h, 24 h, 14 d, 400 d */
+    /* By server_config_check: of the certificates named in [control] and [http], and what is not
+     * wrong but will not do: those that do not count now, by file and line. */
+    struct dates control_dates, http_dates;
+    char warnings[8192];
     struct conf *file; /* where keys stand, for the words of server_config_check; NULL after it */
 };
 
@@ -94,8 +98,9 @@ void server_config_init(struct server_config *c);
 int server_config_load(struct server_config *c, const char *path, struct text *errors);
 int server_config_check(struct server_config *c, struct text *errors);
 /* Read every file of certificates and keys that is named, as those who need them will; told with
- * the lines of the keys while the file is kept. Part of server_config_check. */
-int server_config_try_files(const struct server_config *c, struct text *errors);
+ * the lines of the keys while the file is kept. Fills dates and warnings. Part of
+ * server_config_check. */
+int server_config_try_files(struct server_config *c, struct text *errors);
 void server_config_forget(struct server_config *c);
 
 /* Each thread is one function of this shape; @arg is its own setup made by main. It runs until

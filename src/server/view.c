@@ -251,6 +251,16 @@ static json_t *workers_of(const struct entity_gateway *g)
                      text_or_null(l->last_upgrade));
 }
 
+static json_t *certificate_of(const struct entity_gateway *g)
+{
+    const struct report_life *l = &g->life;
+    if (!g->has_upkeep || l->certificate[0] == '\0')
+        return json_null();
+    return json_pack("{s:o, s:o, s:o}", "of", text(l->certificate), "notBefore",
+                     instant(l->certificate_from_s * 1000000), "notAfter",
+                     instant(l->certificate_until_s * 1000000));
+}
+
 static json_t *connections_of(const struct entity_gateway *g)
 {
     if (!g->has_upkeep)
@@ -285,6 +295,7 @@ static json_t *gateway(const struct entity_gateway *g, uint64_t process,
     json_object_set_new(j, "drain", drain_of(g));
     json_object_set_new(j, "connections", connections_of(g));
     json_object_set_new(j, "workers", workers_of(g));
+    json_object_set_new(j, "certificate", certificate_of(g));
     return j;
 }
 

@@ -7,7 +7,8 @@
  * is offered or taken at all.
  *
  * What may fail: a file that cannot be read or is something else, a key that does not fit its
- * certificate. Each is told with the file's name and what was expected. */
+ * certificate, a certificate that is not for this side of TLS: a peer that looks would refuse it,
+ * and no time mends it. Each is told with the file's name and what was expected. */
 #include "tls/creds.h"
 
 #include <errno.h>
@@ -48,7 +49,52 @@ static void wipe(char *data, size_t n)
     free(data);
 }
 
-/* The certificate's own facts: when it ends, the fingerprint of its key. */
+/* --- what a certificate is for, and when --- */
+
+/* Add what one purpose is called. */
+static void add_purpose(char *list, size_t size, const char *oid)
+{
+    size_t n = strlen(list);
+    snprintf(list + n, size - n, "%s%s", n > 0 ? ", " : "",
+             strcmp(oid, GNUTLS_KP_TLS_WWW_CLIENT) == 0   ? "TLS client"
+             : strcmp(oid, GNUTLS_KP_TLS_WWW_SERVER) == 0 ? "TLS server"
+                                                          : oid);
+}
+
+/* RFC 5280, 4.2.1.3 and 4.2.1.12: what is not said is not restricted. */
+static int check_purpose(enum tls_side side, gnutls_x509_crt_t crt, struct tls_fault *w)
+{
+    const char *wanted = side == TLS_SERVER ? GNUTLS_KP_TLS_WWW_SERVER : GNUTLS_KP_TLS_WWW_CLIENT;
+    char list[96] = "", found[160], oid[64];
+    unsigned usage;
+    if (gnutls_x509_crt_get_key_usage(crt, &usage, NULL) >= 0 &&
+        (usage & GNUTLS_KEY_DIGITAL_SIGNATURE) == 0)
+        return fail(w, WEIR_E_INVALID, TLS_FILE_CERTIFICATE, "its key may not sign",
+                    "a certificate with the key usage digitalSignature, or without any");
+    if (gnutls_x509_crt_check_key_purpose(crt, wanted, 0) != 0)
+        return 0;
+    for (unsigned i = 0; strlen(list) + sizeof(oid) < sizeof(list); i++) {
+        size_t n = sizeof(oid);
+        if (gnutls_x509_crt_get_key_purpose_oid(crt, i, oid, &n, NULL) < 0)
+            break;
+        add_purpose(list, sizeof(list), oid);
+    }
+    snprintf(found, sizeof(found), "it is for %s alone", list[0] != '\0' ? list : "something else");
+    return fail(w, WEIR_E_INVALID, TLS_FILE_CERTIFICATE, found,
+                side == TLS_SERVER ? "a certificate for a TLS server (extended key usage "
+                                     "serverAuth, or none)"
+                                   : "a certificate for a TLS client (extended key usage "
+                                     "clientAuth, or none)");
+}
+
+static struct dates dates_of(gnutls_x509_crt_t crt)
+{
+    int64_t from = (int64_t)gnutls_x509_crt_get_activation_time(crt);
+    int64_t until = (int64_t)gnutls_x509_crt_get_expiration_time(crt);
+    return (struct dates){.from_s = from > 0 ? from : 0, .until_s = until > 1 ? until : 1};
+}
+
+/* The certificate's own facts: when it counts, the fingerprint of its key. */
 static int note_own(struct tls_creds *c, const gnutls_datum_t *pem, struct tls_fault *w)
 {
     gnutls_x509_crt_t chain[CHAIN_MAX];
@@ -58,15 +104,37 @@ static int note_own(struct tls_creds *c, const gnutls_datum_t *pem, struct tls_f
         return fail(w, WEIR_E_PARSE, TLS_FILE_CERTIFICATE, gnutls_strerror(e),
                     "a certificate in PEM form, at most 16 in its chain");
     size_t size = sizeof(c->fingerprint);
-    c->expire_s = (int64_t)gnutls_x509_crt_get_expiration_time(chain[0]);
+    struct dates *own = &c->validity.own;
+    *own = dates_of(chain[0]);
     e = gnutls_x509_crt_get_key_id(chain[0], GNUTLS_KEYID_USE_SHA256, c->fingerprint, &size);
-    for (unsigned i = 0; i < n; i++)
+    int r = e < 0 ? fail(w, WEIR_E_PARSE, TLS_FILE_CERTIFICATE, gnutls_strerror(e),
+                         "a certificate with a public key")
+                  : check_purpose(c->side, chain[0], w);
+    for (unsigned i = 0; i < n; i++) {
+        struct dates d = dates_of(chain[i]);
+        own->from_s = d.from_s > own->from_s ? d.from_s : own->from_s;
+        own->until_s = d.until_s < own->until_s ? d.until_s : own->until_s;
         gnutls_x509_crt_deinit(chain[i]);
-    if (e < 0)
-        return fail(w, WEIR_E_PARSE, TLS_FILE_CERTIFICATE, gnutls_strerror(e),
-                    "a certificate with a public key");
-    c->has_own = true;
-    return 0;
+    }
+    c->has_own = r == 0;
+    return r;
+}
+
+/* When any of the trusted certificates counts. One that cannot be read has been refused before. */
+static void note_trust(struct tls_creds *c, const gnutls_datum_t *pem)
+{
+    gnutls_x509_crt_t *list = NULL;
+    unsigned n = 0;
+    struct dates *ca = &c->validity.ca;
+    if (gnutls_x509_crt_list_import2(&list, &n, pem, GNUTLS_X509_FMT_PEM, 0) < 0)
+        return;
+    for (unsigned i = 0; i < n; i++) {
+        struct dates d = dates_of(list[i]);
+        ca->from_s = i == 0 || d.from_s < ca->from_s ? d.from_s : ca->from_s;
+        ca->until_s = i == 0 || d.until_s > ca->until_s ? d.until_s : ca->until_s;
+        gnutls_x509_crt_deinit(list[i]);
+    }
+    gnutls_free(list);
 }
 
 static int load_own(struct tls_creds *c, const struct tls_files *f, struct tls_fault *w)
@@ -114,6 +182,8 @@ static int load_trust(struct tls_creds *c, const struct tls_files *f, struct tls
         return r;
     gnutls_datum_t datum = {.data = (unsigned char *)pem, .size = (unsigned)size};
     int n = gnutls_certificate_set_x509_trust_mem(c->certificate, &datum, GNUTLS_X509_FMT_PEM);
+    if (n > 0)
+        note_trust(c, &datum);
     free(pem);
     if (n <= 0)
         return fail(w, WEIR_E_PARSE, TLS_FILE_CA,
@@ -238,22 +308,42 @@ static int creds_new(enum tls_side side, const struct tls_files *files, struct t
     return 0;
 }
 
-static const char *path_of(const struct tls_files *f, enum tls_file file)
+const char *tls_file_key(enum tls_file file, const struct tls_files *f, const char *ca,
+                         const char **ret_value)
 {
+    *ret_value = "";
     switch (file) {
     case TLS_FILE_NONE:
-        break;
+        return NULL;
     case TLS_FILE_CERTIFICATE:
-        return f->certificate;
+        *ret_value = f->certificate;
+        return "tls-certificate";
     case TLS_FILE_KEY:
-        return f->key[0] != '\0' ? f->key : f->certificate;
+        *ret_value = f->key;
+        return "tls-key";
     case TLS_FILE_CA:
-        return f->ca;
+        *ret_value = f->ca;
+        return ca;
     case TLS_FILE_PSK:
+        *ret_value = f->psk;
+        return "tls-psk-file";
     case TLS_FILE_PSK_IDENTITY:
-        return f->psk;
+        *ret_value = f->psk_identity;
+        return "tls-psk-identity";
     }
-    return "";
+    weir_unreachable("no such file");
+}
+
+/* The file that is to be looked at. */
+static const char *path_of(const struct tls_files *f, enum tls_file file)
+{
+    const char *value;
+    if (file == TLS_FILE_PSK_IDENTITY)
+        return f->psk;
+    if (file == TLS_FILE_KEY && f->key[0] == '\0')
+        return f->certificate;
+    (void)tls_file_key(file, f, "", &value);
+    return value;
 }
 
 int tls_creds_new(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
@@ -269,12 +359,15 @@ int tls_creds_new(enum tls_side side, const struct tls_files *files, struct tls_
     return r;
 }
 
-int tls_creds_try(enum tls_side side, const struct tls_files *files, struct tls_fault *ret_fault)
+int tls_creds_try(enum tls_side side, const struct tls_files *files, struct tls_fault *ret_fault,
+                  struct tls_validity *ret)
 {
     struct tls_creds *c = NULL;
     int r = creds_new(side, files, &c, ret_fault);
-    if (r == 0)
+    if (r == 0) {
+        *ret = c->validity;
         tls_creds_unref(c);
+    }
     return r;
 }
 
@@ -304,9 +397,9 @@ void tls_creds_unref(struct tls_creds *c)
     free(c);
 }
 
-int64_t tls_creds_expire_s(const struct tls_creds *c)
+const struct tls_validity *tls_creds_validity(const struct tls_creds *c)
 {
-    return c->expire_s;
+    return &c->validity;
 }
 
 bool tls_creds_fingerprint(const struct tls_creds *c, uint8_t ret[TLS_FINGERPRINT_SIZE])

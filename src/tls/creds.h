@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/dates.h"
 #include "tls/psk.h"
 
 #define TLS_PATH_SIZE        512u
@@ -40,6 +41,12 @@ struct tls_files {
     bool shared; /* one thread reads while another writes: see session.c */
 };
 
+/* When the certificates of one side's files count. */
+struct tls_validity {
+    struct dates own; /* of the whole chain: the latest begin, the earliest end */
+    struct dates ca;  /* of tls-ca and the like: from the first begin to the last end in it */
+};
+
 struct tls_creds;
 
 /* Which of them is at fault. */
@@ -58,18 +65,25 @@ struct tls_fault {
     const char *expected; /* "a certificate in PEM form" */
 };
 
-/* Read and check everything, and that key and certificate belong together. 0, or an error code
- * with words in @words: which file, what is wrong with it, what was expected. */
+/* Read and check everything: that key and certificate belong together, and that the certificate may
+ * be used for this side. Not that it is in date: time heals one that does not count yet, and who
+ * shows an ended one still speaks to peers that do not mind, so it is told and not refused
+ * (tls_creds_validity). 0, or an error code with words in @words: which file, what is wrong with
+ * it, what was expected. */
 int tls_creds_new(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
                   char *words, size_t size);
 /* The same for whoever only wants to know, and can say where each file is named. */
-int tls_creds_try(enum tls_side side, const struct tls_files *files, struct tls_fault *ret_fault);
+int tls_creds_try(enum tls_side side, const struct tls_files *files, struct tls_fault *ret_fault,
+                  struct tls_validity *ret);
+/* What daemon files call it, in *@ret_value what it says there; @ca is what the key of an authority
+ * is called. NULL: no file is at fault. */
+const char *tls_file_key(enum tls_file file, const struct tls_files *f, const char *ca,
+                         const char **ret_value);
 struct tls_creds *tls_creds_ref(struct tls_creds *c);
 /* NULL is fine. */
 void tls_creds_unref(struct tls_creds *c);
 
-/* Seconds since 1970 at which the own certificate ends; 0: there is none. */
-int64_t tls_creds_expire_s(const struct tls_creds *c);
+const struct tls_validity *tls_creds_validity(const struct tls_creds *c);
 /* Of the own certificate's public key. False: there is none. */
 bool tls_creds_fingerprint(const struct tls_creds *c, uint8_t ret[TLS_FINGERPRINT_SIZE]);
 

@@ -18,7 +18,7 @@ struct tls_creds {
     gnutls_priority_t priority;
     struct psk_table psk; /* server */
     char verify_name[TLS_NAME_SIZE];
-    int64_t expire_s;
+    struct tls_validity validity;
     bool has_own;
     uint8_t fingerprint[TLS_FINGERPRINT_SIZE];
 };

@@ -4,9 +4,11 @@ said before TLS counts for nothing; nobody's broken handshake hurts others.
 Method: libnbd, its tools, QEMU's tools and nbdkit as the other end; hosts by hand (rawnbd, with Python's own TLS) where a
 well-behaved client would not do it. Keys are made by certtool and psktool."""
 import concurrent.futures
+import datetime
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -593,6 +595,78 @@ class Reload(TlsCase):
         self.assertIn(os.path.join(folder, "server-key.pem"), g.output())
         self.client(g, KEYS.foreign).pread(512, 0)
         old.pread(512, 0)
+
+
+    def test_a_certificate_out_of_date_is_told_and_never_takes_the_place_of_one_in_date(self):
+        """A gateway starts with it: hosts that do not mind, or have keys, have their I/O."""
+        folder = self.world.path("keys")
+        shutil.copytree(KEYS.expired, folder)
+        storage = self.world.nbdkit("memory", "1M")
+        g = self.world.gateway(config=config(storage.uri, listener(folder=folder, client=False, psk=True)))
+        self.assertRegex(g.output(), r"\.conf:7: " + re.escape(
+            f'[listener l] tls-certificate: found "{folder}/server-cert.pem", expected a certificate that is in date (it ended on '
+            "2002-01-01 00:00:00 UTC, ") + r"\d+ days ago\)")
+        self.client(g, psk="alice").pread(512, 0)
+        careless = nbd.NBD()
+        careless.set_tls(nbd.TLS_REQUIRE)
+        careless.set_tls_certificates(KEYS.good)
+        careless.set_tls_verify_peer(False)
+        careless.connect_tcp("127.0.0.1", str(g.port))
+        careless.pread(512, 0)
+        with self.assertRaises(nbd.Error):
+            self.client(g, KEYS.good)
+        (shown,) = self.status(g)["certificates"]
+        self.assertEqual(shown, {"of": "listener l", "file": f"{folder}/server-cert.pem", "notBefore": "2001-01-01T00:00:00.000Z",
+                                 "notAfter": "2002-01-01T00:00:00.000Z"})
+
+        def renew(source):
+            for name in ("server-cert.pem", "server-key.pem"):
+                shutil.copy(os.path.join(source, name), folder)
+            before = len(g.output())
+            g.popen.send_signal(signal.SIGHUP)
+            return wait_until(lambda: (lambda s: s if re.search("SIGHUP: .*\n", s) else None)(g.output()[before:]), "the reload")
+        self.assertIn("certificates and keys", renew(KEYS.good))
+        self.client(g, KEYS.good).pread(512, 0)
+        self.assertGreater(self.status(g)["certificates"][0]["notAfter"], shown["notAfter"])
+        said = renew(KEYS.expired)
+        self.assertIn("everything stays as it was", said)
+        self.assertIn(f"{folder}/server-cert.pem: it ended on 2002-01-01 00:00:00 UTC, ", said)
+        self.client(g, KEYS.good).pread(512, 0)
+        careless.pread(512, 0)
+
+    def test_the_server_hears_when_a_gateways_certificate_ends_and_tells_of_its_own(self):
+        w = self.world
+        folder = KEYS.ca.folder("soon", days=5)
+        conf = w.path("server.conf")
+        with open(conf, "w") as f:
+            f.write(f"[control]\ntls-certificate = {folder}/server-cert.pem\ntls-key = {folder}/server-key.pem\n")
+        server = w.server("--config", conf)
+        wait_until(lambda: "the certificate of [control]: it ends on " in server.output(), "the word of the server's own")
+        storage = w.nbdkit("memory", "1M")
+        g = w.gateway(config=config(storage.uri, listener(folder=folder)), server=server, name="gw")
+        wait_until(lambda: "[listener l] certificate" in g.output(), "the gateway's own word")
+
+        def record():
+            return next((x["certificate"] for x in server.items("/gateways") if x["certificate"]), None)
+        shown = wait_until(record, "the server to hear of it")
+        self.assertEqual(shown["of"], "listener l")
+        event = wait_until(lambda: [e for e in server.items("/events") if e["kind"] == "gateway-certificate-ends"], "the event")
+        self.assertIn("the certificate of [listener l] in its gateway.conf: it ends on ", event[0]["text"])
+        ends = datetime.datetime.fromisoformat(shown["notAfter"].replace("Z", "+00:00")).timestamp()
+        self.assertTrue(4 < (ends - time.time()) / 86400 < 5.1)
+        page = server.request("GET", "/metrics")[2]
+        for name in ("weir_gateway_certificate_expiry_timestamp_seconds", "weir_control_certificate_expiry_timestamp_seconds"):
+            values = [float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name)]
+            self.assertEqual(len(values), 1, name)
+            self.assertLess(abs(values[0] - ends), 120)
+        self.assertIn("notAfter: ", w.cli(server, "describe", "gateway", "gw", check=True).stdout)
+        # The same rule for the server: what counts stays.
+        for name in ("server-cert.pem", "server-key.pem"):
+            shutil.copy(os.path.join(KEYS.expired, name), folder)
+        os.kill(server.pid, signal.SIGHUP)
+        wait_until(lambda: "nothing is changed: [control] tls-certificate: it ended on 2002-01-01" in server.output(), "the refusal")
+        self.assertEqual(record(), shown)
+        self.assertEqual(server.stop(), 0)
 
 
 class Configuration(TlsCase):

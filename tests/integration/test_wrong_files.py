@@ -200,6 +200,60 @@ class Wrong(unittest.TestCase):
                 self.assertEqual(out.count(f'{path}:{line}: {key}: found "{value}", expected {expected}'), 1, out)
                 self.assertEqual(out.count("expected"), 1, out)
 
+    def test_a_certificate_that_is_not_for_this_side_is_refused_and_one_out_of_date_is_told(self):
+        ca = tlskeys.Authority(self.world.path("ca"), "ours")
+        folder = ca.folder("keys", client=None)
+        key = os.path.join(folder, "server-key.pem")
+        made = {}
+        for name, lines in (("server", "tls_www_server\nsigning_key\n"), ("client", "tls_www_client\nsigning_key\n"),
+                            ("both", "tls_www_server\ntls_www_client\nsigning_key\n"), ("any", ""),
+                            ("mail", "email_protection_key\n"), ("authority", "ca\ncert_signing_key\n"),
+                            ("ended", tlskeys.dates(2001, 2002)), ("early", tlskeys.dates(2901, 2902))):
+            made[name] = os.path.join(folder, f"made-{name}.pem")
+            when = "" if "date" in lines else "expiration_days = 90\n"
+            tlskeys.certtool("--generate-certificate", "--load-ca-certificate", ca.cert, "--load-ca-privkey", ca.key,
+                             "--load-privkey", key, "--outfile", made[name], template=f'cn = "x"\n{lines}{when}')
+        listens = ("gateway", "[listener x]\naddress = 127.0.0.1:0\ntarget = t\ntls = require\n", "listener x")
+        dials = ("gateway", f"[target x]\nuri = nbds://127.0.0.1:1\ntls-ca = {ca.cert}\n", "target x")
+        link = ("gateway", "[server]\naddress = 127.0.0.1:1\n", "server")
+        control, http, probes = ("server", "[control]\n", "control"), ("server", "[http]\n", "http"), ("server", "[resource]\n", "resource")
+        servers, clients = (listens, control, http), (dials, link, probes)
+        cases = [(side, name, None) for side in servers + clients for name in ("both", "any")]
+        cases += [(side, "server", None) for side in servers] + [(side, "client", None) for side in clients]
+        cases += [(side, "client", (WRONG, "a certificate for a TLS server (extended key usage serverAuth, or none) "
+                                    "(it is for TLS client alone)")) for side in servers]
+        cases += [(side, "server", (WRONG, "a certificate for a TLS client (extended key usage clientAuth, or none) "
+                                    "(it is for TLS server alone)")) for side in clients]
+        cases += [(side, "mail", (WRONG, "a certificate for a TLS ")) for side in (listens, http, link)]
+        cases += [(side, "authority", (WRONG, "a certificate with the key usage digitalSignature, or without any "
+                                    "(its key may not sign)")) for side in (listens, control, dials)]
+        cases += [(side, "ended", (0, "a certificate that is in date (it ended on 2002-01-01 00:00:00 UTC, "))
+                  for side in servers + clients]
+        cases += [(side, "early", (0, "a certificate that is in date (it begins to count on 2901-01-01 00:00:00 UTC, in "))
+                  for side in (listens, http)]
+        for (daemon, head, section), name, expected in cases:
+            with self.subTest(section=section, certificate=name):
+                text = head + f"tls-certificate = {made[name]}\ntls-key = {key}\n" + REST[daemon]
+                status, out, path = self.check(daemon, text)
+                self.assertEqual(status, expected[0] if expected else 0, out)
+                if expected:
+                    self.assertIn(f'{path}:{head.count(chr(10)) + 1}: [{section}] tls-certificate: found "{made[name]}", '
+                                  f"expected {expected[1]}", out)
+                self.assertEqual(out.count("expected"), 1 if expected else 0, out)
+        # An authority whose time is over believes nobody any more.
+        old = os.path.join(folder, "old-ca.pem")
+        tlskeys.certtool("--generate-self-signed", "--load-privkey", ca.key, "--outfile", old,
+                         template='cn = "old"\nca\ncert_signing_key\n' + tlskeys.dates(2001, 2002))
+        pair = f"tls-certificate = {made['any']}\ntls-key = {key}\n"
+        for daemon, head, section, name in (
+            ("gateway", listens[1] + pair, "listener x", "tls-client-ca"), ("server", "[control]\n", "control", "tls-client-ca"),
+            ("gateway", "[target x]\nuri = nbds://127.0.0.1:1\n", "target x", "tls-ca"), ("server", "[resource]\n", "resource", "tls-ca"),
+        ):
+            status, out, path = self.check(daemon, head + f"{name} = {old}\n" + REST[daemon])
+            self.assertEqual(status, 0, out)
+            self.assertIn(f'{path}:{head.count(chr(10)) + 1}: [{section}] {name}: found "{old}", expected a certificate that is in '
+                          "date (it ended on 2002-01-01", out)
+
     def test_what_cannot_be_read_is_named(self):
         for daemon in ("gateway", "server"):
             program = PROGRAMS[daemon]

@@ -20,6 +20,11 @@ def certtool(*args, template=None):
     subprocess.run(argv, check=True, capture_output=True, stdin=subprocess.DEVNULL)
 
 
+def dates(first, last):
+    """Lines of a template: from the first day of one year to that of another."""
+    return f'activation_date = "{first}-01-01 00:00:00"\nexpiration_date = "{last}-01-01 00:00:00"\n'
+
+
 class Authority:
     """A certificate authority in a folder of its own."""
 
@@ -30,20 +35,19 @@ class Authority:
         self.made = 0
         certtool("--generate-privkey", "--key-type", "ecdsa", "--outfile", self.key)
         certtool("--generate-self-signed", "--load-privkey", self.key, "--outfile", self.cert,
-                 template=f'cn = "{name}"\nca\ncert_signing_key\nexpiration_days = 30\n')
+                 template=f'cn = "{name}"\nca\ncert_signing_key\nexpiration_days = 400\n')
 
     def issue(self, cert, key, lines):
         certtool("--generate-privkey", "--key-type", "ecdsa", "--outfile", key)
         certtool("--generate-certificate", "--load-ca-certificate", self.cert, "--load-ca-privkey", self.key,
                  "--load-privkey", key, "--outfile", cert, template=lines)
 
-    def folder(self, name, client="host-a", server="localhost", expired=False):
+    def folder(self, name, client="host-a", server="localhost", expired=False, days=90):
         """A folder with certificates of a server called `server` (and 127.0.0.1) and a client called `client`."""
         path = os.path.join(self.dir, name)
         os.makedirs(path)
         shutil.copy(self.cert, path)
-        when = ('activation_date = "2001-01-01 00:00:00"\nexpiration_date = "2002-01-01 00:00:00"\n' if expired
-                else "expiration_days = 30\n")
+        when = dates(2001, 2002) if expired else f"expiration_days = {days}\n"
         usage = "signing_key\n" + when
         address = 'ip_address = "127.0.0.1"\n' if server == "localhost" else ""
         self.issue(os.path.join(path, "server-cert.pem"), os.path.join(path, "server-key.pem"),

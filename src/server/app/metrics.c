@@ -269,6 +269,17 @@ static void gateways_part(struct text *out, const json_t *gateways)
             {"gateway", views_text(g, "name")}, {"id", views_text(g, "id")}, {NULL, NULL}};
         exposition_count(out, "weir_gateway_drained", labels, strcmp(state, "none") != 0);
     }
+    exposition_family(out, "weir_gateway_certificate_expiry_timestamp_seconds", "gauge",
+                      "When the first of its own certificates ends, since 1970.");
+    json_array_foreach(gateways, i, g)
+    {
+        const json_t *certificate = json_object_get(g, "certificate");
+        const struct label labels[] = {
+            {"gateway", views_text(g, "name")}, {"id", views_text(g, "id")}, {NULL, NULL}};
+        if (json_is_object(certificate))
+            exposition_value(out, "weir_gateway_certificate_expiry_timestamp_seconds", labels,
+                             (double)clock_parse_wall_s(views_text(certificate, "notAfter")));
+    }
     exposition_family(out, "weir_gateway_round_trip_seconds", "gauge", "Of the last poll.");
     json_array_foreach(gateways, i, g)
     {

@@ -199,6 +199,9 @@ static void upkeep_from_wire(struct report *out, const Weir__Control__GatewayLif
     out->life.upgrades_failed = life->upgrades_failed;
     report_words(out->life.last_death, sizeof(out->life.last_death), life->last_death);
     report_words(out->life.last_upgrade, sizeof(out->life.last_upgrade), life->last_upgrade);
+    report_words(out->life.certificate, sizeof(out->life.certificate), life->certificate);
+    out->life.certificate_from_s = life->certificate_from_s;
+    out->life.certificate_until_s = life->certificate_until_s;
     out->drain.since = drain->since;
     out->drain.connections = drain->connections;
     out->drain.refused = drain->refused;

@@ -82,6 +82,8 @@ struct report_target {
 struct report_life {
     uint64_t deaths, hangs, last_death_ms, upgrades, upgrades_failed;
     char last_death[160], last_upgrade[160];
+    char certificate[160]; /* its own that ends first; "": none */
+    int64_t certificate_from_s, certificate_until_s;
 };
 
 /* Whether it takes hosts. */

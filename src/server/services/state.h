@@ -351,6 +351,7 @@ struct gateway {
     bool drained_said;
     uint8_t life_boot[GATEWAY_ID_SIZE]; /* whose deaths e.life counts */
     uint64_t deaths_unsaid, deaths_ns;  /* ns: when they were told last; 0: never */
+    unsigned certificate_said;          /* the step (base/dates.h) of e.life's that was told */
 };
 
 /* A gateway that shall take no hosts; every process knows all of them. */

@@ -16,11 +16,13 @@
  *   wish 0,  in force N: ending        wish N, in force N: draining, or drained without connections
  *
  * What is told in events is what gateways say, not what was asked of them. Deaths of workers are
- * told at most once in DEATHS_NS for a gateway, with their number. */
+ * told at most once in DEATHS_NS for a gateway, with their number; the end of a certificate in the
+ * steps of base/dates.h, and once anew when the server or the gateway's record is. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/dates.h"
 #include "base/err.h"
 #include "server/services/state.h"
 
@@ -180,6 +182,30 @@ static void told_life(struct services *s, struct gateway *g, const struct report
     g->deaths_unsaid = 0;
 }
 
+/* One that is replaced is looked at anew. What is not over yet is told again as its end nears. */
+static void told_certificate(struct services *s, struct gateway *g, const struct report_life *l)
+{
+    const struct report_life *was = &g->e.life;
+    const struct dates d = {.from_s = l->certificate_from_s, .until_s = l->certificate_until_s};
+    char subject[SUBJECT_SIZE], when[DATES_TEXT];
+    int64_t now_s = s->wall_us / 1000000;
+    unsigned step = dates_step(&d, now_s);
+    if (was->certificate_until_s != d.until_s || was->certificate_from_s != d.from_s ||
+        strcmp(was->certificate, l->certificate) != 0)
+        g->certificate_said = 0;
+    bool grown = step > g->certificate_said;
+    g->certificate_said = step;
+    if (!grown)
+        return;
+    entity_gateway_subject(g, subject, sizeof(subject));
+    note_event(s, EVENT_WARNING,
+               dates_hold(&d, now_s) ? "gateway-certificate-ends" : "gateway-certificate-invalid",
+               subject,
+               "gateway %s: the certificate of [%s] in its gateway.conf: %s; put a new one in its "
+               "place and reload the gateway",
+               g->e.hello.name, l->certificate, dates_words(&d, now_s, when, sizeof(when)));
+}
+
 void upkeep_report(struct services *s, struct gateway *g, const struct report *r)
 {
     weir_assert(!r->more);
@@ -188,6 +214,7 @@ void upkeep_report(struct services *s, struct gateway *g, const struct report *r
     upkeep_wish(s, g);
     told_drain(s, g, &r->drain);
     told_life(s, g, &r->life);
+    told_certificate(s, g, &r->life);
     g->e.drained = r->drain;
     g->e.life = r->life;
     g->e.has_upkeep = true;

@@ -33,6 +33,18 @@ static void instants_are_written_in_utc_with_milliseconds(void **state)
     }
 }
 
+static void what_was_written_is_read_to_the_second_and_nothing_else(void **state)
+{
+    (void)state;
+    assert_int_equal(clock_parse_wall_s("2026-11-23T06:37:06.123Z"), 1795415826);
+    assert_int_equal(clock_parse_wall_s("2000-02-29T00:00:00Z"), 951782400);
+    assert_int_equal(clock_parse_wall_s("1969-12-31T23:59:59Z"), -1);
+    static const char *const wrong[] = {"", "2026", "2026-11-23", "2026-11-23T06:37:06",
+                                        "2026-11-23T06:37:06+01:00", "now"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+        assert_true(clock_parse_wall_s(wrong[i]) == INT64_MIN);
+}
+
 static void the_monotonic_clock_does_not_go_back(void **state)
 {
     (void)state;
@@ -49,6 +61,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(instants_are_written_in_utc_with_milliseconds),
+        cmocka_unit_test(what_was_written_is_read_to_the_second_and_nothing_else),
         cmocka_unit_test(the_monotonic_clock_does_not_go_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

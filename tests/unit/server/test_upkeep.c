@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: a draining that people want is said until the gateway says that it is in force, by
  * whichever process has the gateway and whatever was away meanwhile, and never before it is known
- * what people want; deaths of workers are told once each, together when they come fast. Method:
- * the test is the gateway; each poll and event is looked at. */
+ * what people want; deaths of workers are told once each, together when they come fast; the end
+ * of a certificate is told once a step. Method: the test is the gateway; each poll and event is
+ * looked at. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -267,6 +268,65 @@ static void deaths_are_told_together_and_each_once(void **state)
     stage_free(t);
 }
 
+/* Answer the next poll with a certificate that ends so many days after the stage's beginning. */
+static void shows(struct stage *t, const char *of, int64_t until_day)
+{
+    next_poll(t);
+    struct report r = {.session = t->session,
+                       .boot = {1},
+                       .seq = t->poll.seq,
+                       .mono_ns = t->now,
+                       .has_upkeep = true,
+                       .life = {.certificate_from_s = 1,
+                                .certificate_until_s = WALL / 1000000 + until_day * 86400},
+                       .drain = takes};
+    snprintf(r.life.certificate, sizeof(r.life.certificate), "%s", of);
+    services_report(t->s, &r, t->now, wall(t));
+}
+
+static void the_end_of_a_certificate_is_told_once_a_step_and_a_new_one_is_looked_at_anew(
+    void **state)
+{
+    (void)state;
+    struct stage *t = stage_new(false);
+    services_loaded(t->s, t->now, wall(t));
+    up(t, 1);
+    shows(t, "listener db", 100);
+    shows(t, "listener db", 31);
+    assert_int_equal(told(t, "gateway-certificate-ends"), 0);
+    shows(t, "listener db", 29);
+    shows(t, "listener db", 29);
+    shows(t, "listener db", 29);
+    assert_int_equal(told(t, "gateway-certificate-ends"), 1);
+    assert_non_null(strstr(t->text[t->events - 1],
+                           "gateway gw: the certificate of [listener db] in its gateway.conf: it "
+                           "ends on 2023-12-13 "));
+    /* Another that ends as soon, renewed, and one that does not count any more. */
+    shows(t, "target a", 29);
+    assert_int_equal(told(t, "gateway-certificate-ends"), 2);
+    shows(t, "target a", 365);
+    assert_int_equal(told(t, "gateway-certificate-ends"), 2);
+    assert_int_equal(told(t, "gateway-certificate-invalid"), 0);
+    shows(t, "target a", -3);
+    shows(t, "target a", -3);
+    assert_int_equal(told(t, "gateway-certificate-invalid"), 1);
+    assert_non_null(strstr(t->text[t->events - 1], "it ended on 2023-11-11 "));
+    /* Time goes on for one that stays. */
+    shows(t, "listener db", 8);
+    assert_int_equal(told(t, "gateway-certificate-ends"), 3);
+    for (int day = 0; day < 2; day++) {
+        for (int i = 0; i < 24; i++) {
+            t->now += 3600 * S;
+            services_tick(t->s, t->now, wall(t));
+        }
+        up(t, 1);
+        services_tick(t->s, t->now, wall(t));
+        shows(t, "listener db", 8);
+    }
+    assert_int_equal(told(t, "gateway-certificate-ends"), 4);
+    stage_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -275,6 +335,8 @@ int main(void)
         cmocka_unit_test(one_that_is_away_is_neither_forgotten_nor_left_in_its_old_state),
         cmocka_unit_test(one_that_waits_to_be_admitted_is_told_nothing),
         cmocka_unit_test(deaths_are_told_together_and_each_once),
+        cmocka_unit_test(
+            the_end_of_a_certificate_is_told_once_a_step_and_a_new_one_is_looked_at_anew),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
