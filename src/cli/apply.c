@@ -434,9 +434,14 @@ enum cli_exit cli_delete(struct cli *c)
     enum cli_exit r = get_kind(c->args[0], &k);
     if (r != CLI_OK)
         return r;
-    if (!k->document && strcmp(k->singular, "gateway") != 0)
-        return cli_fail(CLI_USAGE, "%s are not deleted; only agreements, tenants, policies and "
-                                   "gateways are", k->plural);
+    if (!kind_is_deleted(k)) {
+        struct text taken;
+        text_init(&taken, 1024);
+        kind_list(KIND_DELETED, ", ", &taken);
+        r = cli_fail(CLI_USAGE, "%s are not deleted; these are: %s", k->plural, taken.data);
+        text_fini(&taken);
+        return r;
+    }
     for (size_t i = 1; i < c->arg_count; i++) {
         r = delete_one(c, k, c->args[i]);
         result = result == CLI_OK ? r : result;

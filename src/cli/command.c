@@ -290,8 +290,14 @@ void command_help(struct text *out)
     for (int i = 0; i < VERB_COUNT; i++)
         text_printf(out, "  %-12s %s\n", commands[i].name, commands[i].summary);
     text_append_str(out, "\nKinds: ");
-    kind_list(out);
+    kind_list(KIND_ALL, ", ", out);
     text_append_str(out, "\n`weir help VERB` explains a verb; weir(1) all of them.\n");
+}
+
+/* Which kinds it takes. */
+static enum kind_which kinds_of(enum cli_verb verb)
+{
+    return verb == VERB_WATCH ? KIND_LIVE : verb == VERB_DELETE ? KIND_DELETED : KIND_ALL;
 }
 
 void command_help_verb(struct text *out, enum cli_verb verb)
@@ -302,7 +308,7 @@ void command_help_verb(struct text *out, enum cli_verb verb)
     text_append_str(out, c->details ? c->details : "");
     if (c->words && strcmp(c->words, "KIND") == 0) {
         text_append_str(out, "\nKinds: ");
-        kind_list(out);
+        kind_list(kinds_of(verb), ", ", out);
         text_append_str(out, "\n");
     }
     text_append_str(out, "\nOptions:\n");
@@ -329,11 +335,10 @@ static void completion_options(struct text *out, enum cli_verb verb)
     }
 }
 
-static void completion_words(struct text *out, const char *words)
+static void completion_words(struct text *out, const char *words, enum cli_verb verb)
 {
     if (strcmp(words, "KIND") == 0) {
-        for (size_t i = 0; kind_at(i); i++)
-            text_printf(out, "%s%s", i ? " " : "", kind_at(i)->plural);
+        kind_list(kinds_of(verb), " ", out);
     } else if (strcmp(words, "VERB") == 0) {
         for (int i = 0; i < VERB_COUNT; i++)
             text_printf(out, "%s%s", i ? " " : "", commands[i].name);
@@ -352,7 +357,7 @@ void command_completion(struct text *out)
                     "    COMPREPLY=()\n"
                     "    if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
                     "        COMPREPLY=($(compgen -W '");
-    completion_words(out, "VERB");
+    completion_words(out, "VERB", VERB_HELP);
     text_append_str(out, "' -- \"$cur\"))\n        return\n    fi\n    case $prev in\n");
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
         const struct option *o = &options[i];
@@ -370,7 +375,7 @@ void command_completion(struct text *out)
     text_append_str(out, "    esac\n    case $verb in\n");
     for (int i = 0; i < VERB_COUNT; i++) {
         text_printf(out, "    %s) words='", commands[i].name);
-        completion_words(out, commands[i].words ? commands[i].words : "");
+        completion_words(out, commands[i].words ? commands[i].words : "", (enum cli_verb)i);
         text_append_str(out, "' options='");
         completion_options(out, (enum cli_verb)i);
         text_append_str(out, "' ;;\n");

@@ -17,7 +17,7 @@ enum cli_exit get_kind(const char *name, const struct kind **ret)
         return CLI_OK;
     struct text known;
     text_init(&known, 1024);
-    kind_list(&known);
+    kind_list(KIND_ALL, ", ", &known);
     cli_fail(CLI_USAGE, "there is no kind \"%s\"; known are %s", name, known.data);
     text_fini(&known);
     return CLI_USAGE;

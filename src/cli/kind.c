@@ -178,23 +178,27 @@ static const struct table_column audit[] = {
 #define COLUMNS(c) c, sizeof(c) / sizeof((c)[0])
 
 static const struct kind kinds[] = {
-    {"streams", "stream", NULL, NULL, "/api/v1/streams", "key", false, true, COLUMNS(streams)},
-    {"gateways", "gateway", "gw", NULL, "/api/v1/gateways", "name", false, true,
+    {"streams", "stream", NULL, NULL, "/api/v1/streams", "key", false, true, "streams",
+     COLUMNS(streams)},
+    {"gateways", "gateway", "gw", NULL, "/api/v1/gateways", "name", false, true, NULL,
      COLUMNS(gateways)},
-    {"targets", "target", NULL, NULL, "/api/v1/targets", "name", false, true, COLUMNS(targets)},
-    {"dials", "dial", NULL, NULL, "/api/v1/dials", "address", false, false, COLUMNS(dials)},
+    {"targets", "target", NULL, NULL, "/api/v1/targets", "name", false, true, NULL,
+     COLUMNS(targets)},
+    {"dials", "dial", NULL, NULL, "/api/v1/dials", "address", false, false, NULL,
+     COLUMNS(dials)},
     {"agreements", "agreement", "sla", "Agreement", "/api/v1/agreements", "name", false, true,
-     COLUMNS(agreements)},
-    {"tenants", "tenant", NULL, "Tenant", "/api/v1/tenants", "name", false, true,
+     "agreements", COLUMNS(agreements)},
+    {"tenants", "tenant", NULL, "Tenant", "/api/v1/tenants", "name", false, true, NULL,
      COLUMNS(tenants)},
-    {"policies", "policy", NULL, "Policy", "/api/v1/policies", "name", false, true,
+    {"policies", "policy", NULL, "Policy", "/api/v1/policies", "name", false, true, NULL,
      COLUMNS(policies)},
-    {"hosts", "host", NULL, NULL, "/api/v1/hosts", "name", false, false, COLUMNS(aggregates)},
-    {"volumes", "volume", "vol", NULL, "/api/v1/volumes", "name", false, false,
+    {"hosts", "host", NULL, NULL, "/api/v1/hosts", "name", false, false, NULL, COLUMNS(aggregates)},
+    {"volumes", "volume", "vol", NULL, "/api/v1/volumes", "name", false, false, NULL,
      COLUMNS(aggregates)},
-    {"actions", "action", NULL, NULL, "/api/v1/actions", "id", true, false, COLUMNS(actions)},
-    {"events", "event", NULL, NULL, "/api/v1/events", "id", true, false, COLUMNS(events)},
-    {"audit", "audit", NULL, NULL, "/api/v1/audit", "id", true, false, COLUMNS(audit)},
+    {"actions", "action", NULL, NULL, "/api/v1/actions", "id", true, false, "action",
+     COLUMNS(actions)},
+    {"events", "event", NULL, NULL, "/api/v1/events", "id", true, false, "event", COLUMNS(events)},
+    {"audit", "audit", NULL, NULL, "/api/v1/audit", "id", true, false, NULL, COLUMNS(audit)},
 };
 #define KIND_COUNT (sizeof(kinds) / sizeof(kinds[0]))
 
@@ -222,10 +226,21 @@ const struct kind *kind_of_document(const char *document)
     return NULL;
 }
 
-void kind_list(struct text *out)
+bool kind_is_deleted(const struct kind *k)
 {
-    for (size_t i = 0; i < KIND_COUNT; i++)
-        text_printf(out, "%s%s", i ? ", " : "", kinds[i].plural);
+    return k->document != NULL || strcmp(k->singular, "gateway") == 0;
+}
+
+void kind_list(enum kind_which which, const char *between, struct text *out)
+{
+    const char *before = "";
+    for (size_t i = 0; i < KIND_COUNT; i++) {
+        const struct kind *k = &kinds[i];
+        if ((which == KIND_LIVE && !k->live) || (which == KIND_DELETED && !kind_is_deleted(k)))
+            continue;
+        text_printf(out, "%s%s", before, k->plural);
+        before = between;
+    }
 }
 
 int kind_path(const struct kind *k, const char *name, struct text *out)

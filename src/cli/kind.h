@@ -16,6 +16,7 @@ struct kind {
     const char *id;        /* key of the member that names an object */
     bool history;          /* rows of the database, newest first */
     bool single;           /* GET path/NAME gives one */
+    const char *live;      /* what updates of it are called in /api/v1/live; NULL: it has none */
     const struct table_column *columns;
     size_t column_count;
 };
@@ -25,8 +26,12 @@ const struct kind *kind_find(const char *name);
 const struct kind *kind_at(size_t i); /* NULL behind the last */
 /* The kind of a document's "kind", exactly; or NULL. */
 const struct kind *kind_of_document(const char *document);
-/* "streams, gateways, ..." */
-void kind_list(struct text *out);
+/* Whether delete takes it: documents, and gateways, which it retires. */
+bool kind_is_deleted(const struct kind *k);
+/* Which kinds a verb takes. */
+enum kind_which { KIND_ALL, KIND_LIVE, KIND_DELETED };
+/* Their plurals with @between: "streams, gateways, ...". */
+void kind_list(enum kind_which which, const char *between, struct text *out);
 
 /* Append the API's path of the object that is called @name. 0, or WEIR_E_INVALID: no such name can
  * be (a stream is HOST/VOLUME). */

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/units.h"
 
 #define CELL_MAX 4096u
@@ -88,19 +89,9 @@ static json_t *column_value(const json_t *object, const char *path)
     return json_integer((json_int_t)(json_number_value(a) + json_number_value(b)));
 }
 
-/* Seconds since 1970 of an RFC 3339 instant in UTC, or INT64_MIN. */
-static int64_t parse_instant(const char *s)
-{
-    struct tm tm = {0};
-    const char *rest = strptime(s, "%Y-%m-%dT%H:%M:%S", &tm);
-    if (!rest || (*rest != 'Z' && *rest != '.'))
-        return INT64_MIN;
-    return timegm(&tm);
-}
-
 static void format_age(const char *s, int64_t now_us, struct text *out)
 {
-    int64_t at = parse_instant(s);
+    int64_t at = clock_parse_wall_s(s);
     if (at == INT64_MIN) {
         text_append_escaped(out, s);
         return;

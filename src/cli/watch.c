@@ -74,20 +74,16 @@ static bool take_update(void *arg, const char *event, const json_t *data)
 
 enum cli_exit watch_kind(struct cli *c, const struct kind *k)
 {
-    static const struct {
-        const char *kind, *event;
-    } live[] = {
-        {"streams", "streams"}, {"agreements", "agreements"}, {"events", "event"},
-        {"actions", "action"},
-    };
-    struct watcher w = {.c = c, .k = k, .left = c->o.once ? 1 : 0};
-    for (size_t i = 0; i < sizeof(live) / sizeof(live[0]); i++) {
-        if (strcmp(live[i].kind, k->plural) == 0)
-            w.event = live[i].event;
+    struct watcher w = {.c = c, .k = k, .event = k->live, .left = c->o.once ? 1 : 0};
+    if (!w.event) {
+        struct text taken;
+        text_init(&taken, 1024);
+        kind_list(KIND_LIVE, ", ", &taken);
+        enum cli_exit r = cli_fail(CLI_USAGE, "only %s come live; `weir get %s` shows the rest",
+                                   taken.data, k->plural);
+        text_fini(&taken);
+        return r;
     }
-    if (!w.event)
-        return cli_fail(CLI_USAGE, "only streams, agreements, events and actions come live; `weir "
-                                   "get %s` shows the rest", k->plural);
     return http_events(c, "/api/v1/live", take_update, &w);
 }
 

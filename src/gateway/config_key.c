@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "qos/bucket.h"
 #include "tls/identity.h"
 
 #define NBD_PORT            10809u
@@ -194,6 +195,10 @@ static int read_rate(enum config_value type, const char *value, uint64_t *field,
     uint64_t v;
     int r = type == VALUE_IOPS ? units_parse_iops(value, &v, expected)
                                : units_parse_bandwidth(value, &v, expected);
+    if (r == 0 && v != UNITS_UNLIMITED && v > BUCKET_RATE_MAX) {
+        *expected = "a bandwidth of 1B/s to 1TB/s, or unlimited";
+        r = WEIR_E_INVALID;
+    }
     if (r == 0)
         *field = v == UNITS_UNLIMITED ? 0 : v;
     return r;

@@ -113,6 +113,31 @@ static void help_and_completion_name_every_verb(void **state)
     text_fini(&one);
 }
 
+static void verbs_name_the_kinds_that_they_take_and_no_others(void **state)
+{
+    (void)state;
+    static const struct {
+        enum cli_verb verb;
+        const char *kinds;
+    } verbs[] = {
+        {VERB_WATCH, "\nKinds: streams, agreements, actions, events\n"},
+        {VERB_DELETE, "\nKinds: gateways, agreements, tenants, policies\n"},
+        {VERB_GET, "\nKinds: streams, gateways, targets, dials, agreements, tenants, policies, "
+                   "hosts, volumes, actions, events, audit\n"},
+    };
+    struct text help;
+    text_init(&help, 100000);
+    for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
+        text_clear(&help);
+        command_help_verb(&help, verbs[i].verb);
+        assert_non_null(strstr(help.data, verbs[i].kinds));
+    }
+    text_clear(&help);
+    command_completion(&help);
+    assert_non_null(strstr(help.data, "watch) words='streams agreements actions events' "));
+    text_fini(&help);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -120,6 +145,7 @@ int main(void)
         cmocka_unit_test(wrong_command_lines_are_refused),
         cmocka_unit_test(help_asked_for_needs_no_arguments),
         cmocka_unit_test(help_and_completion_name_every_verb),
+        cmocka_unit_test(verbs_name_the_kinds_that_they_take_and_no_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
