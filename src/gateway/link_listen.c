@@ -16,9 +16,11 @@
  * A newcomer has a place unless only servers that TLS has shown are here: when GUESTS_PER_ADDRESS
  * of its address are here one of those goes, when all places are taken any one; drawn by lot, so
  * that who comes in large numbers pushes out its own kind, and cannot time it so that the server is
- * met. One that TLS has shown to be the server is not drawn.
+ * met. One that TLS has shown to be the server is not drawn. Where there is no TLS to tell the
+ * server by, a flood of its own address may meet it: n that come while its proof is on its way
+ * leave it its place with (1 - 1/GUESTS_PER_ADDRESS) to the n, so there are many places.
  *
- * Bounds: GUESTS_MAX places, GUEST_NS each, GUEST_IN_MAX bytes of each.
+ * Bounds: GUESTS_MAX places (SECURE_MAX with TLS), GUEST_NS each, GUEST_IN_MAX bytes of each.
  *
  * What may fail: accept for want of descriptors: the connection waits in the kernel, and a later
  * one brings the next try. */
@@ -38,11 +40,16 @@
 #include "gateway/link_parts.h"
 #include "gateway/link_private.h"
 
-#define LISTEN_BACKLOG 16
+/* Those who come in a rush wait here; a full one costs who comes next, the server too, a second. */
+#define LISTEN_BACKLOG 256
 /* Few, since to begin TLS takes the thread that carries I/O; the others wait for the next round. */
 #define ACCEPT_ROUND 2u
-#define GUESTS_MAX 16u
-#define GUESTS_PER_ADDRESS 4u
+/* Of guests who need no TLS, which cost little: 6 KiB and a descriptor. */
+#define GUESTS_MAX 64u
+#define GUESTS_PER_ADDRESS 48u
+/* Of guests who need it. */
+#define SECURE_MAX 16u
+#define SECURE_PER_ADDRESS 4u
 #define GUEST_NS (5 * NS_PER_S)
 /* A Challenge, and what may be sent behind it. */
 #define GUEST_IN_MAX 4096u
@@ -255,16 +262,19 @@ static struct guest *guest_push_out(struct link_listen *n, const char *address)
 
 static struct guest *guest_place(struct link_listen *n, const char *address)
 {
+    const struct gateway_config *c = n->link->config;
+    const struct link_peer stranger = {.adopted = true, .where = &c->server_listen};
+    bool secure = link_tls_wanted(c, &stranger);
+    size_t places = secure ? SECURE_MAX : GUESTS_MAX, same = 0;
     struct guest *place = NULL;
-    size_t same = 0;
-    for (size_t i = 0; i < GUESTS_MAX; i++) {
+    for (size_t i = 0; i < places; i++) {
         struct guest *g = &n->guest[i];
         if (g->state == GUEST_FREE)
             place = g;
         else
             same += strcmp(g->peer.from, address) == 0;
     }
-    if (same >= GUESTS_PER_ADDRESS)
+    if (same >= (secure ? SECURE_PER_ADDRESS : GUESTS_PER_ADDRESS))
         return guest_push_out(n, address);
     return place != NULL ? place : guest_push_out(n, NULL);
 }

@@ -40,8 +40,8 @@
 #include "gateway/setup.h"
 #include "gateway/stream.h"
 
-/* The link's and the local socket's sources and timers, and some to spare. */
-#define REACTOR_SPARE 128u
+/* The link's and the local socket's sources and timers, 64 of them guests', and some to spare. */
+#define REACTOR_SPARE 256u
 /* At the end targets may take so long for their last answers. */
 #define STOP_NS (5 * NS_PER_S)
 /* Retiring: hosts that still negotiate may take so long; how often it looks. */

@@ -133,7 +133,7 @@ class Discovery(unittest.TestCase):
         _, body, error = peer.beyond_beats()
         self.assertEqual((body, error["code"]), ("error", "auth"))
         # Many at once, and ever more of them, while the server comes.
-        crowd = [socket.create_connection(("127.0.0.1", port), weirtest.PATIENCE) for _ in range(20)]
+        crowd = [socket.create_connection(("127.0.0.1", port), weirtest.PATIENCE) for _ in range(100)]
         stop = threading.Event()
 
         def more():
