@@ -50,9 +50,12 @@ struct admission_request {
     char forced_by[NAME_SIZE];  /* who puts it whatever is found; "": nobody */
 };
 
+struct slab;
+
 struct sla_thread {
     const struct server_config *config;
     const struct threads *threads;
+    struct slab *updates; /* of controls under way, its own; outlives all threads; NULL: the heap */
     size_t index;
 };
 /* Loads documents and settings from the store first (two-step), then serves. */

@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "server/mailbox/slab.h"
 #include "server/monitor/monitor.h"
 #include "server/msg.h"
 #include "server/resource/resource.h"
@@ -72,6 +73,16 @@ static int out_poll(void *ctx, uint64_t session, uint16_t pair, const struct pol
     else if (m.tag == TRAIL_TAG && !o->warned_answer)
         trail_add(o->setup->threads->trail, TRAIL_WARNING_DECIDED, o->warned_ns, m.posted_ns);
     return r;
+}
+
+/* From this process's slab; NULL: it is used up, and the heap serves. */
+static struct control_update *out_update(void *ctx, size_t items, size_t members)
+{
+    struct sla_out *o = ctx;
+    void *block = o->setup->updates != NULL
+                      ? slab_take(o->setup->updates, control_update_size(items, members))
+                      : NULL;
+    return block != NULL ? control_update_place(block, items, members, slab_give) : NULL;
 }
 
 static int out_controls(void *ctx, uint64_t session, uint16_t pair, struct control_update *u)
@@ -364,6 +375,7 @@ struct services_sink sla_out_sink(struct sla_out *o)
     return (struct services_sink){
         .ctx = o,
         .poll = out_poll,
+        .update = out_update,
         .controls = out_controls,
         .session_end = out_session_end,
         .sample = out_sample,

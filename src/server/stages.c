@@ -124,7 +124,9 @@ int stages_start_pairs(struct server *s)
         s->pairs_started += r == 0;
     }
     for (size_t i = s->sla_started; r == 0 && i < s->config.sla_processes; i++) {
-        s->sla[i] = (struct sla_thread){.config = &s->config, .threads = t, .index = i};
+        s->sla[i] = (struct sla_thread){
+            .config = &s->config, .threads = t, .index = i,
+            .updates = monitor_update_slab(s->monitor, i)};
         r = start(s, RANK_SLA, t->services[i], sla_main, &s->sla[i]);
         if (r == 0)
             pin(s, i % s->config.pairs);

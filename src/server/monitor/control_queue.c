@@ -5,19 +5,28 @@
  * controls, packed by protobuf-c, followed by the fields of the controls is a SetControls (Protocol
  * Buffers, "Encoding").
  *
- * Invariants: order of arrival is kept, a replaced control takes the newcomer's place; bytes is the
- * sum of all that wait; a full update forgets what waited before it. */
+ * Memory. What waits lies in blocks of the slab that the adding thread owns, and goes back to it
+ * from whichever thread packs or clears the queue, which may be another after a move; so a control
+ * costs no allocation. Where the slab is used up, by many gateways that do not read, a block is
+ * allocated.
+ *
+ * By id a control is found in a trie of hashes, whose nodes are the controls themselves: each step
+ * takes two bits of the hash, and where they are used up the walk goes on along one branch. Nothing
+ * is ever taken out of it alone: a newer control takes the older's place, and all go together.
+ *
+ * Invariants: order of arrival is kept, a replaced control goes to the end with its newcomer; bytes
+ * is the sum of all that wait; a full update forgets what waited before it. */
 #include "server/monitor/control_queue.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "control/frame.h"
+#include "server/mailbox/slab.h"
 
 /* A frame is closed when it is beyond this; one control alone may be larger. */
 #define PART_SIZE (512u * 1024u)
@@ -27,10 +36,14 @@
 
 _Static_assert(FRAME_RATE_KINDS == GATE_KIND_COUNT, "the wire knows the same limits");
 
+#define BRANCHES 4u
+#define BRANCH_BITS 2u
+
 struct queued_control {
-    UT_hash_handle hh;
+    struct queued_control *branch[BRANCHES];
     struct queued_control *prev, *next;
     size_t size;
+    bool allocated; /* not of a slab */
     char id[2 * NAME_SIZE];
     uint8_t bytes[];
 };
@@ -44,9 +57,41 @@ static size_t varint_put(uint8_t *out, uint64_t v)
     return n;
 }
 
-static void unlink_control(struct control_queue *q, struct queued_control *c)
+static void *block_take(struct slab *slab, size_t size, bool *ret_allocated)
 {
-    HASH_DELETE(hh, q->by_id, c);
+    void *block = slab != NULL ? slab_take(slab, size) : NULL;
+    *ret_allocated = block == NULL;
+    return block != NULL ? block : malloc(size);
+}
+
+static void block_give(void *block, bool allocated)
+{
+    if (allocated)
+        free(block);
+    else
+        slab_give(block);
+}
+
+/* FNV-1a (RFC 9923). */
+static uint64_t id_hash(const char *id)
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    for (; *id != '\0'; id++)
+        h = (h ^ (uint8_t)*id) * UINT64_C(0x100000001b3);
+    return h;
+}
+
+/* Where the control of @id hangs in the trie, or would. */
+static struct queued_control **place_of(struct control_queue *q, const char *id)
+{
+    struct queued_control **at = &q->by_id;
+    for (uint64_t h = id_hash(id); *at != NULL && strcmp((*at)->id, id) != 0; h <<= BRANCH_BITS)
+        at = &(*at)->branch[h >> (64 - BRANCH_BITS)];
+    return at;
+}
+
+static void leave_order(struct control_queue *q, struct queued_control *c)
+{
     if (c->prev != NULL)
         c->prev->next = c->next;
     else
@@ -58,13 +103,15 @@ static void unlink_control(struct control_queue *q, struct queued_control *c)
     weir_assert(q->bytes >= c->size);
     q->bytes -= c->size;
     q->count--;
-    free(c);
 }
 
 void control_queue_clear(struct control_queue *q)
 {
-    while (q->first != NULL)
-        unlink_control(q, q->first);
+    while (q->first != NULL) {
+        struct queued_control *c = q->first;
+        leave_order(q, c);
+        block_give(c, c->allocated);
+    }
     weir_assert(q->bytes == 0);
     *q = (struct control_queue){0};
 }
@@ -78,9 +125,22 @@ static void append_control(struct control_queue *q, struct queued_control *c)
     else
         q->first = c;
     q->last = c;
-    HASH_ADD_STR(q->by_id, id, c);
     q->bytes += c->size;
     q->count++;
+}
+
+/* Takes @c; true: an older one gave way to it. */
+static bool put_control(struct control_queue *q, struct queued_control *c)
+{
+    struct queued_control **at = place_of(q, c->id), *old = *at;
+    if (old != NULL) {
+        memcpy(c->branch, old->branch, sizeof(c->branch));
+        leave_order(q, old);
+        block_give(old, old->allocated);
+    }
+    *at = c;
+    append_control(q, c);
+    return old != NULL;
 }
 
 static size_t rates_of(const struct control_item *item, Weir__Control__Rate *rate,
@@ -150,7 +210,7 @@ static void plan_of(const struct control_item *item, Weir__Control__TargetPlan *
 }
 
 /* One control as field 4 of SetControls. */
-static int control_pack(const struct control_item *item, char **members,
+static int control_pack(const struct control_item *item, char **members, struct slab *slab,
                         struct queued_control **ret)
 {
     Weir__Control__Rate rate[GATE_KIND_COUNT], *rate_ptr[GATE_KIND_COUNT];
@@ -179,44 +239,42 @@ static int control_pack(const struct control_item *item, char **members,
         return WEIR_E_TOO_LARGE;
     uint8_t head[16] = {TAG_CONTROLS};
     size_t head_size = 1 + varint_put(head + 1, body);
-    struct queued_control *q = calloc(1, sizeof(*q) + head_size + body);
+    bool allocated;
+    struct queued_control *q = block_take(slab, sizeof(*q) + head_size + body, &allocated);
     if (q == NULL)
         return -ENOMEM;
+    *q = (struct queued_control){.allocated = allocated, .size = head_size + body};
     memcpy(q->id, item->id, sizeof(q->id));
     memcpy(q->bytes, head, head_size);
     size_t packed = weir__control__control__pack(&c, q->bytes + head_size);
     weir_assert(packed == body);
-    q->size = head_size + body;
     *ret = q;
     return 0;
 }
 
 static int add_items(struct control_queue *q, const struct control_update *u, char **members,
-                     size_t *ret_replaced)
+                     struct slab *slab, size_t *ret_replaced)
 {
     for (size_t i = 0; i < u->item_count; i++) {
-        struct queued_control *c = NULL, *old = NULL;
-        int r = control_pack(&u->item[i], members, &c);
+        struct queued_control *c = NULL;
+        int r = control_pack(&u->item[i], members, slab, &c);
         if (r < 0)
             return r;
-        HASH_FIND_STR(q->by_id, c->id, old);
-        if (old != NULL) {
-            unlink_control(q, old);
-            ++*ret_replaced;
-        }
-        append_control(q, c);
+        *ret_replaced += put_control(q, c);
         if (q->bytes > CONTROL_QUEUE_MAX)
             return WEIR_E_FULL;
     }
     return 0;
 }
 
-int control_queue_add(struct control_queue *q, const struct control_update *u, size_t *ret_replaced)
+int control_queue_add(struct control_queue *q, const struct control_update *u, struct slab *slab,
+                      size_t *ret_replaced)
 {
     size_t most = u->item_count > 0; /* a renewal alone needs no memory */
+    bool allocated = false;
     for (size_t i = 0; i < u->item_count; i++)
         most = u->item[i].member_count > most ? u->item[i].member_count : most;
-    char **members = most > 0 ? malloc(most * sizeof(*members)) : NULL;
+    char **members = most > 0 ? block_take(slab, most * sizeof(*members), &allocated) : NULL;
     if (members == NULL && most > 0)
         return -ENOMEM;
     if (u->full) {
@@ -230,8 +288,8 @@ int control_queue_add(struct control_queue *q, const struct control_update *u, s
     q->epoch = u->epoch;
     if (u->lease_ms > 0)
         q->lease_ms = u->lease_ms < FRAME_LEASE_MS_MAX ? u->lease_ms : FRAME_LEASE_MS_MAX;
-    int r = add_items(q, u, members, ret_replaced);
-    free(members);
+    int r = add_items(q, u, members, slab, ret_replaced);
+    block_give(members, allocated);
     return r;
 }
 

@@ -15,8 +15,9 @@
 #define CONTROL_QUEUE_MAX (3u * 1024u * 1024u)
 
 struct queued_control;
+struct slab;
 
-/* All zero: empty. */
+/* All zero: empty. Any one thread at a time. */
 struct control_queue {
     struct queued_control *by_id, *first, *last;
     size_t bytes, count;
@@ -26,10 +27,11 @@ struct control_queue {
     uint32_t lease_ms;
 };
 
-/* Add @u (borrowed). Adds the number of replaced controls to *@ret_replaced. 0, WEIR_E_FULL (beyond
- * CONTROL_QUEUE_MAX), WEIR_E_TOO_LARGE (one control fits no frame) or -ENOMEM; after a failure the
- * queue is only good for control_queue_clear. */
-int control_queue_add(struct control_queue *q, const struct control_update *u,
+/* Add @u (borrowed), in blocks of @slab (of this thread; it outlives the queue) or, where that is
+ * used up or NULL, of the heap. Adds the number of replaced controls to *@ret_replaced. 0,
+ * WEIR_E_FULL (beyond CONTROL_QUEUE_MAX), WEIR_E_TOO_LARGE (one control fits no frame) or -ENOMEM;
+ * after a failure the queue is only good for control_queue_clear. */
+int control_queue_add(struct control_queue *q, const struct control_update *u, struct slab *slab,
                       size_t *ret_replaced);
 
 /* Append everything to @out as frames of @session, the last without `more`, and empty the queue.

@@ -203,6 +203,10 @@ void monitor_close(struct monitor *m)
     mailbox_set_drain(m->threads->set); /* reports there are blocks of the slabs */
     for (size_t i = 0; i < THREADS_MAX_PAIRS * THREADS_MAX_SERVICES; i++)
         slab_free(m->slab[i / THREADS_MAX_SERVICES][i % THREADS_MAX_SERVICES]);
+    for (size_t i = 0; i < THREADS_MAX_PAIRS; i++)
+        slab_free(m->waiting[i]);
+    for (size_t i = 0; i < THREADS_MAX_SERVICES; i++)
+        slab_free(m->update[i]);
     free(m->surge_waits);
     free(m->work);
     free(m->session);
@@ -216,14 +220,24 @@ const char *monitor_address(const struct monitor *m)
     return m->address;
 }
 
-struct slab *monitor_slab(struct monitor *m, size_t pair, size_t process)
+struct slab *monitor_slab_of(_Atomic(struct slab *) *place, size_t bytes)
 {
-    struct slab *slab = atomic_load_explicit(&m->slab[pair][process], memory_order_relaxed);
+    struct slab *slab = atomic_load_explicit(place, memory_order_acquire);
     if (slab != NULL)
         return slab;
-    slab = slab_new(MONITOR_SLAB_BYTES);
-    atomic_store_explicit(&m->slab[pair][process], slab, memory_order_release);
+    slab = slab_new(bytes);
+    atomic_store_explicit(place, slab, memory_order_release);
     return slab;
+}
+
+struct slab *monitor_slab(struct monitor *m, size_t pair, size_t process)
+{
+    return monitor_slab_of(&m->slab[pair][process], MONITOR_SLAB_BYTES);
+}
+
+struct slab *monitor_update_slab(struct monitor *m, size_t process)
+{
+    return monitor_slab_of(&m->update[process], MONITOR_UPDATE_BYTES);
 }
 
 size_t monitor_report_bytes(const struct monitor *m)

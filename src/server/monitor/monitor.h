@@ -101,6 +101,8 @@ struct gateway_targets {
     X(moving, "Gateways on their way to another pair or SLA process")                              \
     X(subgroups, "Subgroups of gateways that share storage")
 
+struct slab;
+
 struct monitor_stats {
 #define X(name, help) uint64_t name;
     MONITOR_COUNTERS_TABLE(X)
@@ -111,6 +113,9 @@ struct monitor_stats {
 };
 /* Any thread; figures are of about now. */
 void monitor_stats(const struct monitor *m, struct monitor_stats *ret);
+/* Where SLA process @process makes updates of controls: asked by main before its thread is there,
+ * whose it is from then on. Blocks come back from any thread. NULL: no memory. */
+struct slab *monitor_update_slab(struct monitor *m, size_t process);
 /* Memory that is kept for reports on their way to SLA processes, in bytes. Any thread. */
 size_t monitor_report_bytes(const struct monitor *m);
 

@@ -22,6 +22,10 @@
 #define MONITOR_BALANCE_NS (10 * NS_PER_S)
 /* Reports on their way from one inbound to one SLA process. Only pages that are used cost. */
 #define MONITOR_SLAB_BYTES (64u * 1024u * 1024u)
+/* The same of controls that wait to be sent by one outbound, and of updates under way from one SLA
+ * process to all outbounds. */
+#define MONITOR_WAITING_BYTES (32u * 1024u * 1024u)
+#define MONITOR_UPDATE_BYTES (32u * 1024u * 1024u)
 /* How often a message that found no room is posted again. */
 #define MONITOR_RETRY_NS (10 * NS_PER_MS)
 
@@ -69,12 +73,16 @@ struct monitor {
     _Atomic uint64_t *work;
     /* By pair and process; made by inbound[pair] at first use, freed when all threads are gone. */
     _Atomic(struct slab *) slab[THREADS_MAX_PAIRS][THREADS_MAX_SERVICES];
+    _Atomic(struct slab *) waiting[THREADS_MAX_PAIRS];   /* outbound[pair]'s */
+    _Atomic(struct slab *) update[THREADS_MAX_SERVICES]; /* SLA process's */
     size_t max_sessions;
     struct owned_session *
         *session; /* by slot; the acceptor's until it ends, then monitor_close's */
     struct monitor_counters counters;
 };
 
+/* The slab at @place, made at first use. Only the thread that owns it; NULL: no memory. */
+struct slab *monitor_slab_of(_Atomic(struct slab *) *place, size_t bytes);
 /* inbound[pair] only; NULL: no memory. */
 struct slab *monitor_slab(struct monitor *m, size_t pair, size_t process);
 

@@ -90,6 +90,7 @@ struct outbound {
     struct mail mail;
     struct half *half; /* max_sessions */
     struct spare_pool spares;
+    struct slab *waiting; /* controls; the monitor frees it, since they move between pairs */
     struct list all, dirty, owing;
     struct reactor_work flush;
     struct reactor_timer retry, sweep;
@@ -532,7 +533,7 @@ static void send_poll(struct half *h, uint64_t seq, uint64_t acked, struct poll_
 static void send_controls(struct half *h, const struct control_update *u)
 {
     size_t replaced = 0;
-    int r = control_queue_add(&h->controls, u, &replaced);
+    int r = control_queue_add(&h->controls, u, h->out->waiting, &replaced);
     monitor_count_add(h->out->m, controls_coalesced, replaced);
     if (r == 0) {
         note_queued(h);
@@ -711,6 +712,7 @@ static void outbound_open(struct outbound *out)
     weir_assert(out->reactor != NULL);
     weir_assert(out->half != NULL);
     text_init(&out->pack, PACK_MAX);
+    out->waiting = monitor_slab_of(&out->m->waiting[out->pair], MONITOR_WAITING_BYTES);
     reactor_work_init(&out->flush, flush_dirty);
     out->retry.fire = retry_all;
     out->sweep.fire = sweep;

@@ -238,6 +238,7 @@ void claim_fini(struct services *s)
     weir_assert(s->claims.next == NULL || list_empty(&s->claims));
     table_fini(&s->by_claim);
     free(s->split);
+    free(s->holder);
 }
 
 /* --- sums ------------------------------------------------------------------------------ */
@@ -416,9 +417,13 @@ static bool split_room(struct services *s, size_t n)
     if (n <= s->split_cap)
         return true;
     struct split_part *bigger = reallocarray(s->split, n, sizeof(*bigger));
-    if (bigger == NULL)
+    if (bigger != NULL)
+        s->split = bigger;
+    struct part **more = reallocarray(s->holder, n, sizeof(struct part *));
+    if (more != NULL)
+        s->holder = more;
+    if (bigger == NULL || more == NULL)
         return false;
-    s->split = bigger;
     s->split_cap = n;
     return true;
 }
@@ -600,16 +605,12 @@ static void divide(struct services *s, struct claim *c, struct part **holder, si
 
 void claim_split(struct services *s, struct claim *c)
 {
-    struct part **holder = split_room(s, c->part_count)
-                               ? calloc(c->part_count, sizeof(struct part *))
-                               : NULL;
-    if (holder == NULL)
+    if (!split_room(s, c->part_count))
         return; /* as it was; the next period again */
     uint64_t kept[GATE_KIND_COUNT];
-    size_t n = holders_of(c, holder, kept);
+    size_t n = holders_of(c, s->holder, kept);
     if (n > 0)
-        divide(s, c, holder, n, kept);
-    free(holder);
+        divide(s, c, s->holder, n, kept);
 }
 
 void claim_regive(struct services *s, struct claim *c)

@@ -36,18 +36,27 @@ struct control_item {
     char reason[256];
 };
 
-/* Made by the services, owned by the message; freed with control_update_free. */
+/* Made by the services, owned by the message; freed with control_update_free. One block. */
 struct control_update {
     uint64_t epoch;
     uint32_t lease_ms;
     bool full;
     struct control_item *item;
     size_t item_count;
+    char (*member)[STREAM_KEY_SIZE]; /* those not given to an item yet */
+    size_t member_room;
+    void (*give)(void *block);
 };
 
-struct control_update *control_update_new(size_t items);
-/* Room for @n members in item @i; 0 or -ENOMEM. */
-int control_update_members(struct control_update *u, size_t i, size_t n);
+/* Items that are all zero, with room for so many members in all of them; NULL: no memory. */
+struct control_update *control_update_new(size_t items, size_t members);
+/* The same in @block, aligned as by malloc, of control_update_size bytes; @give takes it back, from
+ * whichever thread frees the update. */
+size_t control_update_size(size_t items, size_t members);
+struct control_update *control_update_place(void *block, size_t items, size_t members,
+                                            void (*give)(void *block));
+/* Give item @i, which has none, @n members, all "". */
+void control_update_members(struct control_update *u, size_t i, size_t n);
 void control_update_free(void *update);
 
 #endif

@@ -34,6 +34,8 @@
 /* Under FRAME_MAX (1 MiB) of the protocol with room for its tags. */
 #define UPDATE_BYTES_MAX (700u * 1024u)
 #define ACK_PERIODS      3u
+/* Wishes that room is kept for between two gateways. */
+#define WISHES_KEPT 1024u
 
 struct wish {
     char id[2 * NAME_SIZE];
@@ -49,9 +51,10 @@ struct wish {
     size_t members, bytes;
 };
 
+/* Kept by the process from one gateway to the next, so that most take no memory. */
 struct wishes {
-    struct wish *w;
-    size_t count, cap;
+    struct wish *w, **pick;
+    size_t count, cap, pick_cap;
     bool failed;
 };
 
@@ -282,8 +285,8 @@ static void wishes_removals(const struct gateway *g, struct wishes *ws, size_t n
     }
 }
 
-static int item_fill(struct control_update *u, size_t i, const struct wish *w,
-                     const struct gateway *g)
+static void item_fill(struct control_update *u, size_t i, const struct wish *w,
+                      const struct gateway *g)
 {
     struct control_item *item = &u->item[i];
     memcpy(item->id, w->id, sizeof(item->id));
@@ -297,32 +300,41 @@ static int item_fill(struct control_update *u, size_t i, const struct wish *w,
     if (w->planned && w->one != NULL)
         words(item->reason, sizeof(item->reason), "%s", w->one->e.throttle.reason);
     if (w->remove)
-        return 0;
-    int err = control_update_members(u, i, w->members);
+        return;
+    control_update_members(u, i, w->members);
     size_t n = 0;
-    for (struct list *it = g->streams.next; err == 0 && it != &g->streams && n < w->members;
-         it = it->next) {
+    for (struct list *it = g->streams.next; it != &g->streams && n < w->members; it = it->next) {
         const struct stream *st = container_of(it, struct stream, in_gateway);
         if (wish_covers(w, st))
             memcpy(item->member[n++], st->e.key, STREAM_KEY_SIZE);
     }
-    return err;
+}
+
+/* Room for @n wishes: as sink.update has it, else of the heap. */
+static struct control_update *update_new(const struct services *s, struct wish *const *w, size_t n)
+{
+    size_t members = 0;
+    for (size_t i = 0; i < n; i++)
+        members += w[i]->members;
+    struct control_update *u = NULL;
+    if (s->sink.update != NULL)
+        u = s->sink.update(s->sink.ctx, n, members);
+    return u != NULL ? u : control_update_new(n, members);
 }
 
 /* One update of @n wishes. 0 or an error code (then nothing went). */
 static int update_send(struct services *s, struct gateway *g, struct wish *const *w, size_t n,
                        bool full)
 {
-    struct control_update *u = control_update_new(n);
-    int err = u == NULL ? -ENOMEM : 0;
-    for (size_t i = 0; err == 0 && i < n; i++)
-        err = item_fill(u, i, w[i], g);
-    if (err == 0) {
-        u->epoch = s->epoch + 1;
-        u->lease_ms = (uint32_t)(s->config.lease_ns / 1000000);
-        u->full = full;
-        err = s->sink.controls(s->sink.ctx, g->e.hello.session, g->e.hello.pair, u);
-    }
+    struct control_update *u = update_new(s, w, n);
+    if (u == NULL)
+        return -ENOMEM;
+    for (size_t i = 0; i < n; i++)
+        item_fill(u, i, w[i], g);
+    u->epoch = s->epoch + 1;
+    u->lease_ms = (uint32_t)(s->config.lease_ns / 1000000);
+    u->full = full;
+    int err = s->sink.controls(s->sink.ctx, g->e.hello.session, g->e.hello.pair, u);
     if (err < 0) {
         control_update_free(u);
         return err;
@@ -352,19 +364,18 @@ static int updates_send(struct services *s, struct gateway *g, struct wish **pic
 
 static int sent_replace(struct gateway *g, const struct wishes *ws, size_t n)
 {
-    struct sent *sent = NULL;
-    if (n > 0) {
-        sent = calloc(n, sizeof(*sent));
+    if (n > g->sent_cap) {
+        struct sent *sent = reallocarray(g->sent, n, sizeof(*sent));
         if (sent == NULL)
             return -ENOMEM;
+        g->sent = sent;
+        g->sent_cap = n;
     }
     for (size_t i = 0; i < n; i++) {
-        memcpy(sent[i].id, ws->w[i].id, sizeof(sent[i].id));
-        sent[i].content = ws->w[i].content;
-        sent[i].planned = ws->w[i].planned;
+        memcpy(g->sent[i].id, ws->w[i].id, sizeof(g->sent[i].id));
+        g->sent[i].content = ws->w[i].content;
+        g->sent[i].planned = ws->w[i].planned;
     }
-    free(g->sent);
-    g->sent = sent;
     g->sent_count = n;
     return 0;
 }
@@ -382,9 +393,22 @@ static void throttles_sent(struct gateway *g)
     }
 }
 
-/* What of @ws goes: all when full, else what is new, differs or is planned. */
-static size_t wishes_pick(const struct gateway *g, struct wishes *ws, bool full, struct wish **pick)
+static bool pick_room(struct wishes *ws)
 {
+    if (ws->pick_cap >= ws->count)
+        return true;
+    struct wish **pick = reallocarray(ws->pick, ws->cap, sizeof(*pick));
+    if (pick == NULL)
+        return false;
+    ws->pick = pick;
+    ws->pick_cap = ws->cap;
+    return true;
+}
+
+/* What of @ws goes: all when full, else what is new, differs or is planned. */
+static size_t wishes_pick(const struct gateway *g, struct wishes *ws, bool full)
+{
+    struct wish **pick = ws->pick;
     size_t n = 0;
     for (size_t i = 0; i < ws->count; i++) {
         struct wish *w = &ws->w[i];
@@ -401,14 +425,10 @@ static int dispatch_wishes(struct services *s, struct gateway *g, struct wishes 
     size_t wished = ws->count;
     if (!full)
         wishes_removals(g, ws, wished);
-    if (ws->failed)
+    if (ws->failed || !pick_room(ws))
         return -ENOMEM;
-    struct wish **pick = calloc(ws->count + 1, sizeof(*pick));
-    if (pick == NULL)
-        return -ENOMEM;
-    size_t n = wishes_pick(g, ws, full, pick);
-    int err = n > 0 || full ? updates_send(s, g, pick, n, full) : 0;
-    free(pick);
+    size_t n = wishes_pick(g, ws, full);
+    int err = n > 0 || full ? updates_send(s, g, ws->pick, n, full) : 0;
     if (err == 0)
         err = sent_replace(g, ws, wished);
     if (err == 0 && (n > 0 || full)) {
@@ -428,6 +448,30 @@ static bool renew_due(const struct services *s, const struct gateway *g)
     return any && s->now_ns - g->renewed_ns >= early;
 }
 
+void dispatch_fini(struct services *s)
+{
+    if (s->wishes == NULL)
+        return;
+    free(s->wishes->w);
+    free(s->wishes->pick);
+    free(s->wishes);
+    s->wishes = NULL;
+}
+
+/* Those of the process, empty; NULL: no memory. */
+static struct wishes *wishes_room(struct services *s)
+{
+    if (s->wishes != NULL && s->wishes->cap > WISHES_KEPT)
+        dispatch_fini(s);
+    if (s->wishes == NULL)
+        s->wishes = calloc(1, sizeof(*s->wishes));
+    if (s->wishes != NULL) {
+        s->wishes->count = 0;
+        s->wishes->failed = false;
+    }
+    return s->wishes;
+}
+
 void dispatch_gateway(struct services *s, struct gateway *g)
 {
     if (!s->loaded || !g->e.live || g->e.state != GATEWAY_ADMITTED || s->now_ns < g->retry_ns)
@@ -441,9 +485,8 @@ void dispatch_gateway(struct services *s, struct gateway *g)
         !renew_due(s, g))
         return;
     uint64_t generation = s->generation;
-    struct wishes ws = {.w = NULL};
-    int err = dispatch_wishes(s, g, &ws, full);
-    free(ws.w);
+    struct wishes *ws = wishes_room(s);
+    int err = ws != NULL ? dispatch_wishes(s, g, ws, full) : -ENOMEM;
     if (err < 0) {
         s->stats.controls_kept++;
         g->send_full = true;
@@ -474,7 +517,7 @@ void dispatch_forget(struct gateway *g)
 {
     free(g->sent);
     g->sent = NULL;
-    g->sent_count = 0;
+    g->sent_count = g->sent_cap = 0;
     g->e.epoch_desired = 0;
     g->e.epoch_applied = 0;
 }

@@ -285,12 +285,24 @@ void plan_target_gather(struct target *one)
     }
 }
 
+struct allocate_claim *plan_ask_room(struct services *s, size_t n)
+{
+    if (n > s->ask_cap) {
+        struct allocate_claim *more = reallocarray(s->ask, n, sizeof(*more));
+        if (more == NULL)
+            return NULL;
+        s->ask = more;
+        s->ask_cap = n;
+    }
+    return s->ask;
+}
+
 static void storage_scale(struct services *s, struct storage *t)
 {
     size_t n = 0, i = 0;
     for (const struct part *p = t->firsts; p != NULL; p = p->next_first)
         n++;
-    struct allocate_claim *c = calloc(n + 1, sizeof(*c));
+    struct allocate_claim *c = plan_ask_room(s, n + 1);
     if (c == NULL)
         return; /* not scaled this time */
     for (const struct part *p = t->firsts; p != NULL; p = p->next_first) {
@@ -306,7 +318,6 @@ static void storage_scale(struct services *s, struct storage *t)
     i = 0;
     for (struct part *p = t->firsts; p != NULL; p = p->next_first, i++)
         p->factor = c[i].reservation > 0 ? c[i].reserved / c[i].reservation : 1.0;
-    free(c);
 }
 
 static void say_overcommitted(struct services *s, struct storage *t, bool over)

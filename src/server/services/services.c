@@ -106,6 +106,8 @@ void services_free(struct services *s)
     upkeep_fini(s);
     admitted_fini(s);
     claim_fini(s);
+    dispatch_fini(s);
+    free(s->ask);
     quota_fini(s);
     table_fini(&s->by_id);
     table_fini(&s->by_session);

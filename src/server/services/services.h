@@ -24,6 +24,8 @@
 struct services_sink {
     void *ctx;
     int (*poll)(void *ctx, uint64_t session, uint16_t pair, const struct poll_request *p);
+    /* Room for an update, as control_update_new; NULL, or from it: the heap. */
+    struct control_update *(*update)(void *ctx, size_t items, size_t members);
     /* Takes @u on 0 only. */
     int (*controls)(void *ctx, uint64_t session, uint16_t pair, struct control_update *u);
     void (*session_end)(void *ctx, uint64_t session, uint16_t pair, const char *why);

@@ -228,13 +228,13 @@ static struct allocate_claim claim_calm(const struct target *one)
 /* What is owed behind each target where something waits, of @left slots: target.owed. Returns the
  * sum. Room for what is calm comes first, and what is reserved with it; where both together are
  * more than there is, each has less in the same proportion. */
-static double owed_find(struct storage *t, double left)
+static double owed_find(struct services *s, struct storage *t, double left)
 {
     size_t n = 0, i = 0;
     double sum = 0;
     for (const struct part *p = t->waiting; p != NULL; p = p->next_waiting)
         n++;
-    struct allocate_claim *c = calloc(n + 2 * t->live + 1, sizeof(*c));
+    struct allocate_claim *c = plan_ask_room(s, n + 2 * t->live + 1);
     if (c == NULL)
         return 0;
     list_for_each(it, &t->targets) {
@@ -258,7 +258,6 @@ static double owed_find(struct storage *t, double left)
     }
     for (const struct part *p = t->waiting; p != NULL; p = p->next_waiting, i++)
         owe_spanning(t, p, c[i].given);
-    free(c);
     list_for_each(it, &t->targets) {
         const struct target *one = container_of(it, struct target, in_storage);
         sum += target_live(one) && target_waits(t, one) ? one->owed : 0;
@@ -313,7 +312,7 @@ static void storage_divide(struct services *s, struct storage *t)
             left -= one->use;
     }
     left = fmax(left, LEFT_LEAST * window);
-    double owed = owed_find(t, left), spare = window / (1 + sqrt((double)t->live));
+    double owed = owed_find(s, t, left), spare = window / (1 + sqrt((double)t->live));
     double least = fmin(PART_LEAST, 0.5 * window / (double)t->live);
     list_for_each(it, &t->targets) {
         struct target *one = container_of(it, struct target, in_storage);

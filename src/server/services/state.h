@@ -342,7 +342,7 @@ struct gateway {
     uint64_t generation;                /* of what it was sent; 0: look what differs */
     uint64_t mark;                      /* last walk that met it */
     struct sent *sent;                  /* by id */
-    size_t sent_count;
+    size_t sent_count, sent_cap;
     uint64_t parcel_epoch;              /* while it travels: epochs there are above */
     struct carried *carried;            /* and its part of limits */
     size_t carried_count;
@@ -426,7 +426,11 @@ struct services {
     const struct list *place;           /* of whoever walks the cache in pieces */
     uint64_t planned_generation, touched, planned_touched;
     struct split_part *split;           /* scratch, of the largest claim */
+    struct part **holder;
     size_t split_cap;
+    struct wishes *wishes;              /* scratch of dispatch.c; NULL: not used yet */
+    struct allocate_claim *ask;         /* scratch of storages, of the largest */
+    size_t ask_cap;
     struct tenant *tenants;
     size_t tenants_cap;
     struct policy *policies;
@@ -671,6 +675,8 @@ double plan_reserve(const struct agreement *a, double demand, double bytes_per_i
 double plan_reserve_dir(const struct part *p, enum io_direction dir);
 /* Device time of one I/O of @p, ns. */
 double plan_io_cost(const struct part *p);
+/* Room for @n that compete, until the next call; NULL: no memory. */
+struct allocate_claim *plan_ask_room(struct services *s, size_t n);
 /* What it can do, ns of device time a second; 0: not known. */
 double plan_capacity(const struct storage *t);
 /* The policy by which reservations that do not fit at @t are scaled in equal shares; NULL: there is
@@ -750,6 +756,7 @@ void dispatch_gateway(struct services *s, struct gateway *g);
 void dispatch_changed(struct services *s, size_t at_most);
 #define CHANGED_AT_ONCE 16u
 void dispatch_forget(struct gateway *g);
+void dispatch_fini(struct services *s);
 
 /* --- sink.c --- */
 

@@ -39,8 +39,9 @@ struct stage {
 };
 
 void stage_open(struct stage *s, uint32_t heartbeat_ms);
-/* A gateway that does not read is ended after @slow_ns only. */
-void stage_open_patient(struct stage *s, uint32_t heartbeat_ms, uint64_t slow_ns);
+/* A gateway that does not read is told of after @stall_ns, and ended after @slow_ns. */
+void stage_open_patient(struct stage *s, uint32_t heartbeat_ms, uint64_t stall_ns,
+                        uint64_t slow_ns);
 void stage_close(struct stage *s);
 
 /* One turn: the store's questions, the SLA services' messages, the other side. */

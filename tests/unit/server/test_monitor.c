@@ -41,7 +41,16 @@ static int set_up_quick(void **state)
 static int set_up_patient(void **state)
 {
     struct stage *s = malloc(sizeof(*s));
-    stage_open_patient(s, 2000, 60 * NS_PER_S);
+    stage_open_patient(s, 2000, 100 * NS_PER_MS, 60 * NS_PER_S);
+    *state = s;
+    return 0;
+}
+
+/* What waits for one that does not read is kept, and replaced, until it is ended. */
+static int set_up_unstalled(void **state)
+{
+    struct stage *s = malloc(sizeof(*s));
+    stage_open_patient(s, 2000, 3 * NS_PER_S, 3 * NS_PER_S);
     *state = s;
     return 0;
 }
@@ -411,7 +420,7 @@ static void the_services_word_ends_a_session_with_a_farewell(void **state)
 /* A full set of @n controls, all with the same long member. */
 static struct control_update *large_update(uint64_t epoch, size_t n)
 {
-    struct control_update *u = control_update_new(n);
+    struct control_update *u = control_update_new(n, 0);
     u->epoch = epoch;
     u->lease_ms = 1000;
     u->full = true;
@@ -754,7 +763,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_answer_that_lost_a_frame_ends_there, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_large_set_comes_in_parts_and_whole, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
-            a_gateway_that_does_not_read_gets_the_newest_word_or_is_ended, set_up, tear_down),
+            a_gateway_that_does_not_read_gets_the_newest_word_or_is_ended, set_up_unstalled,
+            tear_down),
         cmocka_unit_test_setup_teardown(a_gateway_that_reads_again_is_told_of_and_goes_on,
                                         set_up_patient, tear_down),
         cmocka_unit_test_setup_teardown(more_sessions_than_configured_are_refused, set_up,

@@ -111,7 +111,9 @@ static void ground_open(struct ground *g, size_t pairs, size_t processes, uint64
         start(g, t->inbound[i], monitor_inbound_main, &g->of_pair[i]);
     }
     for (size_t i = 0; i < PROCESSES; i++) {
-        g->sla[i] = (struct sla_thread){.config = &g->config, .threads = t, .index = i};
+        g->sla[i] = (struct sla_thread){
+            .config = &g->config, .threads = t, .index = i,
+            .updates = monitor_update_slab(g->monitor, i)};
         start(g, t->services[i], sla_main, &g->sla[i]);
     }
     for (size_t i = 0; i < PAIRS; i++)
