@@ -10,6 +10,7 @@ import time
 import unittest
 
 import controlwire
+import heldthread
 import weirtest
 from controlwire import Gateway
 from weirtest import wait_until
@@ -359,6 +360,23 @@ class Real(Stage):
         self.order()
         self.g = self.gateway()
         self.carried_out(1)
+
+    def test_a_withdrawal_that_is_not_heard_says_so_and_holds_all_the_same(self):
+        rotate = f"/api/v1/gateways/{self.gateways()['gw']['id']}/rotate"
+        self.kill_gateway()
+        self.order()
+        with heldthread.held(self.server.pid, "acceptor"):
+            status, _, problem = self.server.request("DELETE", rotate)
+            self.assertEqual((status, "ask again" in problem["detail"]), (503, True), problem)
+            # It is out of the record by then, so the second time there is nothing to withdraw there, but somebody to tell.
+            self.assertEqual(len(self.audit("gateway-unrotate")), 1)
+        status = self.server.request("DELETE", rotate)[0]
+        self.assertIn(status, (204, 404))  # the first may have been heard late
+        self.assertIsNone(self.gateways()["gw"]["keyOrdered"])
+        self.g = self.gateway()
+        self.back()
+        self.assertEqual(self.audit("credential-rotate"), [])
+        self.assertEqual(len(self.audit("gateway-unrotate")), 1)
 
     def test_retiring_a_gateway_ends_what_was_ordered_for_it(self):
         gateway_id = self.gateways()["gw"]["id"]

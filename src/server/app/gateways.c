@@ -510,9 +510,10 @@ static void withdrawal_stored(struct request *r)
 
 static void unrotate_known(struct request *r)
 {
-    const struct rotation_order *order = order_make(r);
+    struct rotation_order *order = order_make(r);
     if (order == NULL)
         return;
+    order->asked_us = clock_wall_us(); /* before it is posted, as an order's time is */
     struct store_write *write = store_write_new(STORE_GATEWAY_UNREKEY);
     if (write)
         sodium_bin2hex(write->name, sizeof(write->name), order->gateway_id, AUTH_ID_SIZE);

@@ -153,11 +153,24 @@ bool keys_order(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], int
     for (size_t i = 0; i < t->count[KEY_CREDENTIAL]; i++) {
         struct key_entry *e = &t->entry[KEY_CREDENTIAL][i];
         /* A key made after the order is what was ordered. */
-        bool made = since_us != 0 && e->made_us > since_us;
-        if (memcmp(e->gateway_id, gateway_id, AUTH_ID_SIZE) != 0 || made)
+        if (memcmp(e->gateway_id, gateway_id, AUTH_ID_SIZE) != 0 || e->made_us > since_us)
             continue;
         was = was || e->ordered_us != 0;
         e->ordered_us = since_us;
+    }
+    return was;
+}
+
+bool keys_withdraw(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], int64_t asked_us)
+{
+    bool was = false;
+    for (size_t i = 0; i < t->count[KEY_CREDENTIAL]; i++) {
+        struct key_entry *e = &t->entry[KEY_CREDENTIAL][i];
+        if (memcmp(e->gateway_id, gateway_id, AUTH_ID_SIZE) != 0 || e->ordered_us == 0 ||
+            e->ordered_us >= asked_us)
+            continue;
+        was = true;
+        e->ordered_us = 0;
     }
     return was;
 }

@@ -45,9 +45,11 @@ int keys_add_credential(struct key_table *t, const struct key_entry *e);
 /* Of the credentials of @gateway_id only @key_id is left, at once, before the store says so. */
 void keys_keep_one(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], const char *key_id);
 
-/* A new key is ordered for @gateway_id since @since_us (0: none is any more), at once, before the
- * store says so. True: one was ordered before. */
+/* A new key is ordered for @gateway_id since @since_us, at once, before the store says so. True:
+ * one was ordered before. */
 bool keys_order(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], int64_t since_us);
+/* What was ordered before @asked_us is ordered no more. True: there was one. */
+bool keys_withdraw(struct key_table *t, const uint8_t gateway_id[AUTH_ID_SIZE], int64_t asked_us);
 
 /* @gateway_id used the token @id, at once, before the store tells it. */
 void keys_use_token(struct key_table *t, const char *id, const uint8_t gateway_id[AUTH_ID_SIZE]);

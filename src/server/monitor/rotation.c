@@ -28,7 +28,10 @@
  * anyone, is carried out once, whether the gateway came before the order was here, while keys were
  * read, or after, and a rotation that fails is tried again at the next look. Retiring the gateway
  * ends it with the record, and people may withdraw it, which what was begun for it by then does not
- * notice; there is one a gateway, so they are as many as credentials at most.
+ * notice; there is one a gateway, so they are as many as credentials at most. A withdrawal may be
+ * heard here behind an order that came after it: it says when it was asked, and what was ordered
+ * since stands. Both times are of the thread whose writes the store carries out in their order, so
+ * they tell what the record has.
  *
  * Bounds: ROTATIONS_MAX at once, ROTATION_NS each; by age at most BY_AGE a look. */
 #include "server/monitor/rotation.h"
@@ -444,7 +447,9 @@ void rotation_ordered(struct rotation_table *t, const struct msg *m)
     /* What is being read now may be of before the order; the load below says it again. Of before a
      * withdrawal it is not taken: the order would be carried out all the same. */
     a->keys.withdrawn = a->keys.withdrawn || o->since_us == 0;
-    bool known = keys_order(&a->keys.table, o->gateway_id, o->since_us);
+    bool known = o->since_us != 0
+                     ? keys_order(&a->keys.table, o->gateway_id, o->since_us)
+                     : keys_withdraw(&a->keys.table, o->gateway_id, o->asked_us);
     key_loader_load(a);
     if (o->again && !known) {
         mailbox_reply(a->me, m, WEIR_E_NOT_FOUND, NULL, NULL);

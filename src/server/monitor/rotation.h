@@ -29,6 +29,7 @@ struct key_confirm {
 struct rotation_order {
     uint8_t gateway_id[AUTH_ID_SIZE];
     int64_t since_us; /* 0: withdrawn */
+    int64_t asked_us; /* withdrawn: when that was asked; one ordered since then stands */
     bool again;       /* withdrawn in the record already: nothing is said where it is not known */
     char name[NAME_SIZE];
 };
@@ -44,8 +45,8 @@ void rotation_table_free(struct rotation_table *t);
  * WEIR_E_NOT_FOUND: the gateway is away, or went. */
 void rotation_ask(struct rotation_table *t, const struct msg *m);
 /* MSG_ROTATION_ORDERED: it is carried out when the gateway stands. Reply 0, or WEIR_E_NOT_FOUND for
- * what is withdrawn `again` and was not known here; the keys are read again, in case none of it is
- * known here yet. */
+ * what is withdrawn `again` and was not known here, be it that only a newer order is; the keys are
+ * read again, in case none of it is known here yet. */
 void rotation_ordered(struct rotation_table *t, const struct msg *m);
 /* The body of the reply to MSG_ROTATION_ORDERS; new, or NULL: no memory. */
 json_t *rotation_orders(const struct rotation_table *t);

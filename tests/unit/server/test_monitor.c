@@ -19,6 +19,7 @@
 #include "base/err.h"
 #include "monitor_stage.h"
 #include "server/monitor/monitor_private.h"
+#include "server/monitor/rotation.h"
 
 #define HANDSHAKES_TRIED 70u /* six more than one address may have */
 
@@ -731,6 +732,77 @@ static void an_answer_that_lost_a_frame_ends_there(void **state)
     raw_close(&r);
 }
 
+/* Ask the acceptor, as the application server does; release the answer. */
+static struct msg ask_acceptor(struct stage *s, unsigned kind, const struct rotation_order *o)
+{
+    struct msg m = {.kind = (uint16_t)kind}, reply;
+    uint64_t ticket, deadline = clock_mono_ns() + STAGE_PATIENCE_NS;
+    if (o != NULL) {
+        struct rotation_order *copy = malloc(sizeof(*copy));
+        assert_non_null(copy);
+        *copy = *o;
+        m.body = copy;
+        m.body_free = free;
+    }
+    assert_int_equal(mailbox_ask(s->threads.main, s->threads.acceptor, &m, STAGE_PATIENCE_NS,
+                                 clock_mono_ns(), &ticket),
+                     0);
+    while (!mailbox_take(s->threads.main, &reply)) {
+        assert_true(clock_mono_ns() < deadline);
+        stage_turn(s);
+    }
+    assert_true(reply.is_reply);
+    return reply;
+}
+
+/* Since when a key is ordered for the gateway of @id, as the acceptor knows it; 0: none is. */
+static json_int_t ordered_since(struct stage *s, const char *id)
+{
+    struct msg m = ask_acceptor(s, MSG_ROTATION_ORDERS, NULL);
+    json_int_t since = json_integer_value(json_object_get(m.body, id));
+    msg_release(&m);
+    return since;
+}
+
+static int tell_order(struct stage *s, struct rotation_order o)
+{
+    memset(o.gateway_id, 0x11, sizeof(o.gateway_id));
+    snprintf(o.name, sizeof(o.name), "gw");
+    struct msg m = ask_acceptor(s, MSG_ROTATION_ORDERED, &o);
+    int status = m.status;
+    msg_release(&m);
+    return status;
+}
+
+/* The first withdrawal was not heard, a new order came, and the second withdrawal, which the store
+ * was asked for before that order, is heard behind it. */
+static void a_withdrawal_leaves_what_was_ordered_after_it(void **state)
+{
+    struct stage *s = *state;
+    const char *id = "11111111111111111111111111111111";
+    uint64_t deadline = clock_mono_ns() + STAGE_PATIENCE_NS;
+    char key[2 * AUTH_KEY_SIZE + 1] = "";
+    memset(key, '2', sizeof(key) - 1);
+    json_t *row = json_pack("{s:s, s:s, s:s, s:i, s:i}", "key_id", "gateway:1", "gateway_id", id,
+                            "key", key, "created_us", 1, "ordered_us", 1000);
+    json_array_append_new(s->credentials, row);
+    struct msg m = {.kind = MSG_KEYS_CHANGED};
+    assert_int_equal(mailbox_post(s->threads.main, s->threads.acceptor, &m), 0);
+    while (ordered_since(s, id) != 1000)
+        assert_true(clock_mono_ns() < deadline);
+    s->store_mute = true; /* so that nothing is put right by what is read again */
+    assert_int_equal(tell_order(s, (struct rotation_order){.since_us = 2000}), 0);
+    assert_int_equal(ordered_since(s, id), 2000);
+    assert_int_equal(tell_order(s, (struct rotation_order){.asked_us = 1500, .again = true}),
+                     WEIR_E_NOT_FOUND);
+    assert_int_equal(ordered_since(s, id), 2000);
+    assert_int_equal(tell_order(s, (struct rotation_order){.asked_us = 2000, .again = true}),
+                     WEIR_E_NOT_FOUND); /* what the record has no more was there before */
+    assert_int_equal(ordered_since(s, id), 2000);
+    assert_int_equal(tell_order(s, (struct rotation_order){.asked_us = 2500, .again = true}), 0);
+    assert_int_equal(ordered_since(s, id), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -761,6 +833,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_answer_after_a_warning_goes_before_others, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(an_answer_that_lost_a_frame_ends_there, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_withdrawal_leaves_what_was_ordered_after_it, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_large_set_comes_in_parts_and_whole, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             a_gateway_that_does_not_read_gets_the_newest_word_or_is_ended, set_up_unstalled,
