@@ -143,7 +143,8 @@ class Soak:
         """The sum over all streams; None where an SLA process did not answer in time (503): asked for again."""
         items, after = 0, ""
         while True:
-            status, _, page = self.server.request("GET", "/api/v1/streams?limit=1000" + (f"&cursor={urllib.parse.quote(after)}" if after else ""))
+            cursor = f"&cursor={urllib.parse.quote(after)}" if after else ""
+            status, _, page = self.server.request("GET", "/api/v1/streams?limit=1000" + cursor)
             if status == 503:
                 return None
             assert status == 200, f"{status} {page}"
