@@ -11,8 +11,8 @@ Where weir-gateway is judged against haproxy (4 KiB), a second one, of the same 
 and is judged too. What the two differ by is what this machine cannot tell; where only one of them does what is wanted, the row is
 undecided.
 
-    bench/gateway.py [--rounds N] [--seconds S] [--rows REGEX] [--proxies REGEX] [--no-twice] [--no-limits] [--no-instructions]
-                     [--limit-rounds N] [--gateway NAME=BINARY] [--engine ENGINE] [--busy-poll DURATION]
+    bench/gateway.py [--rounds N] [--seconds S] [--minutes M] [--rows REGEX] [--proxies REGEX] [--no-twice]
+                     [--no-limits] [--no-instructions] [--limit-rounds N] [--gateway NAME=BINARY] [--engine ENGINE] [--busy-poll DURATION]
                      [--json FILE] [--write FILE]
 
 Binaries come from $WEIR_BUILD; --gateway puts another build of weir-gateway beside it in the same rounds. A proxy's CPU is its process
@@ -149,9 +149,9 @@ def load(address, row, seconds):
     return json.loads(r.stdout)
 
 
-def measure(rows, names, rounds, seconds, again):
-    """{(row name, proxy name): [one result a round]}."""
-    results, order = {}, random.Random(1)
+def measure(rows, names, rounds, seconds, again, until):
+    """{(row name, proxy name): [one result a round]}. No round begins that would not end before `until`, by time.monotonic()."""
+    results, order, began = {}, random.Random(1), time.monotonic()
     with weirtest.World() as w:
         storage = weirtest.Process(w, "ramnbd", [RAM])
         address = storage.wait_line(r"^ramnbd: listening on (\S+)$").group(1)
@@ -159,6 +159,9 @@ def measure(rows, names, rounds, seconds, again):
         ready.update({name: PROXIES[name](w, int(address.rsplit(":", 1)[1])) for name in names})
         twice = PROXIES[US](w, int(address.rsplit(":", 1)[1])) if again else None
         for i in range(rounds):
+            if i > 0 and time.monotonic() + (time.monotonic() - began) / i > until:
+                print(f"time is up after {i} rounds", file=sys.stderr, flush=True)
+                break
             print(f"round {i + 1} of {rounds}, load average {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
             for row in rows:
                 # A proxy must not always run right after the same other one: what ran before moves the next one's figures. (Each
@@ -368,6 +371,7 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--rounds", type=int, default=13)
     p.add_argument("--seconds", type=float, default=0.2, help="of each run; many short rounds tell more than few long ones")
+    p.add_argument("--minutes", type=float, default=0, help="all of it takes about so long at most: fewer rounds where the machine is slow")
     p.add_argument("--rows", default="", metavar="REGEX", help="of loads' names, as in the table")
     p.add_argument("--proxies", default="", metavar="REGEX")
     p.add_argument("--gateway", action="append", default=[], metavar="NAME=BINARY", help="another build of weir-gateway beside this one")
@@ -382,6 +386,9 @@ def arguments():
     p.add_argument("--write", metavar="FILE", help="the report, as Markdown, between its two marks if it has them")
     a = p.parse_args()
     a.limit_rounds = min(a.limit_rounds, a.rounds)
+    # What follows the rounds: eight runs of limiters and one without, each with a second of idleness and its start; valgrind twice a row.
+    rest = (0 if a.no_limits else a.limit_rounds * 9 * (a.limit_seconds + 2)) + (0 if a.no_instructions else 20 * len(INSTRUCTIONS))
+    a.until = time.monotonic() + 60 * a.minutes - rest if a.minutes else float("inf")
     a.chosen = [row for row in ROWS if re.search(a.rows, row.name)]
     if not a.chosen:
         p.error(f"--rows {a.rows}: no such load")
@@ -399,10 +406,11 @@ def main():
     PROXIES.update(more)
     names += more
     rows, began, load_average = a.chosen, time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), os.getloadavg()[0]
-    results = measure(rows, names, a.rounds, a.seconds, again=not a.no_twice and {US, TUNED} <= set(names))
+    results = measure(rows, names, a.rounds, a.seconds, again=not a.no_twice and {US, TUNED} <= set(names), until=a.until)
+    rounds = len(results[rows[0].name, DIRECT])
     limiters = {} if a.no_limits else limits.measure_all(a.limit_rounds, a.limit_seconds)
     command = shlex.join(["bench/gateway.py", *sys.argv[1:]])
-    out = ["## Measured", "", f"{began}, `{command}`: {a.rounds} interleaved rounds of {a.seconds} s a run; load average "
+    out = ["## Measured", "", f"{began}, `{command}`: {rounds} interleaved rounds of {a.seconds} s a run; load average "
            f"{load_average:.1f} before.", "", *machine(), "", "### In short", "", *summary(results, rows, names, limiters), "",
            "### Data path", "",
            "IOPS as a ratio to no proxy (median of the rounds' ratios) · proxy CPU seconds per million I/Os (median).", "",
