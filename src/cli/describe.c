@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/units.h"
 #include "cli/describe.h"
 #include "cli/get.h"
 #include "cli/http.h"
@@ -141,26 +142,19 @@ void describe_counters(struct text *out, const struct cli *c, const json_t *coun
     table_free(t);
 }
 
+/* What a plan adds for a while. */
 static void put_control(struct text *out, const json_t *o)
 {
     static const struct describe_line lines[] = {
         {"  since", "control.since", TABLE_TEXT},
         {"  reason", "control.reason", TABLE_TEXT},
-        {"  held by", "heldBy", TABLE_TEXT},
-        {"  held now", "heldNow", TABLE_EXACT},
-        {"  oldest held", "oldestHeldUs", TABLE_LATENCY},
-        {"  burst credit", "burstCreditPercent", TABLE_PERCENT},
     };
     text_printf(out, "%-16s", "  desired");
     put_rates(out, table_value(o, "control.desired"));
-    text_printf(out, "\n%-14s", "  applied");
+    text_printf(out, "\n%-16s", "  applied");
     put_rates(out, table_value(o, "control.applied"));
     text_append_str(out, "\n");
-    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
-        text_printf(out, "%-16s", lines[i].label);
-        table_format_value(table_value(o, lines[i].path), lines[i].format, 0, out);
-        text_append_str(out, "\n");
-    }
+    PUT_LINES(out, o, lines);
 }
 
 static void put_rules(struct text *out, const struct cli *c, const json_t *rules)
@@ -190,6 +184,84 @@ static void put_rules(struct text *out, const struct cli *c, const json_t *rules
     table_free(t);
 }
 
+/* As people write it: "30s" of "PT30S". */
+static void put_duration(struct text *out, const char *iso)
+{
+    char words[32];
+    uint64_t ns;
+    if (iso && units_parse_duration_ns(iso, &ns, NULL) == 0)
+        text_append_str(out, units_format_duration_ns(ns, words, sizeof(words)));
+    else
+        text_append_str(out, "?");
+}
+
+/* One unit of a limit, if it has that: "iops 2000/s, in a burst 4000/s for 30s". */
+static void put_limit(struct text *out, const json_t *limit, const char *key, const char *words,
+                      bool bytes)
+{
+    const json_t *rate = json_object_get(limit, key), *burst = json_object_get(limit, "burst");
+    const json_t *more = json_object_get(burst, key);
+    if (!json_is_integer(rate))
+        return;
+    text_printf(out, "      %-16s", words);
+    table_format_value(rate, bytes ? TABLE_RATE : TABLE_EXACT, 0, out);
+    text_append_str(out, bytes ? "" : "/s");
+    if (json_is_integer(more)) {
+        text_append_str(out, ", in a burst ");
+        table_format_value(more, bytes ? TABLE_RATE : TABLE_EXACT, 0, out);
+        text_printf(out, "%s for ", bytes ? "" : "/s");
+        put_duration(out, json_string_value(json_object_get(burst, "for")));
+    }
+    text_append_str(out, "\n");
+}
+
+/* What holds for good; what a plan adds for a while stands under "Planned on top". */
+static void put_limits(struct text *out, const json_t *rules)
+{
+    static const struct {
+        const char *key, *words;
+        bool bytes;
+    } units[] = {
+        {"iops", "iops", false},
+        {"iopsRead", "iops-read", false},
+        {"iopsWrite", "iops-write", false},
+        {"bandwidth", "bandwidth", true},
+        {"bandwidthRead", "bandwidth-read", true},
+        {"bandwidthWrite", "bandwidth-write", true},
+    };
+    bool any = false;
+    size_t i;
+    json_t *rule;
+    json_array_foreach(rules, i, rule)
+    {
+        const char *name = json_string_value(json_object_get(rule, "agreement"));
+        const char *says = json_string_value(json_object_get(rule, "says"));
+        const json_t *limit = json_object_get(rule, "limit");
+        if (!json_is_object(limit) || !name || !says ||
+            (strcmp(says, "promise") != 0 && strcmp(says, "limits") != 0))
+            continue;
+        struct text lines;
+        text_init(&lines, 4096);
+        for (size_t u = 0; u < sizeof(units) / sizeof(units[0]); u++)
+            put_limit(&lines, limit, units[u].key, units[u].words, units[u].bytes);
+        if (json_is_true(json_object_get(rule, "bySize")))
+            text_printf(&lines, "      %-16s%s\n", "by size",
+                        "so much for each GiB: `weir describe agreement` has it");
+        if (lines.len > 0) {
+            text_append_str(out, "  ");
+            text_append_escaped(out, name);
+            text_printf(out, " (agreement, %s)\n%s",
+                        json_is_true(json_object_get(rule, "shared")) ? "all its streams together"
+                                                                      : "each stream by itself",
+                        lines.data);
+            any = true;
+        }
+        text_fini(&lines);
+    }
+    if (!any)
+        text_append_str(out, "  no agreement limits it\n");
+}
+
 static enum cli_exit describe_stream(struct cli *c, const json_t *o, struct text *out)
 {
     static const struct describe_line identity[] = {
@@ -213,6 +285,12 @@ static enum cli_exit describe_stream(struct cli *c, const json_t *o, struct text
         {"  in flight", "inflight", TABLE_EXACT},
         {"  errors/s", "errorsPerSecond", TABLE_EXACT},
     };
+    static const struct describe_line waiting[] = {
+        {"  held now", "heldNow", TABLE_EXACT},
+        {"  the oldest", "oldestHeldUs", TABLE_LATENCY},
+        {"  held by", "heldBy", TABLE_TEXT},
+        {"  burst credit", "burstCreditPercent", TABLE_PERCENT},
+    };
     PUT_LINES(out, o, identity);
     describe_title(out, c, "Promise");
     put_objective(out, o);
@@ -227,8 +305,12 @@ static enum cli_exit describe_stream(struct cli *c, const json_t *o, struct text
         describe_title(out, c, "How it spreads, since the gateway began");
         latency_spread(out, NULL, json_object_get(o, "histograms"));
     }
-    describe_title(out, c, "Control");
+    describe_title(out, c, "Limits in force");
+    put_limits(out, json_object_get(o, "rules"));
+    describe_title(out, c, "Planned on top");
     put_control(out, o);
+    describe_title(out, c, "Waiting now");
+    PUT_LINES(out, o, waiting);
     describe_title(out, c, "Counters");
     describe_counters(out, c, json_object_get(o, "counters"));
     return put_actions(c, out, json_string_value(json_object_get(o, "key")));

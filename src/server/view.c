@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "server/model/parts.h"
 #include "server/monitor/session.h"
 #include "server/services/explain.h"
 #include "server/services/precedence.h"
@@ -139,9 +140,12 @@ static json_t *rules(const struct entities *e, const struct entity_stream *st)
     for (size_t i = 0; i < n; i++) {
         const struct entity_agreement *a = row[i].agreement;
         json_array_append_new(
-            all, json_pack("{s:s, s:o, s:s, s:s}", "agreement", a->agreement.name, "version",
-                           count(a->agreement.version), "says", precedence_name(row[i].says),
-                           "why", precedence_words(row[i].says)));
+            all, json_pack("{s:s, s:o, s:s, s:s, s:b, s:b, s:o}", "agreement", a->agreement.name,
+                           "version", count(a->agreement.version), "says",
+                           precedence_name(row[i].says), "why", precedence_words(row[i].says),
+                           "shared", a->agreement.per == AGREEMENT_PER_GROUP, "bySize",
+                           a->agreement.per_gib.iops != 0 || a->agreement.per_gib.bytes_s != 0,
+                           "limit", model_limits_render(&a->agreement.limits)));
     }
     return all;
 }

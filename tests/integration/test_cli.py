@@ -204,6 +204,10 @@ class Cli(unittest.TestCase):
             self.assertIn(words, out)
         weirtest.wait_until(lambda: re.search(r"p99 of at most 5.00ms while at most 4000 IOPS[^$]*agreement +gold",
                                               self.weir("describe", "stream", "127.0.0.1/default")), "the agreement to be judged")
+        # What holds for good, in its units; and each value in its column.
+        self.assertRegex(out, r"\nLimits in force\n  gold \(agreement, all its streams together\)\n"
+                              r"      iops            12000/s, in a burst 20000/s for 1m\n      bandwidth       400MiB/s\n")
+        self.assertEqual({len(m[1]) for m in re.finditer(r"(?m)^(  (?:desired|applied|since|held now|the oldest) +)\S", out)}, {16})
         self.assertIn("127.0.0.1/default", self.weir("describe", "agreement", "gold"))
         for kind, name in (("gateway", "gw"), ("tenant", "acme"), ("policy", "hands-off")):
             self.assertEqual(yaml.safe_load(self.weir("describe", kind, name))["name"], name)
