@@ -123,7 +123,7 @@ class Soak:
             f.truncate(64 << 20)
         self.storage = world.nbdkit("file", self.disk)
         self.server = world.server()
-        config = ("[gateway]\nworker-timeout = 1s\ndrain-timeout = 1s\n[listener l]\naddress = 127.0.0.1:0\ntarget = t\n"
+        config = ("[gateway]\nworker-timeout = 8s\ndrain-timeout = 1s\n[listener l]\naddress = 127.0.0.1:0\ntarget = t\n"
                   f"[target t]\nuri = {self.storage.uri}\n" + "".join(f"[volume v{i}]\ntarget = t\n" for i in range(8)))
         self.gateway = world.gateway(config=config, server=self.server, name="soak")
         self.gateway.deaths_expected = True
