@@ -57,18 +57,6 @@ void check_talk(struct sim_process *p)
 
 /* ---- limits over many gateways --------------------------------------------------------------- */
 
-static bool pattern(const char *p, const char *name)
-{
-    return p[0] == '\0' || name_match(p, name);
-}
-
-static bool selector_takes(const struct sim *s, const struct selector *t,
-                           const struct sim_load_config *l)
-{
-    return pattern(t->tenant, l->tenant) && pattern(t->host, l->host) &&
-           pattern(t->volume, l->volume) && pattern(t->target, s->config->device[l->device].name);
-}
-
 /* The limit that all streams together pay into; 0: none, or it is not one for all of them. */
 static uint64_t account_limit(const struct sim *s, size_t i)
 {
@@ -86,7 +74,7 @@ static bool account_covers(const struct sim *s, size_t i, const struct sim_load_
     size_t agreements = s->config->agreement_count;
     if (i >= agreements)
         return strcmp(s->config->tenant[i - agreements].name, l->tenant) == 0;
-    return selector_takes(s, &s->document[i].agreement.applies_to, l);
+    return sim_selects(&s->document[i].agreement.applies_to, l, s->config->device);
 }
 
 static void accounts_close(struct sim *s)
@@ -156,7 +144,7 @@ static void check_throttle(struct sim *s, const struct sim_load_config *l,
     uint64_t iops = item->limits.rate[GATE_IOPS_TOTAL].rate;
     for (size_t i = 0; i < s->config->policy_count; i++) {
         const struct policy *p = &s->config->policy[i];
-        if (!selector_takes(s, &p->applies_to, l))
+        if (!sim_selects(&p->applies_to, l, s->config->device))
             continue;
         if (p->protect || p->observe)
             check_broken(s, "%s: a planned limit against policy %s", item->id, p->name);
@@ -166,7 +154,7 @@ static void check_throttle(struct sim *s, const struct sim_load_config *l,
     }
     for (size_t i = 0; i < s->config->agreement_count; i++) {
         const struct agreement *a = &s->config->agreement[i];
-        if (s->document[i].removed || !selector_takes(s, &a->applies_to, l))
+        if (s->document[i].removed || !sim_selects(&a->applies_to, l, s->config->device))
             continue;
         if (iops > 0 && a->per == AGREEMENT_PER_STREAM && iops < a->reservation_iops)
             check_broken(s, "%s: a planned limit of %llu below the reservation of %s", item->id,

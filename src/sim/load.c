@@ -37,6 +37,7 @@ static bool load_wants(const struct sim_load *l)
 static void load_submit(struct sim_load *l, bool write, uint64_t bytes)
 {
     struct sim *s = l->sim;
+    l->heard.arrived++; /* also where too many wait already: it asks for no less */
     if (l->outstanding >= OUTSTANDING_MAX)
         return;
     struct sim_io *io = sim_io_new(s);
@@ -49,7 +50,6 @@ static void load_submit(struct sim_load *l, bool write, uint64_t bytes)
     io->gate.bytes = bytes;
     list_push_back(&l->ios, &io->link);
     l->outstanding++;
-    l->heard.arrived++;
     if (s->now >= s->config->warmup_ns)
         l->result.arrivals++;
     node_submit(l->node, io);

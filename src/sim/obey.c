@@ -22,7 +22,6 @@
 #include <string.h>
 
 #include "base/assert.h"
-#include "base/name.h"
 #include "sim/private.h"
 
 #define PERIOD_PART 0.8 /* the product has nine tenths: messages come unevenly */
@@ -55,22 +54,14 @@ static bool frozen(const struct policy *p, int64_t wall_us)
     return false;
 }
 
-static bool takes(const char *pattern, const char *name)
-{
-    return pattern[0] == '\0' || name_match(pattern, name);
-}
-
 /* The stream of @l is cut to @to; the largest cut that is allowed starts at @from. */
 static void obey_cut(struct sim *s, const struct sim_load *l, double from, double to)
 {
-    const struct sim_load_config *c = l->config;
     uint32_t most = BARE_PPM;
     const char *by = "";
     for (size_t i = 0; i < s->config->policy_count; i++) {
         const struct policy *p = &s->config->policy[i];
-        const struct selector *t = &p->applies_to;
-        if (!takes(t->tenant, c->tenant) || !takes(t->host, c->host) ||
-            !takes(t->volume, c->volume) || !takes(t->target, s->config->device[c->device].name))
+        if (!sim_selects(&p->applies_to, l->config, s->config->device))
             continue;
         if (frozen(p, sim_wall_us(s)))
             check_broken(s, "load %u: cut to %.0f IOPS while policy %s freezes it", l->index, to,

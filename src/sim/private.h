@@ -241,7 +241,7 @@ struct sim {
     struct sim_account *account; /* check.c: of agreements, then of tenants */
     uint64_t account_from_ns;
     uint64_t counted_ns;                  /* check.c: last look at everything */
-    uint64_t settled_ns, promises_for_ns; /* promise.c */
+    uint64_t settled_ns, promises_for_ns; /* promise.c; for the last fault at that time */
     uint64_t next_session;
     int64_t wall_step_us;
     struct sim_io *free_io;

@@ -35,7 +35,7 @@
  * Two things are excused. What gathered in front of a load while the fault lasted is served first,
  * since nothing is dropped and nothing overtaken, and what is owed is only the headroom above what
  * arrives: the load is held to its objective once that is gone, or would be with the headroom
- * alone; what is reserved for it is served meanwhile, too. And where the target itself holds more
+ * alone; meanwhile it is served what is reserved for it, and no less than what arrives. And where the target itself holds more
  * than DEEP times what it serves at once, its useful parallelism is not found again (qos/window.c,
  * services/useful.c: after a stall or the loss of servers what was believed of it can be several
  * times too much for 20 s and more), and a second outside is counted as missed instead:
@@ -49,7 +49,6 @@
 #include <string.h>
 
 #include "base/assert.h"
-#include "base/name.h"
 #include "sim/private.h"
 
 #define PERIODS    3u
@@ -104,16 +103,9 @@ static double load_longest_ns(const struct sim_device *d, const struct sim_load 
     return fmax(read, write) * (1.0 - spread + spread * log(1.0 / part));
 }
 
-static bool takes(const char *pattern, const char *name)
-{
-    return pattern[0] == '\0' || name_match(pattern, name);
-}
-
 static bool selects(const struct sim *s, const struct selector *t, const struct sim_load *l)
 {
-    const struct sim_load_config *c = l->config;
-    return takes(t->tenant, c->tenant) && takes(t->host, c->host) && takes(t->volume, c->volume) &&
-           takes(t->target, s->config->device[c->device].name);
+    return sim_selects(t, l->config, s->config->device);
 }
 
 /* What is agreed for it alone; NULL: nothing. *@others: something else is agreed, too. */
@@ -250,15 +242,24 @@ static bool device_was_deep(const struct sim_device *d)
     return d->depth_ns > DEEP * d->servers * (double)S;
 }
 
-/* @behind: what gathered in a fault is not gone: it may be late, but what is reserved is served. */
+/* So many I/Os a second are served in any case: what is reserved, and while what gathered in a
+ * fault is not gone as much as arrives where there is an objective: what waits may be late then,
+ * but not become more. */
+static double at_least(const struct sim_load *l, bool behind)
+{
+    double ios = (double)l->promise.ios;
+    return behind && l->promise.late_ns > 0 ? fmax(ios, asked(l)) : ios;
+}
+
+/* @behind: what gathered in a fault is not gone: it may be late. */
 static void promise_judge(struct sim *s, const struct sim_load *l, bool behind)
 {
     const struct sim_promise *p = &l->promise;
     const struct sim_heard *h = &l->heard;
     uint64_t waits = load_waits_late(l), ms = (s->now - s->settled_ns) / MS;
     double served = (double)h->served, due = (served + (double)waits) * p->late_part;
-    double want = (double)p->ios;
-    if (behind ? p->ios < LEAST : (p->late_ns == 0 && p->ios == 0) || h->arrived < LEAST)
+    double want = at_least(l, behind);
+    if (behind ? want < LEAST : (p->late_ns == 0 && p->ios == 0) || h->arrived < LEAST)
         return;
     if (behind) /* so much was there to be served */
         want = fmin(want, served + (double)l->outstanding);
@@ -266,12 +267,12 @@ static void promise_judge(struct sim *s, const struct sim_load *l, bool behind)
         want = (double)h->arrived;
     bool late = !behind && p->late_ns > 0 && h->arrived <= p->while_ios &&
                 (double)(h->late + waits) > due + CHANCE * sqrt(due) + 2.0;
-    bool less = p->ios > 0 && served < GIVEN * want - CHANCE * sqrt(want);
+    bool less = want > 0 && served < GIVEN * want - CHANCE * sqrt(want);
     if ((late || less) && device_was_deep(&s->device[l->config->device])) {
         s->result->promises_missed++;
         return;
     }
-    s->result->promises_held++;
+    s->result->promises_held += !behind;
     if (late)
         check_broken(s,
                      "load %u: %llu of %llu I/Os later than %llu us in the second before, %llu "
@@ -281,10 +282,11 @@ static void promise_judge(struct sim *s, const struct sim_load *l, bool behind)
                      (unsigned long long)ms);
     if (less)
         check_broken(s,
-                     "load %u: %llu I/Os in the second before, %llu arrived, %llu reserved "
-                     "(agreement %s), %llu ms after they could be served",
-                     l->index, (unsigned long long)h->served, (unsigned long long)h->arrived,
-                     (unsigned long long)p->ios, p->name, (unsigned long long)ms);
+                     "load %u: %llu I/Os in the second before, %llu arrived, %.0f %s (agreement "
+                     "%s), %llu ms after they could be served",
+                     l->index, (unsigned long long)h->served, (unsigned long long)h->arrived, want,
+                     behind ? "owed, with a backlog" : "reserved", p->name,
+                     (unsigned long long)ms);
 }
 
 /* Whether what gathered before @since is not gone yet. What the planner owes is the headroom above
@@ -315,22 +317,25 @@ static void second(struct sim *s, const struct event *e)
     uint64_t period = s->config->period_ns > 0 ? s->config->period_ns : S;
     uint64_t excused = s->last_fault_ns + SETTLE_NS;
     uint64_t from = s->settled_ns < excused ? s->settled_ns : excused;
+    bool found = s->promises_for_ns == s->last_fault_ns;
+    if (s->config->unsettled)
+        promises_unsettled(s);
     for (size_t i = 0; i < s->config->device_count; i++)
         device_account(&s->device[i]);
     for (size_t i = 0; i < s->config->load_count; i++) {
         struct sim_load *l = &s->load[i];
         uint64_t begun = s->device[l->config->device].begun_ns;
         uint64_t since = (from > begun ? from : begun) + PERIODS * period;
-        if (s->promises_for_ns == s->settled_ns && s->now - S >= since && l->on &&
-            l->stream != NULL && s->now - S >= s->config->warmup_ns)
+        if (found && s->now - S >= since && l->on && l->stream != NULL &&
+            s->now - S >= s->config->warmup_ns)
             promise_judge(s, l, behind(l, since));
-        if (s->promises_for_ns != s->settled_ns)
+        if (!found)
             promise_find(s, l);
         l->heard = (struct sim_heard){0};
     }
     for (size_t i = 0; i < s->config->device_count; i++)
         s->device[i].depth_ns = 0;
-    s->promises_for_ns = s->settled_ns;
+    s->promises_for_ns = s->last_fault_ns;
     events_add(&s->events, s->now + S, second, NULL, 0);
 }
 

@@ -36,18 +36,6 @@ bool regulator_sets_window(const struct sim *s)
     return s->config->scheme == SIM_PARDA || s->config->scheme == SIM_MCLOCK;
 }
 
-static bool pattern(const char *p, const char *name)
-{
-    return p[0] == '\0' || name_match(p, name);
-}
-
-static bool selects(const struct sim *s, const struct agreement *a, const struct sim_load_config *l)
-{
-    const struct selector *t = &a->applies_to;
-    return pattern(t->tenant, l->tenant) && pattern(t->host, l->host) &&
-           pattern(t->volume, l->volume) && pattern(t->target, s->config->device[l->device].name);
-}
-
 static struct sched_terms terms_of(const struct agreement *a)
 {
     struct sched_terms t = {.reserve_iops = a->reservation_iops,
@@ -96,7 +84,7 @@ static void set_add(struct set *set, const struct sim_load *l, const struct sche
 static const struct agreement *agreement_of(const struct sim *s, const struct sim_load *l)
 {
     for (size_t i = 0; i < s->config->agreement_count; i++)
-        if (selects(s, &s->config->agreement[i], l->config))
+        if (sim_selects(&s->config->agreement[i].applies_to, l->config, s->config->device))
             return &s->config->agreement[i];
     return NULL;
 }

@@ -410,11 +410,6 @@ static bool read_document(struct scenario *s, const json_t *doc, struct text *er
     return false;
 }
 
-static bool pattern(const char *p, const char *name)
-{
-    return p[0] == '\0' || name_match(p, name);
-}
-
 /* Each load is judged by the strictest objective of an agreement that selects it. */
 static void judge_by_agreements(struct scenario *s)
 {
@@ -422,10 +417,7 @@ static void judge_by_agreements(struct scenario *s)
         struct sim_load_config *l = &s->load[i];
         for (size_t k = 0; k < s->config.agreement_count; k++) {
             const struct agreement *a = &s->agreement[k];
-            const struct selector *t = &a->applies_to;
-            if (a->objective_count == 0 || !pattern(t->tenant, l->tenant) ||
-                !pattern(t->host, l->host) || !pattern(t->volume, l->volume) ||
-                !pattern(t->target, s->device[l->device].name))
+            if (a->objective_count == 0 || !sim_selects(&a->applies_to, l, s->device))
                 continue;
             if (l->objective_us == 0 || a->objective[0].latency_us < l->objective_us) {
                 l->objective_us = a->objective[0].latency_us;

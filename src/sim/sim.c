@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/name.h"
 #include "base/err.h"
 #include "sim/private.h"
 
@@ -42,6 +43,18 @@ const char *sim_scheme_name(enum sim_scheme s)
 int64_t sim_wall_us(const struct sim *s)
 {
     return WALL_0_US + (int64_t)(s->now / US) + s->wall_step_us;
+}
+
+static bool takes(const char *pattern, const char *name)
+{
+    return pattern[0] == '\0' || name_match(pattern, name);
+}
+
+bool sim_selects(const struct selector *t, const struct sim_load_config *l,
+                 const struct sim_device_config *device)
+{
+    return takes(t->tenant, l->tenant) && takes(t->host, l->host) && takes(t->volume, l->volume) &&
+           takes(t->target, device[l->device].name);
 }
 
 double sim_exponential(struct sim *s, double mean)

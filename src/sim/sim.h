@@ -65,6 +65,11 @@ struct sim_load_config {
     uint32_t percentile_ppm;
 };
 
+/* Whether @t selects @l, whose target is one of @device: found here for all of the simulator, and not
+ * by what the services use, so that a fault there shows. */
+bool sim_selects(const struct selector *t, const struct sim_load_config *l,
+                 const struct sim_device_config *device);
+
 enum sim_change_kind {
     SIM_DEVICE_SPEED,   /* value: new speed in ppm of the configured */
     SIM_DEVICE_SERVERS, /* value: servers in service */
@@ -138,6 +143,8 @@ struct sim_config {
     bool manual_admission; /* gateways wait for people, who admitted all in an earlier life */
     bool promises; /* hold that what can be kept is kept again after faults (promise.c) */
     size_t policies_unsaid; /* so many of the last nobody is told: to see that obey.c notices */
+    size_t agreements_unsaid; /* the same of these: to see that promise.c notices, */
+    bool unsettled;           /* also where in every second something settles */
     int64_t wall_us;        /* added to the time of day at which it begins */
     bool own_targets; /* a gateway stands before the targets of its loads; else before all */
 };

@@ -50,7 +50,7 @@ static int read_documents(struct sim_process *p, const struct sim_document *d, s
         r = services_tenant_put(p->services, &c->tenant[i], s->now, sim_wall_us(s));
     for (size_t i = 0; r == 0 && i + c->policies_unsaid < c->policy_count; i++)
         r = services_policy_put(p->services, &c->policy[i], s->now, sim_wall_us(s));
-    for (size_t i = 0; r == 0 && i < c->agreement_count; i++) {
+    for (size_t i = 0; r == 0 && i + c->agreements_unsaid < c->agreement_count; i++) {
         words[0] = '\0';
         if (d[i].removed)
             continue;
@@ -187,6 +187,8 @@ static void written(struct sim *s, const struct event *e)
 {
     struct changed *c = e->what;
     s->document[c->index] = (struct sim_document){c->removed, c->agreement};
+    s->last_fault_ns = s->now; /* the change is done now */
+    promises_unsettled(s);
     for (uint32_t i = 0; s->server_is_up && i < s->processes; i++) {
         struct changed *copy = malloc(sizeof *copy);
         weir_assert(copy != NULL);

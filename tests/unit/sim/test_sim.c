@@ -204,6 +204,59 @@ static void a_promise_that_nobody_keeps_is_seen(void **state)
     sim_result_fini(&ours);
 }
 
+/* A gateway that divides by weight alone, nearly all for the bully, since nobody told the server of
+ * the promise, or as it should. */
+static void with_promise(const struct agreement *gold, bool said, bool unsettled,
+                         const char *expected)
+{
+    struct small w;
+    struct sim_result r;
+    struct text why;
+    struct agreement both[2];
+    text_init(&why, 65536);
+    small_init(&w, SIM_OURS, 8, true);
+    both[0] = both[1] = w.agreement;
+    snprintf(both[0].name, sizeof both[0].name, "bulk");
+    snprintf(both[0].applies_to.volume, NAME_SIZE, "copy");
+    both[0].weight = 100000;
+    both[0].objective_count = 0;
+    both[1].objective_count = gold->objective_count;
+    both[1].objective[0] = gold->objective[0];
+    both[1].reservation_iops = gold->reservation_iops;
+    w.load[0].rate = 1500;
+    w.config.agreement = both;
+    w.config.agreement_count = 2;
+    w.config.agreements_unsaid = !said;
+    w.config.unsettled = unsettled;
+    w.config.promises = true;
+    w.config.duration_ns = 30 * S;
+    assert_int_equal(sim_run(&w.config, &r, &why), 0);
+    if (said && r.broken != NULL)
+        fail_msg("%s", r.broken);
+    assert_true(said || r.broken != NULL);
+    if (!said && strstr(r.broken, expected) == NULL)
+        fail_msg("\"%s\" where \"%s\" was expected", r.broken, expected);
+    assert_true(!said || r.promises_held >= 10);
+    sim_result_fini(&r);
+    text_fini(&why);
+}
+
+static void a_promise_that_the_server_does_not_know_is_seen_to_be_broken(void **state)
+{
+    (void)state;
+    const struct agreement reserved = {.reservation_iops = 1500};
+    const struct agreement fast = {.objective_count = 1, .objective = {{990000, 24000, 2000}}};
+    with_promise(&reserved, true, false, "");
+    with_promise(&reserved, false, false, "1500 owed, with a backlog (agreement gold)");
+    with_promise(&fast, true, false, "");
+    /* Starved from the beginning: what waits may be late, but as much as arrives is served. */
+    with_promise(&fast, false, false, "owed, with a backlog (agreement gold)");
+    /* Who never settles is not excused. */
+    with_promise(&reserved, false, true, "1500 owed, with a backlog (agreement gold)");
+    with_promise(&fast, false, true, "owed, with a backlog (agreement gold)");
+    with_promise(&fast, true, true, "");
+}
+
 /* A promise that cannot be kept, so that its neighbour is cut again and again, under a policy. */
 static void with_policy(const struct policy *p, bool said, const char *expected, bool cuts)
 {
@@ -270,6 +323,7 @@ int main(void)
         cmocka_unit_test(a_limit_holds_a_closed_loop_to_its_rate),
         cmocka_unit_test(thousands_of_gateways_fit),
         cmocka_unit_test(a_promise_that_nobody_keeps_is_seen),
+        cmocka_unit_test(a_promise_that_the_server_does_not_know_is_seen_to_be_broken),
         cmocka_unit_test(a_policy_that_the_server_does_not_know_is_seen_to_be_broken),
         cmocka_unit_test(what_does_not_exist_is_refused),
     };
