@@ -34,8 +34,10 @@
 #include "base/assert.h"
 #include "qos/sched_private.h"
 
-/* Reservations may go beyond the window by a quarter of it. */
-#define SCHED_OVER 4u
+/* Reservations may go beyond the window by a quarter of it; where nobody divides it, to eight times
+ * of it. */
+#define SCHED_OVER      4u
+#define SCHED_UNDIVIDED 8u
 /* What is left of a pace when the window changes, at most. */
 #define PACE_KEPT_NS UINT64_C(100000000)
 /* Reservations may have held more than the whole for long: that is not held against the others. */
@@ -103,7 +105,13 @@ static void window_hold(struct sched *s, uint64_t milli, uint64_t now_ns)
 static void reserved_hold(struct sched *s, uint64_t milli)
 {
     uint32_t room = room_of(milli);
-    s->room_reserved = room + room / SCHED_OVER;
+    s->room_reserved = s->undivided ? room * SCHED_UNDIVIDED : room + room / SCHED_OVER;
+}
+
+void sched_set_undivided(struct sched *s, bool undivided)
+{
+    s->undivided = undivided;
+    reserved_hold(s, s->slots_milli);
 }
 
 void sched_set_window(struct sched *s, uint64_t slots_milli, uint64_t now_ns)

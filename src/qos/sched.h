@@ -165,6 +165,9 @@ void sched_set_window(struct sched *s, uint64_t slots_milli, uint64_t now_ns);
 uint64_t sched_window(const struct sched *s);
 /* For a while: a lower window for what is not reserved, or for @all; 0: the window as set. */
 void sched_set_low(struct sched *s, uint64_t slots_milli, bool all, uint64_t now_ns);
+/* Whether others may fill the target beside this window, which nobody divides: what is let go of
+ * they take. What is reserved then goes beyond the window, to eight times of it. */
+void sched_set_undivided(struct sched *s, bool undivided);
 /* From now on; what waits or is in flight keeps its cost. */
 void sched_set_cost(struct sched *s, const struct cost_model *m);
 const struct cost_model *sched_cost(const struct sched *s);

@@ -15,6 +15,7 @@ struct sched {
     uint32_t room;          /* the same in I/Os, rounded up; 0: no window */
     uint32_t whole;         /* and rounded down */
     uint32_t room_reserved; /* those that reservations may use, whatever holds for the others */
+    bool undivided;         /* others fill the target whatever this window is */
     uint32_t inflight, weighed, queued; /* weighed: of those in flight, that went by weight */
     uint64_t v;
     uint64_t part_ns; /* since then more than the whole slots are in flight */

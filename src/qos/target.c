@@ -66,13 +66,14 @@ static void window_apply(struct target *t, uint64_t now_ns)
     uint64_t slots = 0;
     bool told = on && t->planned && t->plan.slots_milli > 0;
     if (on)
-        slots = told ? t->plan.slots_milli : t->window.slots_milli;
+        slots = told ? t->plan.slots_milli : t->window.high_milli;
     if (!told)
         look_end(&t->look);
-    uint64_t low = look_slots_milli(&t->look);
+    /* Its own search goes lower for a while, too; as in looks, what is reserved need not. */
+    uint64_t low = told ? look_slots_milli(&t->look) : t->window.slots_milli;
     if (slots != sched_window(t->sched))
         sched_set_window(t->sched, slots, now_ns);
-    sched_set_low(t->sched, low, t->look.order.all, now_ns);
+    sched_set_low(t->sched, low, told ? t->look.order.all : t->window.low_all, now_ns);
 }
 
 void target_share_add(struct target *t, uint64_t now_ns)
@@ -95,9 +96,14 @@ void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_
     t->planned = plan != NULL;
     t->plan = plan != NULL ? *plan : (struct window_plan){.slots_milli = 0};
     window_bound(&t->window, t->plan.wait_us * 1000);
-    /* The plan is over: go on from its slots, and find out. */
-    if (had_slots && t->plan.slots_milli == 0 && last > 0)
+    /* The plan is over: go on from its slots, and find out. There are others before the target, and
+     * no more a window for all. */
+    if (had_slots && t->plan.slots_milli == 0 && last > 0) {
         window_init(&t->window, last * 10 / 11);
+        sched_set_undivided(t->sched, !t->planned);
+    } else if (t->planned) {
+        sched_set_undivided(t->sched, false);
+    }
     costs_set(t);
     look_begin(&t->look, &t->plan.look, now_ns);
     window_apply(t, now_ns);

@@ -42,7 +42,9 @@ void target_fini(struct target *t);
 /* One share more or less is in force here. */
 void target_share_add(struct target *t, uint64_t now_ns);
 void target_share_remove(struct target *t, uint64_t now_ns);
-/* @plan NULL: none in force any more; the window that the gateway found goes on. */
+/* @plan NULL: none in force any more; the window that the gateway found, or the plan's last part of
+ * one, goes on. In that case others are before the target, and what is reserved may go beyond it
+ * (sched_set_undivided). */
 void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_ns);
 /* What was dispatched is answered, or (@judged_ns 0) never will be; see sched_complete. */
 void target_complete(struct target *t, struct sched_io *io, uint64_t judged_ns, uint64_t now_ns);

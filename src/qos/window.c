@@ -19,6 +19,9 @@
  * needed: costs only even out a changing mix of sizes. n is the measured mean in flight, not the
  * slots asked for, so that a part of the gateways without work does no harm.
  *
+ * LOW holds back what goes by weight; what is reserved goes on as if at HIGH, or a search at few
+ * slots would break promises. Where that left too little to compare, the next LOW holds all.
+ *
  * A search costs a tenth of the throughput for as long as LOW lasts. It is made often while it
  * finds something new, and rarely once it does not; a rate that moves by more than 12 % between
  * two HIGH phases makes it look at once.
@@ -64,20 +67,26 @@
 #define K_MIN         0.8
 #define K_MAX         ((double)WINDOW_SLOTS_MILLI_MAX / 1000.0)
 
+static uint64_t milli_of(double slots)
+{
+    double n = slots * 1000.0;
+    return n < WINDOW_SLOTS_MILLI_MIN   ? WINDOW_SLOTS_MILLI_MIN
+           : n > WINDOW_SLOTS_MILLI_MAX ? WINDOW_SLOTS_MILLI_MAX
+                                        : (uint64_t)n;
+}
+
 static void window_set(struct window *w)
 {
     double n = w->k * MARGIN + MARGIN_SLOTS;
     n = n < 2.0 ? 2.0 : n; /* one in service, one behind it; else there is no LOW */
     n *= (double)w->bound_ppm / 1e6;
+    w->high_milli = milli_of(n);
     if (w->phase == WINDOW_LOW) {
         double low = n * (w->far ? LOW_SHARE_FAR : LOW_SHARE);
         n = low < n - 1.0 ? low : n - 1.0;
         n = n < 2.0 && w->calm % DEEP_EVERY == 0 ? 1.0 : n;
     }
-    n *= 1000.0;
-    uint64_t milli = n < WINDOW_SLOTS_MILLI_MIN   ? WINDOW_SLOTS_MILLI_MIN
-                     : n > WINDOW_SLOTS_MILLI_MAX ? WINDOW_SLOTS_MILLI_MAX
-                                                  : (uint64_t)n;
+    uint64_t milli = milli_of(n);
     if (milli != w->slots_milli)
         w->settle = true;
     w->slots_milli = milli;
@@ -155,8 +164,9 @@ static void search_end(struct window *w)
     double x_high = sum_rate(&w->high), x_low = sum_rate(&w->low);
     double n_high = sum_inflight(&w->high), n_low = sum_inflight(&w->low);
     double k = w->k;
-    bool far = false;
-    if (x_low > 0 && n_low > 0 && n_high > n_low * 1.1) {
+    bool far = false, lower = n_high > n_low * 1.1;
+    w->low_all = !lower; /* what is reserved went on, and there was too little else */
+    if (x_low > 0 && n_low > 0 && lower) {
         double linear = (x_high / n_high) / (x_low / n_low);
         if (x_low >= FLAT * x_high) {
             k = n_low * STEP_DOWN;

@@ -66,7 +66,9 @@ struct window_sum {
 };
 
 struct window {
-    uint64_t slots_milli;       /* what to use now */
+    uint64_t slots_milli;       /* what to use now: high_milli, or less while LOW lasts */
+    uint64_t high_milli;
+    bool low_all;               /* LOW holds what is reserved as well */
     uint64_t parallelism_milli; /* k, useful parallelism; 0: not known yet */
     uint64_t wait_bound_ns;     /* 0: none */
     uint32_t bound_ppm;         /* what the latency bound leaves of the window */

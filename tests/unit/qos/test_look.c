@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Goal: a look lowers the window for its time, takes nothing from reservations, counts the target
- * at both windows apart, and happens once.
+ * at both windows apart, and happens once; a gateway's own search takes nothing from them either;
+ * and where nobody divides the target any more they go beyond the window.
  * Method: a target of the gateway before a made-up device of eight servers and constant service; a
  * virtual clock; one stream that always has work, one with a reservation that asks for less. */
 #include <string.h>
@@ -11,7 +12,6 @@
 
 #define IOS     64u
 #define SERVERS 8u
-#define DEPTH   40u /* that bulk has outstanding at most */
 #define SERVICE UINT64_C(1000000)
 #define STEP    UINT64_C(50000)
 
@@ -24,6 +24,8 @@ struct bench {
     bool used[IOS];
     uint64_t now, gold_next, gold_asked, gold_served, gold_most;
     uint64_t free_at[SERVERS]; /* when each server is */
+    uint64_t others;           /* what waits in the device before one of ours */
+    uint32_t depth;            /* that bulk has outstanding at most */
 };
 
 static uint32_t at_device(const struct bench *b)
@@ -40,7 +42,8 @@ static void goes(struct bench *b, struct sched_io *io)
     for (uint32_t n = 1; n < SERVERS; n++)
         first = b->free_at[n] < b->free_at[first] ? n : first;
     uint64_t begins = b->free_at[first] > b->now ? b->free_at[first] : b->now;
-    b->done[i] = b->free_at[first] = begins + SERVICE;
+    b->free_at[first] = begins + SERVICE;
+    b->done[i] = b->free_at[first] + b->others;
 }
 
 static void ask(struct bench *b, struct sched_flow *f)
@@ -73,7 +76,7 @@ static void step(struct bench *b)
         b->done[i] = 0;
         b->used[i] = false;
     }
-    while (b->bulk.queued < 2 && b->bulk.queued + b->bulk.inflight < DEPTH)
+    while (b->bulk.queued < 2 && b->bulk.queued + b->bulk.inflight < b->depth)
         ask(b, &b->bulk);
     if (b->now >= b->gold_next) {
         b->gold_next += SERVICE;
@@ -97,6 +100,7 @@ static struct bench *bench_new(void)
     struct bench *b = calloc(1, sizeof *b);
     assert_non_null(b);
     b->now = NS_PER_S;
+    b->depth = 40;
     b->gold_next = b->now;
     assert_int_equal(target_init(&b->t, 8, 10 * NS_PER_S), 0);
     const struct sched_terms terms[] = {{.weight = 100}, {.weight = 100, .reserve_iops = 1200}};
@@ -256,6 +260,67 @@ static void it_begins_as_late_as_the_plan_says_and_may_hold_what_is_reserved(voi
     bench_free(b);
 }
 
+static void where_nobody_divides_any_more_what_is_reserved_goes_beyond_the_window(void **state)
+{
+    (void)state;
+    struct bench *b = bench_new();
+    struct window_plan p = {.slots_milli = 2000};
+    b->depth = 2;
+    target_plan(&b->t, &p, b->now);
+    run(b, NS_PER_S);
+    assert_in_range(at_device(b), 1, 2);
+    b->others = 8 * NS_PER_MS; /* gold takes nine in flight now to have its thousand a second */
+    run(b, 20 * NS_PER_MS);
+    assert_in_range(at_device(b), 1, 2);
+    target_plan(&b->t, NULL, b->now);
+    run(b, 60 * NS_PER_MS);
+    b->gold_asked = b->gold_served = 0;
+    run(b, 40 * NS_PER_MS);
+    assert_true(b->gold_served + 3 >= b->gold_asked);
+    target_plan(&b->t, &p, b->now); /* somebody does again */
+    run(b, 20 * NS_PER_MS);
+    assert_in_range(at_device(b), 1, 2);
+    b->others = 0;
+    bench_free(b);
+}
+
+static void a_search_of_its_own_does_not_hold_what_is_reserved(void **state)
+{
+    (void)state;
+    struct bench *b = bench_new();
+    const struct window *w = &b->t.window;
+    for (int i = 0; w->phase != WINDOW_LOW; i++) {
+        assert_true(i < 10000);
+        run(b, NS_PER_MS);
+    }
+    assert_true(w->slots_milli < w->high_milli);
+    assert_int_equal(target_window(&b->t), w->high_milli); /* reservations may use all of it */
+    assert_false(w->low_all);
+    run(b, 20 * NS_PER_MS);
+    assert_true(at_device(b) <= (w->slots_milli + 999) / 1000 + 2);
+    bench_free(b);
+}
+
+static void where_a_lower_window_lowers_nothing_the_next_holds_all(void **state)
+{
+    (void)state;
+    struct window w;
+    window_init(&w, 8000);
+    struct window_sample s = {.interval_ns = TARGET_TICK_NS, .full_ns = TARGET_TICK_NS,
+                              .cost_ns = 800 * NS_PER_MS, .ios = 800};
+    for (int search = 0, seen = 0; seen < 3; search++) {
+        bool was_low = w.phase == WINDOW_LOW;
+        /* All is reserved at first, then all goes by weight. */
+        s.busy_ns = TARGET_TICK_NS * (seen == 0 ? 9 : w.slots_milli / 1000);
+        window_learn(&w, &s);
+        assert_true(search < 1000);
+        if (!was_low || w.phase == WINDOW_LOW)
+            continue;
+        assert_int_equal(w.low_all, seen == 0);
+        seen++;
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -264,6 +329,9 @@ int main(void)
         cmocka_unit_test(it_is_begun_once_and_ends_with_the_plan),
         cmocka_unit_test(a_lower_window_that_is_none_lowers_nothing),
         cmocka_unit_test(it_begins_as_late_as_the_plan_says_and_may_hold_what_is_reserved),
+        cmocka_unit_test(where_nobody_divides_any_more_what_is_reserved_goes_beyond_the_window),
+        cmocka_unit_test(a_search_of_its_own_does_not_hold_what_is_reserved),
+        cmocka_unit_test(where_a_lower_window_lowers_nothing_the_next_holds_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
