@@ -79,6 +79,7 @@ struct sim_device {
     uint64_t slots_samples;
     uint32_t waiting;
     double depth_ns;   /* of the running second: I/Os that it held, over time */
+    uint64_t overdue, overdue_sum, heard_served; /* of that second; promise.c */
     uint64_t begun_ns; /* a load began to work here */
 };
 

@@ -39,7 +39,9 @@
  * than DEEP times what it serves at once, its useful parallelism is not found again (qos/window.c,
  * services/useful.c: after a stall or the loss of servers what was believed of it can be several
  * times too much for 20 s and more), and a second outside is counted as missed instead:
- * tests/sim/seeds.c has a bound for how many of all may be.
+ * tests/sim/seeds.c has a bound for how many of all may be. So is one in which more than OVERDUE of
+ * what the target served had waited for max-hold: that no I/O waits longer is a promise, too, and
+ * comes before windows, so that an open load which asks for more than there is fills the target.
  *
  * Held against: of I/Os no more are late than the percentile lets and chance explains (CHANCE
  * standard deviations, so that a million seconds pass); of a reservation GIVEN is served, less what
@@ -58,6 +60,7 @@
 #define NEIGHBOURS 3.0
 #define CHANCE     5.0
 #define DEEP       2.5
+#define OVERDUE    0.1
 #define GIVEN      0.95
 #define LEAST      20u /* arrivals that a second needs to be judged */
 
@@ -236,10 +239,26 @@ static uint64_t load_waits_late(const struct sim_load *l)
     return n;
 }
 
-/* In the second before it held far more than it serves at once: its window is not found yet. */
+/* In the second before it held far more than it serves at once: its window is not found yet. Or much
+ * of what it was given went since it had waited for max-hold, whatever the window. */
 static bool device_was_deep(const struct sim_device *d)
 {
-    return d->depth_ns > DEEP * d->servers * (double)S;
+    return d->depth_ns > DEEP * d->servers * (double)S ||
+           (double)d->overdue > OVERDUE * (double)d->heard_served;
+}
+
+/* What was served at @d in the second before, and of that what went overdue, at all gateways. */
+static void device_overdue(struct sim *s, struct sim_device *d)
+{
+    uint64_t sum = 0;
+    d->heard_served = 0;
+    for (size_t i = 0; i < s->config->load_count; i++)
+        d->heard_served += s->load[i].config->device == d->index ? s->load[i].heard.served : 0;
+    for (uint32_t i = 0; i < s->config->gateways; i++)
+        if (s->node[i].up)
+            sum += sched_account(stream_port(s->node[i].table, d->index)->sched, s->now)->overdue;
+    d->overdue = sum > d->overdue_sum ? sum - d->overdue_sum : 0; /* less: a gateway went */
+    d->overdue_sum = sum;
 }
 
 /* So many I/Os a second are served in any case: what is reserved, and while what gathered in a
@@ -320,8 +339,10 @@ static void second(struct sim *s, const struct event *e)
     bool found = s->promises_for_ns == s->last_fault_ns;
     if (s->config->unsettled)
         promises_unsettled(s);
-    for (size_t i = 0; i < s->config->device_count; i++)
+    for (size_t i = 0; i < s->config->device_count; i++) {
         device_account(&s->device[i]);
+        device_overdue(s, &s->device[i]);
+    }
     for (size_t i = 0; i < s->config->load_count; i++) {
         struct sim_load *l = &s->load[i];
         uint64_t begun = s->device[l->config->device].begun_ns;
