@@ -264,6 +264,79 @@ static void one_that_moves_while_tokens_are_given_back_takes_what_it_uses(void *
     assert_true(seen > 10);
 }
 
+/* A member that says how it stands to a coordinator of two. */
+struct member {
+    struct share_note note;
+};
+
+/* It asks for so much; what it is told is followed at once, and said with the next word. */
+static void says(struct coordinator *c, struct member *m, uint32_t i, double demand, uint64_t now)
+{
+    m[i].note.demand[GATE_IOPS_TOTAL] = demand;
+    m[i].note.wanting[GATE_IOPS_TOTAL] = demand > 500;
+    coordinator_note(c, i, &m[i].note, now);
+    m[i].note.returned[GATE_IOPS_TOTAL] = 0;
+    coordinator_run(c, now);
+}
+
+static bool somebody_is_ordered(struct coordinator *c, struct member *m)
+{
+    bool ordered = false;
+    for (uint32_t i = 0; i < 2; i++) {
+        struct share_grant g[4];
+        size_t n = coordinator_take(c, i, g, 4);
+        for (size_t k = 0; k < n; k++) {
+            struct share_note *note = &m[i].note;
+            uint32_t own = note->own[GATE_IOPS_TOTAL] + g[k].granted[GATE_IOPS_TOTAL];
+            uint32_t keep = g[k].keep[GATE_IOPS_TOTAL];
+            uint32_t back = own > keep ? own - keep : 0;
+            note->own[GATE_IOPS_TOTAL] = own - back;
+            note->returned[GATE_IOPS_TOTAL] += back;
+            ordered |= back > 0;
+        }
+    }
+    return ordered;
+}
+
+/* Both say how they stand: together they ask for 1100. True: one was ordered to keep less. */
+static bool both_say(struct coordinator *c, struct member *m, double first, uint64_t now)
+{
+    says(c, m, 0, first, now);
+    says(c, m, 1, 1100 - first, now);
+    return somebody_is_ordered(c, m);
+}
+
+static void members_are_ordered_once_in_half_a_period_or_for_a_cause(void **state)
+{
+    (void)state;
+    struct coordinator *c = coordinator_new(2, S);
+    assert_non_null(c);
+    struct member m[2];
+    uint64_t now = 100 * S;
+    for (uint32_t i = 0; i < 2; i++) {
+        m[i] = (struct member){.note = {.key = {1, 2}, .seq = 1, .member = true, .connected = true}};
+        for (int k = 0; k < GATE_KIND_COUNT; k++)
+            m[i].note.own[k] = share_default(i, 2);
+        m[i].note.limit[GATE_IOPS_TOTAL] = 1000;
+    }
+    assert_true(both_say(c, m, 1000, now)); /* they are new */
+    assert_false(both_say(c, m, 1000, now + 50 * MS)); /* what came back is given on */
+    assert_false(both_say(c, m, 1000, now + 100 * MS));
+    assert_true(m[0].note.own[GATE_IOPS_TOTAL] > 2 * m[1].note.own[GATE_IOPS_TOTAL]);
+    /* Demand changes sides: it is worth an order, but not yet. */
+    for (uint64_t ms = 150; ms < 500; ms += 50)
+        assert_false(both_say(c, m, 100, now + ms * MS));
+    assert_true(both_say(c, m, 100, now + 510 * MS));
+    assert_false(both_say(c, m, 100, now + 560 * MS));
+    assert_false(both_say(c, m, 100, now + 610 * MS));
+    assert_true(m[1].note.own[GATE_IOPS_TOTAL] > 2 * m[0].note.own[GATE_IOPS_TOTAL]);
+    /* And back, with a cause: another limit. */
+    assert_false(both_say(c, m, 1000, now + 660 * MS));
+    m[0].note.limit[GATE_IOPS_TOTAL] = m[1].note.limit[GATE_IOPS_TOTAL] = 900;
+    assert_true(both_say(c, m, 1000, now + 710 * MS));
+    coordinator_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -275,6 +348,7 @@ int main(void)
         cmocka_unit_test(one_that_is_alone_has_all_of_it_to_the_unit),
         cmocka_unit_test(one_that_stands_still_keeps_its_part_and_the_others_divide_the_rest),
         cmocka_unit_test(what_nobody_uses_is_forgotten),
+        cmocka_unit_test(members_are_ordered_once_in_half_a_period_or_for_a_cause),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
