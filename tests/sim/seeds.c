@@ -447,6 +447,7 @@ static const uint64_t past_bugs[] = {
     283, /* an I/O cost what it had in a stall for as long again (claim.c) */
     897, /* room for calm streams left nothing for reservations in a small window (slots.c) */
     964, /* a throttle was trimmed within the period in which it had been cut (throttle.c) */
+    1087, /* a limit that came later was not lent by those without streams (coordinator.c) */
 };
 
 /* Two runs of a tenth of all. False: a rule was broken. */

@@ -585,6 +585,7 @@ static void divide(struct services *s, struct claim *c, struct part **holder, si
 {
     struct gate_limits agreed;
     claim_limits(s, c, &agreed);
+    quota_limits(s, c, &agreed);
     quota_scale(s, c, &agreed);
     bool changed = list_linked(&c->in_dirty);
     for (int k = 0; !changed && k < GATE_KIND_COUNT; k++)

@@ -299,7 +299,8 @@ static bool kind_divide(struct coordinator *c, struct record *r, struct peer *co
     return ordered;
 }
 
-/* Those without streams lend what they have. */
+/* Those without streams lend what they have. Each is asked once, for all kinds that are limited; one
+ * of whom nothing was wanted yet is not asked. */
 static void borrow(struct coordinator *c, struct record *r, int kind)
 {
     for (uint32_t i = 0; i < r->peers; i++) {
@@ -380,8 +381,11 @@ static void decide(struct coordinator *c, struct record *r, uint64_t now_ns)
     }
     if (ordered)
         r->ordered_ns = now_ns;
-    for (uint32_t i = 0; i < r->peers; i++)
-        r->peer[i].asked = r->peer[i].asked || !r->peer[i].member;
+    for (uint32_t i = 0; i < r->peers; i++) {
+        struct peer *p = &r->peer[i];
+        for (int k = 0; k < GATE_KIND_COUNT; k++)
+            p->asked = p->asked || (!p->member && p->keep[k] == 0);
+    }
     r->anew = false;
     tell_others(c, r, members > 1);
 }

@@ -170,6 +170,17 @@ void quota_scale(const struct services *s, const struct claim *c, struct gate_li
     }
 }
 
+void quota_limits(struct services *s, struct claim *c, const struct gate_limits *l)
+{
+    struct quota *q = c->quota;
+    for (int k = 0; q != NULL && k < GATE_KIND_COUNT; k++) {
+        if (q->limit[k] == l->rate[k].rate)
+            continue;
+        q->limit[k] = l->rate[k].rate;
+        quota_unsent(s, q);
+    }
+}
+
 double quota_others_iops(const struct claim *c)
 {
     return c->quota != NULL ? c->quota->others_iops : 0;

@@ -213,6 +213,7 @@ struct quota {
     struct claim *claim;                /* NULL: no streams of it here */
     uint64_t seq;
     bool spans;                         /* other processes have streams of it */
+    uint64_t limit[GATE_KIND_COUNT];    /* of the whole claim, when it was last divided here */
     uint32_t own[GATE_KIND_COUNT];      /* tokens of SHARE_ONE */
     uint32_t held[GATE_KIND_COUNT];     /* no longer own, but gateways may still use them */
     uint32_t back[GATE_KIND_COUNT];     /* to be given back with the next note */
@@ -615,6 +616,9 @@ int quota_init(struct services *s);
 void quota_fini(struct services *s);
 void quota_join(struct services *s, struct claim *c);
 void quota_leave(struct services *s, struct claim *c);
+/* @l is what the whole claim may: where that is news the coordinator hears of it, also of a claim
+ * that is here alone and has nothing else to say. */
+void quota_limits(struct services *s, struct claim *c, const struct gate_limits *l);
 /* The part of @l that may be used here. */
 void quota_scale(const struct services *s, const struct claim *c, struct gate_limits *l);
 /* @g leaves with what it uses of its claims, or brings it. */

@@ -337,6 +337,32 @@ static void members_are_ordered_once_in_half_a_period_or_for_a_cause(void **stat
     coordinator_free(c);
 }
 
+/* Who is alone with a claim that gets its limit later has all of it, too. */
+static void those_without_streams_lend_of_a_limit_that_comes_later(void **state)
+{
+    (void)state;
+    struct coordinator *c = coordinator_new(2, S);
+    assert_non_null(c);
+    struct share_note note = {.key = {1, 2}, .seq = 1, .member = true, .connected = true};
+    struct share_grant g;
+    for (int k = 0; k < GATE_KIND_COUNT; k++)
+        note.own[k] = share_default(0, 2);
+    coordinator_note(c, 0, &note, 100 * S);
+    coordinator_run(c, 100 * S);
+    for (size_t n = coordinator_take(c, 1, &g, 1); n > 0; n = coordinator_take(c, 1, &g, 1))
+        assert_int_equal(g.keep[GATE_IOPS_TOTAL], SHARE_ONE); /* nothing is wanted of it */
+    note.limit[GATE_IOPS_TOTAL] = 1000;
+    note.seq = 2;
+    coordinator_note(c, 0, &note, 101 * S);
+    coordinator_run(c, 101 * S);
+    assert_int_equal(coordinator_take(c, 1, &g, 1), 1);
+    assert_int_equal(g.keep[GATE_IOPS_TOTAL], 0);
+    assert_int_equal(g.keep[GATE_IOPS_READ], SHARE_ONE);
+    coordinator_run(c, 102 * S);
+    assert_int_equal(coordinator_take(c, 1, &g, 1), 0); /* it was asked once */
+    coordinator_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -349,6 +375,7 @@ int main(void)
         cmocka_unit_test(one_that_stands_still_keeps_its_part_and_the_others_divide_the_rest),
         cmocka_unit_test(what_nobody_uses_is_forgotten),
         cmocka_unit_test(members_are_ordered_once_in_half_a_period_or_for_a_cause),
+        cmocka_unit_test(those_without_streams_lend_of_a_limit_that_comes_later),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
