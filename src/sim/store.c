@@ -12,6 +12,7 @@
 
 #include "base/assert.h"
 #include "base/err.h"
+#include "server/services/agreement_match.h"
 #include "sim/private.h"
 
 /* What the store says: body of PROCESS_LOADED. */
@@ -204,6 +205,17 @@ bool store_holds(const struct event *e)
     return e->fire == written;
 }
 
+/* What the server refuses is not written: with another one it promises more than it lets through. */
+static bool refused(const struct sim *s, uint32_t index, const struct agreement *a)
+{
+    char words[512];
+    for (uint32_t i = 0; i < s->config->agreement_count; i++)
+        if (i != index && !s->document[i].removed &&
+            agreement_clashes(a, &s->document[i].agreement, words, sizeof words))
+            return true;
+    return false;
+}
+
 void store_agreement_change(struct sim *s, uint32_t index, uint64_t limit_iops, bool removed)
 {
     const struct sim_document *d = &s->document[index];
@@ -215,5 +227,9 @@ void store_agreement_change(struct sim *s, uint32_t index, uint64_t limit_iops, 
     c->agreement.version++;
     if (!removed)
         c->agreement.limits.rate[GATE_IOPS_TOTAL].rate = limit_iops;
+    if (!removed && refused(s, index, &c->agreement)) {
+        free(c);
+        return;
+    }
     events_add(&s->events, s->now + s->store_ns, written, c, 0);
 }
