@@ -35,13 +35,14 @@
  * Two things are excused. What gathered in front of a load while the fault lasted is served first,
  * since nothing is dropped and nothing overtaken, and what is owed is only the headroom above what
  * arrives: the load is held to its objective once that is gone, or would be with the headroom
- * alone; meanwhile it is served what is reserved for it, and no less than what arrives. And where the target itself holds more
- * than DEEP times what it serves at once, its useful parallelism is not found again (qos/window.c,
- * services/useful.c: after a stall or the loss of servers what was believed of it can be several
- * times too much for 20 s and more), and a second outside is counted as missed instead:
- * tests/sim/seeds.c has a bound for how many of all may be. So is one in which more than OVERDUE of
- * what the target served had waited for max-hold: that no I/O waits longer is a promise, too, and
- * comes before windows, so that an open load which asks for more than there is fills the target.
+ * alone; meanwhile it is served what is reserved for it, and no less than what arrives. And where
+ * the target itself holds more than DEEP times what it serves at once, its useful parallelism is
+ * not found again (qos/window.c, services/useful.c: after a stall or the loss of servers what was
+ * believed of it can be several times too much for 20 s and more), and a second outside is counted
+ * as missed instead: tests/sim/seeds.c has a bound for how many of all may be. So is one in which
+ * more than OVERDUE of what the target served had waited for max-hold: that no I/O waits longer is
+ * a promise, too, and comes before windows, so that an open load which asks for more than there is
+ * fills the target.
  *
  * Held against: of I/Os no more are late than the percentile lets and chance explains (CHANCE
  * standard deviations, so that a million seconds pass); of a reservation GIVEN is served, less what
@@ -239,8 +240,8 @@ static uint64_t load_waits_late(const struct sim_load *l)
     return n;
 }
 
-/* In the second before it held far more than it serves at once: its window is not found yet. Or much
- * of what it was given went since it had waited for max-hold, whatever the window. */
+/* In the second before it held far more than it serves at once: its window is not found yet. Or
+ * much of what it was given went since it had waited for max-hold, whatever the window. */
 static bool device_was_deep(const struct sim_device *d)
 {
     return d->depth_ns > DEEP * d->servers * (double)S ||

@@ -9,8 +9,8 @@
 #include <string.h>
 
 #include "base/assert.h"
-#include "base/name.h"
 #include "base/err.h"
+#include "base/name.h"
 #include "sim/private.h"
 
 /* 2026-11-23 (a Monday) 06:00 UTC. */

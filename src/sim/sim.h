@@ -65,8 +65,8 @@ struct sim_load_config {
     uint32_t percentile_ppm;
 };
 
-/* Whether @t selects @l, whose target is one of @device: found here for all of the simulator, and not
- * by what the services use, so that a fault there shows. */
+/* Whether @t selects @l, whose target is one of @device: found here for all of the simulator, and
+ * not by what the services use, so that a fault there shows. */
 bool sim_selects(const struct selector *t, const struct sim_load_config *l,
                  const struct sim_device_config *device);
 

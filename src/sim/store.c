@@ -205,7 +205,7 @@ bool store_holds(const struct event *e)
     return e->fire == written;
 }
 
-/* What the server refuses is not written: with another one it promises more than it lets through. */
+/* What the server refuses is not written: with another one it promises more than it lets go. */
 static bool refused(const struct sim *s, uint32_t index, const struct agreement *a)
 {
     char words[512];

@@ -299,8 +299,8 @@ static bool kind_divide(struct coordinator *c, struct record *r, struct peer *co
     return ordered;
 }
 
-/* Those without streams lend what they have. Each is asked once, for all kinds that are limited; one
- * of whom nothing was wanted yet is not asked. */
+/* Those without streams lend what they have. Each is asked once, for all kinds that are limited;
+ * one of whom nothing was wanted yet is not asked. */
 static void borrow(struct coordinator *c, struct record *r, int kind)
 {
     for (uint32_t i = 0; i < r->peers; i++) {

@@ -36,7 +36,7 @@ static void bench_init(struct bench *b, uint64_t limit)
     assert_string_equal(surge_why(&b->watch, b->st, b->now), ""); /* it is new */
 }
 
-/* So many arrive evenly within @ms, and it is looked over each 20 ms. The first warning there was. */
+/* So many arrive evenly within @ms, and it is looked over each 20 ms. The first warning. */
 static const char *arrive(struct bench *b, uint64_t ios, uint64_t ms)
 {
     const char *why = "";

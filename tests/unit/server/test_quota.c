@@ -314,7 +314,8 @@ static void members_are_ordered_once_in_half_a_period_or_for_a_cause(void **stat
     struct member m[2];
     uint64_t now = 100 * S;
     for (uint32_t i = 0; i < 2; i++) {
-        m[i] = (struct member){.note = {.key = {1, 2}, .seq = 1, .member = true, .connected = true}};
+        m[i].note =
+            (struct share_note){.key = {1, 2}, .seq = 1, .member = true, .connected = true};
         for (int k = 0; k < GATE_KIND_COUNT; k++)
             m[i].note.own[k] = share_default(i, 2);
         m[i].note.limit[GATE_IOPS_TOTAL] = 1000;
