@@ -8,7 +8,8 @@
   trouble    the real server while its database is locked, gateways stop reading or are half-open, one SLA process is stopped,
              and a thousand gateways come back at once; against the seconds just before
 
-    bench/monitor.py --matrix     all of it, each trouble at each size with one pair and two
+    bench/monitor.py --matrix     all of it, each trouble at each size with one pair and two, within --minutes (20): what is judged
+                                  comes first, what there is no time for is left out and named; so is what fails
     bench/monitor.py [--quick] [--parts exchange,server,trouble] [--sizes 10,100,1000,10000] [--rounds N] [--seconds S]
                      [--minutes M] [--json FILE] [--images DIR] [--write docs/performance.md]
 
@@ -20,6 +21,8 @@ import ctypes
 import json
 import os
 import platform
+import select
+import signal
 import sqlite3
 import statistics
 import subprocess
@@ -38,6 +41,8 @@ import weirtest  # noqa: E402
 
 GWSERVE = os.path.join(weirtest.BUILD, "bench", "gwserve")
 PER_PROCESS = 5000  # gateways of one load process
+PATIENCE = 30  # seconds for an answer of a program that is measured
+TROUBLE_OVERHEAD = 20  # seconds that troubles take beside their windows: connecting, settling, a thousand that come back
 DISTURBED = 0.15  # of a core: a window in which others took more is measured again
 DUEL = ("weir monitor", "libzmq ROUTER")  # whose saturated exchanges are compared: in turn, several times
 FORMS = {  # name: (form, wire, extra arguments)
@@ -51,6 +56,28 @@ FORMS = {  # name: (form, wire, extra arguments)
 
 def say(text):
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+# --- what fails, and time
+
+class TimeUp(Exception):
+    """SIGTERM: what was measured by then is written."""
+
+
+def time_up(*_):
+    raise TimeUp
+
+
+def tried(result, what, run):
+    """What @run returns; None, said and noted, where it fails: the rest goes on."""
+    try:
+        return run()
+    except TimeUp:
+        raise
+    except (Exception, SystemExit) as e:  # pylint: disable=broad-except
+        result["failed"].append(f"{what}: {str(e)[:160] or type(e).__name__}")
+        say(f"  failed: {result['failed'][-1]}")
+        return None
 
 
 # --- processes
@@ -139,15 +166,21 @@ class Exchange:
         self.popen = subprocess.Popen([GWSERVE, "--form", kind, "--listen", listen, "--state-dir", self.dir.name, "--gateways",
                                        str(gateways + 200), "--period-ms", str(period_ms), *extra],
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        line = self.popen.stdout.readline()
+        line = self.line()
         if not line.startswith("listening on "):
-            raise SystemExit(f"gwserve --form {kind} does not start")
+            self.close()
+            raise OSError(f"gwserve --form {kind} does not start")
         self.address, self.pid = line.split()[-1], self.popen.pid
+
+    def line(self):
+        if not select.select([self.popen.stdout], [], [], PATIENCE)[0]:
+            raise OSError(f"nothing was heard of gwserve for {PATIENCE} s")
+        return self.popen.stdout.readline()
 
     def ask(self, word):
         self.popen.stdin.write(word + "\n")
         self.popen.stdin.flush()
-        return self.popen.stdout.readline()
+        return self.line()
 
     def close(self):
         self.popen.kill()
@@ -205,7 +238,7 @@ def exchange_tried(form, n, streams, period, seconds):
     for _ in range(2):
         try:
             row = exchange_once(form, n, streams, streams, period, seconds)
-        except (AssertionError, OSError) as e:
+        except (AssertionError, OSError, ValueError, KeyError) as e:  # it died, or said nothing that makes sense
             why = str(e)[:200]
             say(f"  not measured: {why}")
             continue
@@ -231,14 +264,12 @@ def exchange_part(o, number, until):
     return out
 
 
-def duel_part(o):
-    """The saturated exchanges that a goal compares, in turn."""
-    out = []
-    for n in [n for n in o.sizes if n >= 100]:
-        for i in range(o.duels):
-            for form in DUEL:
-                if FORMS[form][0] != "pair" and not form_built(FORMS[form][0]):
-                    continue
+def duel_part(o, until):
+    """The saturated exchanges that a goal compares, in turn; what would begin after @until is left out."""
+    out, built = [], [f for f in DUEL if FORMS[f][0] == "pair" or form_built(FORMS[f][0])]
+    for i in range(o.duels):
+        for n in [n for n in o.sizes if n >= 100 and time.monotonic() < until]:
+            for form in built:
                 say(f"duel {i + 1}: {form}, {n} gateways")
                 out.append(exchange_tried(form, n, 1, 0, o.seconds))
     return out
@@ -319,19 +350,20 @@ def window(server, load, seconds, within=None):
             "thread_count": len(after_cpu), "answers_per_s": sum(r["answers"] for r in reports) / took}
 
 
-def server_part(o):
-    out = []
-    for n in o.sizes:
-        for pairs in o.pairs:
-            say(f"weir-server: {n} gateways, {pairs} pair(s)")
-            with real(n, pairs) as (server, load):
-                time.sleep(4)
-                row = window(server, load, max(o.seconds, 5))
-                row |= {"gateways": n, "pairs": pairs, "streams": real_streams(n), "connect_s": server.connect_s,
-                        "memory_per_gateway_all": (rss(server.pid) - server.idle_rss) / n,
-                        "warnings": server.get("/debug/threads")["warnings"]}
-                out.append(row)
-    return out
+def server_once(o, n, pairs):
+    say(f"weir-server: {n} gateways, {pairs} pair(s)")
+    with real(n, pairs) as (server, load):
+        time.sleep(4)
+        return window(server, load, max(o.seconds, 5)) | {
+            "gateways": n, "pairs": pairs, "streams": real_streams(n), "connect_s": server.connect_s,
+            "memory_per_gateway_all": (rss(server.pid) - server.idle_rss) / n,
+            "warnings": server.get("/debug/threads")["warnings"]}
+
+
+def server_part(o, result):
+    rows = (tried(result, f"server, {n} gateways, {pairs} pair(s)", lambda n=n, pairs=pairs: server_once(o, n, pairs))
+            for n in o.sizes for pairs in o.pairs)
+    result["server"] += [r for r in rows if r]
 
 
 # --- trouble
@@ -432,6 +464,24 @@ def trouble_part(o, n, pairs):
     return out
 
 
+def trouble_seconds(o):
+    """How long trouble_part takes, at a guess."""
+    short = o.trouble_seconds
+    return TROUBLE_OVERHEAD + o.trouble_rounds * (2 * short + max(short, 4) + max(short, 8) + 4 * (short + 4))
+
+
+def trouble_all(o, result, until):
+    """The largest number over one pair is what goals are about: it comes first."""
+    cases = sorted(((n, pairs) for n in o.trouble_gateways for pairs in o.trouble_pairs), key=lambda c: (c[1], -c[0]))
+    for n, pairs in cases:
+        if time.monotonic() + trouble_seconds(o) > until:
+            result["failed"].append(f"trouble, {n} gateways, {pairs} pair(s): the time was up")
+            say(f"  left out: {result['failed'][-1]}")
+            continue
+        rows = tried(result, f"trouble, {n} gateways, {pairs} pair(s)", lambda n=n, pairs=pairs: trouble_part(o, n, pairs))
+        result["trouble"] += rows or []
+
+
 # --- words
 
 def cell(v, digits=2):
@@ -467,7 +517,7 @@ def exchange_tables(rows):
     forms = list(dict.fromkeys(r["form"] for r in rows))
     for form in forms:
         cells = [by.get((form, n, 0)) for n in sizes]
-        out.append(f"| {form} | " + " | ".join("failed" if not r or "failed" in r else
+        out.append(f"| {form} | " + " | ".join("-" if not r else "failed" if "failed" in r else
                                                f"{r['exchanges_per_s']:,.0f} · {r['cpu_us']:.1f}" for r in cells) + " |")
     out += ["", "One poll a second, 16 streams an answer:", "",
             "| Server | gateways | CPU of a core | inbound + outbound | round trip p50 | p99 | p99.9 ms | memory a gateway | threads |",
@@ -476,7 +526,7 @@ def exchange_tables(rows):
         for n in sizes:
             r = by.get((form, n, 1000))
             if not r or "failed" in r:
-                out.append(f"| {form} | {n:,} | failed |" + " |" * 6)
+                out.append(f"| {form} | {n:,} | {'failed' if r else '-'} |" + " |" * 6)
                 continue
             t = r["round_trip"]
             pair = f"{100 * r['pair_cpu']:.1f} %" if r["pair_cpu"] else "-"
@@ -653,7 +703,7 @@ def options():
     p.add_argument("--pairs", default="1,2", help="of the real server; 1,2")
     p.add_argument("--rounds", type=int, default=0)
     p.add_argument("--seconds", type=float, default=0)
-    p.add_argument("--minutes", type=float, default=13, help="no further exchange is begun after that; 13")
+    p.add_argument("--minutes", type=float, default=0, help="nothing that would end after that is begun; 13, with --matrix 20")
     p.add_argument("--trouble-gateways", default="", help="each of these numbers in turn; 1200 (200 when quick)")
     p.add_argument("--trouble-pairs", default="", help="with each of these numbers of pairs; 1")
     p.add_argument("--trouble-rounds", type=int, default=0, help="3; 2 with --matrix")
@@ -666,8 +716,9 @@ def options():
     o = p.parse_args()
     if o.matrix:
         o.trouble_gateways, o.trouble_pairs = o.trouble_gateways or "10,100,1000,10000", o.trouble_pairs or "1,2"
-        o.rounds, o.minutes = o.rounds or 1, 60
+        o.rounds, o.minutes = o.rounds or 1, o.minutes or 20
         o.trouble_rounds, o.trouble_seconds = o.trouble_rounds or 2, o.trouble_seconds or 2.5
+    o.minutes = o.minutes or 13
     o.trouble_pairs = o.trouble_pairs or "1"
     o.trouble_rounds = o.trouble_rounds or (1 if o.quick else 3)
     o.trouble_seconds = o.trouble_seconds or 4
@@ -682,33 +733,42 @@ def options():
     return o
 
 
+def measure(o, parts, result):
+    """Into @result, part by part, so that what is there can be written whatever becomes of the rest."""
+    until = time.monotonic() + 60 * o.minutes
+    if "server" in parts:
+        server_part(o, result)
+        result["tls"] = tried(result, "memory with TLS", tls_memory)
+    if "exchange" in parts:
+        result["exchange"] += tried(result, "exchange", lambda: exchange_part(o, 1, until)) or []
+        result["exchange"] += tried(result, "duel", lambda: duel_part(o, until)) or []
+    if "trouble" in parts:
+        trouble_all(o, result, until)
+    # Further rounds take the time that is left.
+    for i in range(2, o.rounds + 1 if "exchange" in parts else 0):
+        result["exchange"] += tried(result, "exchange", lambda i=i: exchange_part(o, i, until)) or []
+
+
 def main():
     o = options()
     parts = o.parts.split(",")
-    result = {"machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.release()}", "load_before": os.getloadavg()[0]}
+    result = {"machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.release()}", "load_before": os.getloadavg()[0],
+              "failed": [], "exchange": [], "server": [], "trouble": []}
     lines = [f"Measured {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, {result['machine']}, load average before "
              f"{result['load_before']:.1f}, {o.rounds} round(s) of {o.seconds:g} s.", ""]
-    until = time.monotonic() + 60 * o.minutes
-    tables = {"exchange": exchange_tables, "server": server_tables, "trouble": trouble_tables}
-    # What there is one of comes first; further rounds of the exchange take the time that is left.
-    troubles = [(n, pairs) for n in o.trouble_gateways for pairs in o.trouble_pairs]
-    for part, run in (("trouble", lambda: [r for n, pairs in troubles for r in trouble_part(o, n, pairs)]),
-                      ("server", lambda: server_part(o)),
-                      ("exchange", lambda: exchange_part(o, 1, until))):
-        if part in parts:
-            result[part] = run()
-    if "server" in parts:
-        result["tls"] = tls_memory()
-    if "exchange" in parts:
-        result["exchange"] += duel_part(o)
-    for i in range(2, o.rounds + 1 if "exchange" in parts else 0):
-        result["exchange"] += exchange_part(o, i, until)
+    signal.signal(signal.SIGTERM, time_up)
+    try:
+        measure(o, parts, result)
+    except TimeUp:
+        result["failed"].append("what was left when it was ended from outside")
+    if result["failed"]:
+        lines += ["Not measured: " + "; ".join(result["failed"]) + ".", ""]
     lines += goal_table(result) + [""]
-    for part in tables:
-        if part in parts:
-            lines += tables[part](result[part]) + [""]
+    for part, table in (("exchange", exchange_tables), ("server", server_tables), ("trouble", trouble_tables)):
+        if result[part]:
+            lines += table(result[part]) + [""]
     print("\n".join(lines), flush=True)
-    if o.write:
+    if o.write and any(result[part] for part in parts):
         write_tables(o.write, lines[:-1])
     if o.json:
         with open(o.json, "w", encoding="utf-8") as f:
@@ -716,6 +776,8 @@ def main():
     if o.images:
         os.makedirs(o.images, exist_ok=True)
         pictures(result, o.images)
+    if result["failed"] and not any(result[part] for part in parts):
+        sys.exit(1)
 
 
 def form_built(kind):
