@@ -123,6 +123,9 @@ int stages_start_pairs(struct server *s)
             pin(s, i);
         s->pairs_started += r == 0;
     }
+    /* Before they run: a document that is changed while they read theirs is told to them as well. */
+    if (s->config.sla_processes > t->services_count)
+        t->services_count = s->config.sla_processes;
     for (size_t i = s->sla_started; r == 0 && i < s->config.sla_processes; i++) {
         s->sla[i] = (struct sla_thread){
             .config = &s->config, .threads = t, .index = i,
