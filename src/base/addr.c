@@ -207,6 +207,13 @@ bool addr_uri_wants_tls(const char *uri)
     return strncmp(uri, "nbds", 4) == 0;
 }
 
+const char *addr_uri_place(const char *uri)
+{
+    if (strncmp(uri, "nbd", 3) != 0)
+        return uri;
+    return uri + (addr_uri_wants_tls(uri) ? 4 : 3);
+}
+
 int addr_parse_nbd_uri(const char *uri, struct addr *ret, char *export_name, size_t size,
                        const char **ret_expected)
 {

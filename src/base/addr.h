@@ -29,6 +29,9 @@ int addr_parse_nbd_uri(const char *uri, struct addr *ret, char *export_name, siz
 
 /* Whether @uri is of a scheme that asks for TLS. */
 bool addr_uri_wants_tls(const char *uri);
+/* What of @uri says where it leads: all behind "nbd" or "nbds". It is the same place with TLS and
+ * without. */
+const char *addr_uri_place(const char *uri);
 
 bool addr_is_unix(const struct addr *a);
 /* Loopback IPv4/IPv6 or a Unix socket. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/addr.h"
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -308,11 +309,11 @@ static void out_target_seen(void *ctx, const char *gateway, const char *target, 
         o->targets_owed = true;
 }
 
-/* FNV-1a: storage is the same where its URI is. */
+/* FNV-1a: storage is the same where its URI leads to the same place, as in services/storage.c. */
 static uint64_t uri_hash(const char *uri)
 {
     uint64_t h = UINT64_C(0xcbf29ce484222325);
-    for (; *uri != '\0'; uri++)
+    for (uri = addr_uri_place(uri); *uri != '\0'; uri++)
         h = (h ^ (uint8_t)*uri) * UINT64_C(0x100000001b3);
     return h;
 }

@@ -545,7 +545,7 @@ static void storage_health(const struct storage *at, const struct target_health 
 {
     list_for_each(it, &at->targets) {
         struct entity_target *t = &container_of(it, struct target, in_storage)->e;
-        if (strcmp(t->name, h->target) != 0)
+        if (strcmp(t->name, h->target) != 0 || strcmp(t->uri, h->uri) != 0)
             continue;
         t->health = *h; /* whoever probes says when it changes */
         t->has_health = true;
@@ -557,7 +557,7 @@ void services_target_health(struct services *s, const struct target_health *h, u
     services_at(s, now_ns, s->wall_us);
     list_for_each(it, &s->storages) {
         const struct storage *at = container_of(it, struct storage, link);
-        if (strcmp(at->uri, h->uri) == 0)
+        if (storage_leads_to(at, h->uri))
             storage_health(at, h);
     }
 }

@@ -568,7 +568,9 @@ void select_free(struct services *s);
  * --------------------------------------------------------------------------------------- */
 /* The storage that @t is by its URI now; what it was before is left. False: no memory. */
 bool storage_join(struct services *s, struct target *t);
-/* Whether another gateway has it, under the same name. */
+/* Whether a target of @uri is a way to it. */
+bool storage_leads_to(const struct storage *st, const char *uri);
+/* Whether another gateway has it, under the same name and URI. */
 bool storage_named_elsewhere(const struct target *t);
 void storage_leave(struct services *s, struct target *t);
 /* @st belongs to @t from now on (may be NULL). */

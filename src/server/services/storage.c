@@ -4,8 +4,10 @@
  * Problem: a victim behind one gateway may be hurt by a bully behind another, when both lead to the
  * same storage. What is decided per bottleneck must see all of its streams.
  *
- * Model: targets of equal URI are one storage; a target whose URI is not known yet is one of its
- * own. Each gateway reports at its own phase of the period. A storage is looked at once a period,
+ * Model: targets of equal URI are one storage, be it that one gateway reaches it with TLS and
+ * another without (which is also how one of an older version names a target that requires TLS, so
+ * a rolling upgrade must not part them); a target whose URI is not known yet is one of its own.
+ * Each gateway reports at its own phase of the period. A storage is looked at once a period,
  * with the last window of each gateway. When a report shows a promise that begins to fail, all its
  * gateways are asked at once, and it is looked at when they have answered: nobody waits for another
  * gateway's phase, and nothing is decided on what was before.
@@ -15,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/addr.h"
 #include "base/assert.h"
 #include "server/services/state.h"
 
@@ -23,17 +26,23 @@ bool storage_named_elsewhere(const struct target *t)
     list_for_each(it, &t->storage->targets) {
         const struct target *other = container_of(it, struct target, in_storage);
         if (other != t && strcmp(other->e.name, t->e.name) == 0 &&
+            strcmp(other->e.uri, t->e.uri) == 0 &&
             strcmp(other->gateway->e.hello.name, t->gateway->e.hello.name) != 0)
             return true;
     }
     return false;
 }
 
+bool storage_leads_to(const struct storage *st, const char *uri)
+{
+    return uri[0] != '\0' && strcmp(addr_uri_place(st->uri), addr_uri_place(uri)) == 0;
+}
+
 static struct storage *storage_get(struct services *s, const struct target *t)
 {
     list_for_each(it, &s->storages) {
         struct storage *st = container_of(it, struct storage, link);
-        if (t->e.uri[0] != '\0' && strcmp(st->uri, t->e.uri) == 0)
+        if (storage_leads_to(st, t->e.uri))
             return st;
     }
     struct storage *st = calloc(1, sizeof(*st));

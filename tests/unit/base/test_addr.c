@@ -319,9 +319,22 @@ static void unix_sockets_have_their_mode_and_replace_only_stale_files(void **sta
     rmdir(dir);
 }
 
+static void a_uri_leads_to_the_same_place_with_tls_and_without(void **state)
+{
+    (void)state;
+    assert_string_equal(addr_uri_place("nbd://host/a"), addr_uri_place("nbds://host/a"));
+    assert_string_equal(addr_uri_place("nbd+unix:///a?socket=/x"),
+                        addr_uri_place("nbds+unix:///a?socket=/x"));
+    assert_string_not_equal(addr_uri_place("nbd://host/a"), addr_uri_place("nbds://host/b"));
+    assert_string_not_equal(addr_uri_place("nbd://host/a"), addr_uri_place("host/a"));
+    assert_string_equal(addr_uri_place("host/a"), "host/a");
+    assert_string_equal(addr_uri_place(""), "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_uri_leads_to_the_same_place_with_tls_and_without),
         cmocka_unit_test(every_form_of_address_is_read),
         cmocka_unit_test(other_forms_of_address_are_refused_with_words),
         cmocka_unit_test(nbd_uris_are_read_as_specified),

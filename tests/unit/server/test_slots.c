@@ -246,6 +246,45 @@ static void one_gateway_finds_its_own_window(void **state)
     services_free(g.services);
 }
 
+static const struct target_health *health_at(const struct stage *g, size_t i)
+{
+    const struct entity_target *t[1];
+    list_for_each(it, &services_entities(g->services)->gateways) {
+        const struct entity_gateway *e = container_of(it, struct entity_gateway, link);
+        if (memcmp(e->hello.id, g->gateway[i].hello.id, GATEWAY_ID_SIZE) == 0 &&
+            services_gateway_targets(e, t, 1) == 1)
+            return t[0]->has_health ? &t[0]->health : NULL;
+    }
+    return NULL;
+}
+
+/* A gateway of before says nbd where TLS is required, one of now nbds: while all of them are
+ * upgraded, one after the other, they share their window all the same. What a probe sees without
+ * TLS is of those who go there without. */
+static void a_storage_is_one_with_tls_and_without(void **state)
+{
+    struct stage g;
+    (void)state;
+    two_wait(&g);
+    snprintf(g.gateway[1].target.uri, sizeof(g.gateway[1].target.uri), "nbds://array/");
+    run(&g, SETTLED);
+    assert_ptr_equal(g.services->storages.next, g.services->storages.prev);
+    assert_true(g.gateway[0].slots_milli > 0 && g.gateway[1].slots_milli > 0);
+    assert_true(slots(&g.gateway[0]) + slots(&g.gateway[1]) <= window(&g) + 0.01);
+    struct target_health h = {.reachable = false};
+    snprintf(h.target, sizeof(h.target), "array");
+    snprintf(h.uri, sizeof(h.uri), "nbd://array/");
+    services_target_health(g.services, &h, g.now);
+    assert_non_null(health_at(&g, 0));
+    assert_null(health_at(&g, 1));
+    h.reachable = true;
+    snprintf(h.uri, sizeof(h.uri), "nbds://array/");
+    services_target_health(g.services, &h, g.now);
+    assert_false(health_at(&g, 0)->reachable);
+    assert_true(health_at(&g, 1)->reachable);
+    services_free(g.services);
+}
+
 static void where_nobody_has_a_share_nothing_is_divided(void **state)
 {
     struct stage g;
@@ -544,6 +583,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_gateway_finds_its_own_window),
         cmocka_unit_test(where_nobody_has_a_share_nothing_is_divided),
+        cmocka_unit_test(a_storage_is_one_with_tls_and_without),
         cmocka_unit_test(those_that_wait_share_the_window_by_weight),
         cmocka_unit_test(what_is_reserved_comes_before_weight),
         cmocka_unit_test(room_for_what_is_calm_does_not_take_what_is_reserved),
