@@ -123,7 +123,7 @@ int stages_start_pairs(struct server *s)
             pin(s, i);
         s->pairs_started += r == 0;
     }
-    /* Before they run: a document that is changed while they read theirs is told to them as well. */
+    /* Before they run: what is changed while they read documents is told to them as well. */
     if (s->config.sla_processes > t->services_count)
         t->services_count = s->config.sla_processes;
     for (size_t i = s->sla_started; r == 0 && i < s->config.sla_processes; i++) {
