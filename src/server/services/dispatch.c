@@ -354,7 +354,7 @@ static int updates_send(struct services *s, struct gateway *g, struct wish **pic
         size_t to = from, bytes = 0;
         while (to < n && (to == from || bytes + pick[to]->bytes <= UPDATE_BYTES_MAX))
             bytes += pick[to++]->bytes;
-        int err = update_send(s, g, pick + from, to - from, full && from == 0);
+        int err = update_send(s, g, n > 0 ? pick + from : NULL, to - from, full && from == 0);
         if (err < 0)
             return err;
         from = to;
