@@ -139,6 +139,16 @@ static void node_wake(struct sim *s, const struct event *e)
     node_run(n);
 }
 
+/* As the server found it, where it did for all gateways together: by that they are controlled. */
+static uint64_t parallelism_milli(struct sim_node *n, const struct sim_device *d)
+{
+    const struct services *all = NULL;
+    if (sim_scheme_is_ours(n->sim) && n->sim->server_is_up)
+        all = moves_process(n)->services;
+    uint64_t found = all != NULL ? services_parallelism_milli(all, d->config->name) : 0;
+    return found > 0 ? found : stream_port(n->table, d->index)->window.parallelism_milli;
+}
+
 static void node_tick(struct sim *s, const struct event *e)
 {
     struct sim_node *n = e->what;
@@ -151,7 +161,7 @@ static void node_tick(struct sim *s, const struct event *e)
             target_tick(port, s->now);
         if (port->on && s->now >= s->config->warmup_ns) {
             s->device[i].slots_sum += (double)target_window(port) / 1000.0;
-            s->device[i].k_sum += (double)port->window.parallelism_milli / 1000.0;
+            s->device[i].k_sum += (double)parallelism_milli(n, &s->device[i]) / 1000.0;
             s->device[i].slots_samples++;
         }
     }

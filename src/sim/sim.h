@@ -163,7 +163,8 @@ struct sim_load_result {
 struct sim_device_result {
     uint64_t served, bytes;    /* after the warm-up */
     double busy;               /* mean busy servers after the warm-up */
-    double slots, parallelism; /* means over gateways and time: windows, k as found */
+    double slots, parallelism; /* means over gateways and time: windows, k as found by who sets
+                                  these */
 };
 
 struct sim_result {

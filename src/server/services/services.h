@@ -179,6 +179,9 @@ void services_stats(const struct services *s, struct services_stats *ret);
 
 /* The entity cache, for views. Borrowed; valid until the next call that is not const. */
 const struct entities *services_entities(const struct services *s);
+/* The useful parallelism of the storage that gateways call @target, in thousandths, as found before
+ * all of them; 0: it is not found here (one gateway finds its own). */
+uint64_t services_parallelism_milli(const struct services *s, const char *target);
 /* A place in one of the cache's lists (streams, gateways, targets), moved on when what stands there
  * goes, so that a walk may be made in pieces. One at a time; NULL: none. */
 void services_place_set(struct services *s, const struct list *at);

@@ -159,3 +159,13 @@ bool storage_due(struct services *s, struct storage *t, const struct gateway *g)
     t->run_ns = s->now_ns;
     return true;
 }
+
+uint64_t services_parallelism_milli(const struct services *s, const char *target)
+{
+    list_for_each(it, &s->storages) {
+        const struct storage *t = container_of(it, struct storage, link);
+        if (strcmp(t->name, target) == 0)
+            return t->slots_on ? t->knee.parallelism_milli : 0;
+    }
+    return 0;
+}
