@@ -78,8 +78,8 @@ int manager_listen(const struct gateway_config *config, int *ret_listeners, int 
     for (size_t i = 0; i < config->listener_count; i++) {
         ret_listeners[i] = relay_listener_open(&config->listeners[i]);
         if (ret_listeners[i] < 0) {
-            log_error("listener %s: %s", config->listeners[i].name,
-                      weir_strerror(ret_listeners[i]));
+            log_error("listener %s: %s: %s", config->listeners[i].name,
+                      config->listeners[i].addr.text, weir_strerror(ret_listeners[i]));
             return ret_listeners[i];
         }
     }

@@ -37,10 +37,10 @@ class Program(RelayCase):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             s.listen()
-            r = self.run_gateway("--listen", "127.0.0.1:%d" % s.getsockname()[1], "--target", "nbd://127.0.0.1:1",
-                                 "--state-dir", self.world.dir)
+            address = "127.0.0.1:%d" % s.getsockname()[1]
+            r = self.run_gateway("--listen", address, "--target", "nbd://127.0.0.1:1", "--state-dir", self.world.dir)
         self.assertEqual(r.returncode, 1)
-        self.assertIn("in use", r.stderr)
+        self.assertIn(f"listener default: {address}: Address already in use", r.stderr)
 
     def test_terminated_with_hosts_connected_it_ends_in_order(self):
         t = self.target(automatic=False)
