@@ -92,3 +92,52 @@ bool certs_may_replace(const struct tls_validity *old, const struct tls_validity
              path, dates_words(&fresh->own, now_s, text, sizeof(text)));
     return false;
 }
+
+static bool may_take(const struct tls_creds *old, const struct tls_creds *fresh)
+{
+    char words[1024];
+    return old == NULL || fresh == NULL ||
+           certs_may_replace(tls_creds_validity(old), tls_creds_validity(fresh), "", words,
+                             sizeof(words));
+}
+
+static void swap(struct tls_creds **a, struct tls_creds **b)
+{
+    struct tls_creds *was = *a;
+    if (was == NULL || *b == NULL)
+        return;
+    *a = *b;
+    *b = was;
+}
+
+/* Look whether all may be taken, or take them. */
+static bool each(struct gateway_config *c, struct gateway_config *fresh, bool take)
+{
+    bool may = true;
+    for (size_t i = 0; i < c->listener_count; i++) {
+        struct listener_config *l = &c->listeners[i];
+        for (size_t k = 0; k < fresh->listener_count; k++) {
+            if (strcmp(l->name, fresh->listeners[k].name) != 0)
+                continue;
+            may = may && may_take(l->tls_creds, fresh->listeners[k].tls_creds);
+            if (take)
+                swap(&l->tls_creds, &fresh->listeners[k].tls_creds);
+        }
+    }
+    for (size_t i = 0; i < c->target_count; i++) {
+        struct target_config *t = &c->targets[i];
+        for (size_t k = 0; k < fresh->target_count; k++) {
+            if (strcmp(t->name, fresh->targets[k].name) != 0)
+                continue;
+            may = may && may_take(t->tls_creds, fresh->targets[k].tls_creds);
+            if (take)
+                swap(&t->tls_creds, &fresh->targets[k].tls_creds);
+        }
+    }
+    return may;
+}
+
+bool certs_take(struct gateway_config *c, struct gateway_config *fresh)
+{
+    return each(c, fresh, false) && each(c, fresh, true);
+}

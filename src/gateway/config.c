@@ -86,7 +86,13 @@ void gateway_config_init(struct gateway_config *c)
 
 void gateway_config_fini(struct gateway_config *c)
 {
+    for (size_t i = 0; i < c->listener_count; i++) {
+        tls_creds_unref(c->listeners[i].tls_creds);
+        c->listeners[i].tls_creds = NULL;
+    }
     for (size_t i = 0; i < c->target_count; i++) {
+        tls_creds_unref(c->targets[i].tls_creds);
+        c->targets[i].tls_creds = NULL;
         free(c->targets[i].volumes);
         c->targets[i].volumes = NULL;
         c->targets[i].volume_count = 0;

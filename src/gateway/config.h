@@ -48,6 +48,7 @@ struct target_config {
     uint32_t index;                 /* position in gateway_config.targets */
     bool tls_on;                    /* nbds://, or tls = require */
     struct tls_files tls_files;
+    struct tls_creds *tls_creds;    /* as the files were when this was read; NULL: no TLS */
 };
 
 struct listener_config {
@@ -57,6 +58,7 @@ struct listener_config {
     struct target_config *target;
     enum tls_mode tls;
     struct tls_files tls_files;     /* peer: CONFIG_PEER_UNSET until checked */
+    struct tls_creds *tls_creds;    /* as the files were when this was read; NULL: no TLS */
 };
 
 /* [limit X]: a limit from the gateway's own file, in force with or without a server. */

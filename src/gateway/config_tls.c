@@ -37,21 +37,31 @@ static int fault_half(struct config_fault *ret, const struct tls_files *f)
                  "one of tls-certificate and tls-key; expected both");
 }
 
-/* Read them as the relay will. @ca is what the key of an authority is called. */
-static int try_files(enum tls_side side, const struct tls_files *f, const char *ca,
-                     struct tls_validity *ret_when, struct config_fault *ret)
+static int fault_of_file(const struct tls_fault *wrong, const struct tls_files *f, const char *ca,
+                         struct config_fault *ret)
+{
+    const char *value;
+    ret->key = tls_file_key(wrong->file, f, ca, &value);
+    ret->of_value = ret->key != NULL && (wrong->file != TLS_FILE_CA || f->ca[0] != '\0');
+    snprintf(ret->words, sizeof(ret->words), "%s (%s)", wrong->expected, wrong->found);
+    if (!ret->of_value)
+        snprintf(ret->words, sizeof(ret->words), "%s; expected %s", wrong->found, wrong->expected);
+    return WEIR_E_INVALID;
+}
+
+/* Read them into *@place. @ca is what the key of an authority is called. */
+static int read_files(enum tls_side side, const struct tls_files *f, const char *ca,
+                      struct tls_creds **place, struct tls_validity *ret_when,
+                      struct config_fault *ret)
 {
     struct tls_fault wrong;
-    const char *value;
-    int r = tls_creds_try(side, f, &wrong, ret_when);
-    if (r == 0)
-        return 0;
-    ret->key = tls_file_key(wrong.file, f, ca, &value);
-    ret->of_value = ret->key != NULL && (wrong.file != TLS_FILE_CA || f->ca[0] != '\0');
-    snprintf(ret->words, sizeof(ret->words), "%s (%s)", wrong.expected, wrong.found);
-    if (!ret->of_value)
-        snprintf(ret->words, sizeof(ret->words), "%s; expected %s", wrong.found, wrong.expected);
-    return r;
+    struct tls_creds *read = NULL;
+    if (tls_creds_load(side, f, &read, &wrong) < 0)
+        return fault_of_file(&wrong, f, ca, ret);
+    *ret_when = *tls_creds_validity(read);
+    tls_creds_unref(*place);
+    *place = read;
+    return 0;
 }
 
 int config_tls_listener(struct listener_config *l, struct tls_validity *ret_when,
@@ -87,7 +97,7 @@ int config_tls_listener(struct listener_config *l, struct tls_validity *ret_when
                      "optional or required");
     if (!peer_set)
         f->peer = f->ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_NONE;
-    return try_files(TLS_SERVER, f, "tls-client-ca", ret_when, ret);
+    return read_files(TLS_SERVER, f, "tls-client-ca", &l->tls_creds, ret_when, ret);
 }
 
 /* "[::1]:10809" and "host:10809" without what is not the name. */
@@ -143,8 +153,9 @@ int config_tls_target(struct target_config *t, struct tls_validity *ret_when,
     if (f->verify_name[0] == '\0' && !keys_only)
         name_of_address(&t->addr, f->verify_name, sizeof(f->verify_name));
     f->peer = TLS_PEER_REQUIRED;
-    return uri_say_tls(t, ret) < 0 ? WEIR_E_INVALID
-                                   : try_files(TLS_CLIENT, f, "tls-ca", ret_when, ret);
+    if (uri_say_tls(t, ret) < 0)
+        return WEIR_E_INVALID;
+    return read_files(TLS_CLIENT, f, "tls-ca", &t->tls_creds, ret_when, ret);
 }
 
 int config_tls_server(struct gateway_config *c, struct tls_validity *ret_when,
@@ -168,6 +179,8 @@ int config_tls_server(struct gateway_config *c, struct tls_validity *ret_when,
     f->only_tls13 = f->shared = true;
     f->peer = f->ca[0] != '\0' ? TLS_PEER_REQUIRED : TLS_PEER_PINNED;
     /* The gateway's own key pair is made later, in the state folder; what is named must be good. */
+    struct tls_fault wrong;
     bool named = f->certificate[0] != '\0' || f->ca[0] != '\0';
-    return named ? try_files(TLS_CLIENT, f, "tls-ca", ret_when, ret) : 0;
+    bool good = !named || tls_creds_try(TLS_CLIENT, f, &wrong, ret_when) == 0;
+    return good ? 0 : fault_of_file(&wrong, f, "tls-ca", ret);
 }

@@ -53,6 +53,7 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "gateway/certs.h"
 #include "gateway/handover.h"
 #include "gateway/ledger.h"
 #include "gateway/local.h"
@@ -336,13 +337,19 @@ static void manager_hear(struct manager *m, struct child *c)
 
 /* --- signals --- */
 
-/* The file's new limits, for workers to come; the worker of now reads them itself. */
+/* The file's new limits, certificates and keys, for workers to come; the worker of now reads them
+ * itself. */
 static void manager_reload(struct manager *m)
 {
     struct text errors;
     text_init(&errors, OPTIONS_ERRORS_MAX);
     struct gateway_config *fresh = m->options->config ? options_config(m->options, &errors) : NULL;
     text_fini(&errors);
+    /* As in a worker: all or none. */
+    if (fresh && !certs_take(m->config, fresh)) {
+        options_config_free(fresh);
+        fresh = NULL;
+    }
     if (fresh) {
         struct limit_config *limits = m->config->limits;
         size_t count = m->config->limit_count;

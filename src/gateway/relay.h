@@ -86,9 +86,8 @@ const struct relay_counts *relay_counts(const struct relay *r);
 uint64_t relay_hold_memory(const struct relay *r);
 /* The address listener @i really got (port 0 resolved). */
 int relay_listener_text(const struct relay *r, size_t i, char *out, size_t size);
-/* Read the certificates and keys again that @from, which was checked, names for our listeners and
- * targets; connections that begin from now on use them. All or none: 0, or an error code with
- * words. */
+/* What @from read of certificates and keys for our listeners and targets is in force for
+ * connections that begin from now on. All or none: 0, or an error code with words. */
 int relay_tls_load(struct relay *r, const struct gateway_config *from, char *words, size_t size);
 /* The gateway's own certificates. */
 const struct certs *relay_certs(const struct relay *r);

@@ -236,16 +236,16 @@ static const struct target_config *target_like(const struct gateway_config *c, c
     return NULL;
 }
 
-/* In the place of @old, if that is not NULL. */
-static int fresh_one(enum tls_side side, const struct tls_files *files, const struct tls_creds *old,
+/* What was read with the configuration, in the place of @old, if that is not NULL. */
+static int fresh_one(struct tls_creds *read, const char *path, const struct tls_creds *old,
                      struct tls_creds **ret, char *words, size_t size)
 {
-    int r = tls_creds_new(side, files, ret, words, size);
-    if (r == 0 && old &&
-        !certs_may_replace(tls_creds_validity(old), tls_creds_validity(*ret), files->certificate,
-                           words, size))
-        r = WEIR_E_REFUSED;
-    return r;
+    weir_assert(read != NULL);
+    if (old && !certs_may_replace(tls_creds_validity(old), tls_creds_validity(read), path, words,
+                                  size))
+        return WEIR_E_REFUSED;
+    *ret = tls_creds_ref(read);
+    return 0;
 }
 
 /* Make what the listeners and targets of @r's configuration need, as @from says it now. */
@@ -257,14 +257,14 @@ static int fresh_make(const struct relay *r, const struct gateway_config *from, 
     for (size_t i = 0; ret == 0 && i < c->listener_count; i++) {
         const struct listener_config *l = listener_like(from, c->listeners[i].name);
         if (c->listeners[i].tls != TLS_MODE_OFF && l && l->tls != TLS_MODE_OFF)
-            ret = fresh_one(TLS_SERVER, &l->tls_files, r->listener_tls[i], &f->listener[i], words,
-                            size);
+            ret = fresh_one(l->tls_creds, l->tls_files.certificate, r->listener_tls[i],
+                            &f->listener[i], words, size);
     }
     for (size_t i = 0; ret == 0 && i < c->target_count; i++) {
         const struct target_config *t = target_like(from, c->targets[i].name);
         if (c->targets[i].tls_on && t && t->tls_on)
-            ret = fresh_one(TLS_CLIENT, &t->tls_files, r->target_tls[i], &f->target[i], words,
-                            size);
+            ret = fresh_one(t->tls_creds, t->tls_files.certificate, r->target_tls[i],
+                            &f->target[i], words, size);
     }
     return ret;
 }

@@ -287,8 +287,8 @@ static int load(struct tls_creds *c, const struct tls_files *f, struct tls_fault
     return r;
 }
 
-static int creds_new(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
-                     struct tls_fault *fault)
+int tls_creds_load(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
+                   struct tls_fault *fault)
 {
     struct tls_creds *c = calloc(1, sizeof(*c));
     fail(fault, 0, TLS_FILE_NONE, "no memory for TLS credentials", "some");
@@ -350,7 +350,7 @@ int tls_creds_new(enum tls_side side, const struct tls_files *files, struct tls_
                   char *words, size_t size)
 {
     struct tls_fault fault;
-    int r = creds_new(side, files, ret, &fault);
+    int r = tls_creds_load(side, files, ret, &fault);
     if (r < 0) {
         const char *path = path_of(files, fault.file);
         snprintf(words, size, "%s%s%s; expected %s", path, path[0] != '\0' ? ": " : "", fault.found,
@@ -363,7 +363,7 @@ int tls_creds_try(enum tls_side side, const struct tls_files *files, struct tls_
                   struct tls_validity *ret)
 {
     struct tls_creds *c = NULL;
-    int r = creds_new(side, files, &c, ret_fault);
+    int r = tls_creds_load(side, files, &c, ret_fault);
     if (r == 0) {
         *ret = c->validity;
         tls_creds_unref(c);

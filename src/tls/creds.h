@@ -72,7 +72,10 @@ struct tls_fault {
  * it, what was expected. */
 int tls_creds_new(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
                   char *words, size_t size);
-/* The same for whoever only wants to know, and can say where each file is named. */
+/* The same for whoever can say where each file is named. */
+int tls_creds_load(enum tls_side side, const struct tls_files *files, struct tls_creds **ret,
+                   struct tls_fault *ret_fault);
+/* And for who only wants to know. */
 int tls_creds_try(enum tls_side side, const struct tls_files *files, struct tls_fault *ret_fault,
                   struct tls_validity *ret);
 /* What daemon files call it, in *@ret_value what it says there; @ca is what the key of an authority

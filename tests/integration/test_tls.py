@@ -634,6 +634,45 @@ class Reload(TlsCase):
         self.client(g, KEYS.good).pread(512, 0)
         careless.pread(512, 0)
 
+    def test_what_was_read_last_outlives_the_worker_whatever_became_of_the_files(self):
+        folder = self.world.path("keys")
+        shutil.copytree(KEYS.good, folder)
+        storage = self.world.nbdkit("memory", "1M")
+        target = self.world.nbdkit("--tls=require", f"--tls-certificates={KEYS.good}", "memory", "1M")
+        g = self.world.gateway(config=config(storage.uri, listener(folder=folder)) + "[listener m]\naddress = 127.0.0.1:0\ntarget = u\n"
+                               f"[target u]\nuri = nbds://localhost:{target.port}\ntls-ca = {folder}/ca-cert.pem\n")
+        other = g.wait_line(r"^weir-gateway: listening on 127.0.0.1:(\d+) for target u").group(1)
+
+        def put(source, names=("ca-cert.pem", "server-cert.pem", "server-key.pem")):
+            for name in names:
+                shutil.copy(os.path.join(source, name), folder)
+
+        def killed_and_back(keys):
+            g.kill_worker()
+            self.client(g, keys).pread(512, 0)
+            with self.assertRaises(nbd.Error):
+                self.client(g, KEYS.good if keys == KEYS.foreign else KEYS.foreign)
+
+        def reload(words):
+            before = len(g.output())
+            g.popen.send_signal(signal.SIGHUP)
+            wait_until(lambda: words in g.output()[before:], "the reload")
+        for name in ("ca-cert.pem", "server-cert.pem", "server-key.pem"):
+            with open(os.path.join(folder, name), "w") as f:
+                f.write("half a file\n")
+        killed_and_back(KEYS.good)
+        h = nbd.NBD()
+        h.connect_tcp("127.0.0.1", other)
+        h.pread(512, 0)
+        reload("everything stays as it was")
+        killed_and_back(KEYS.good)
+        put(KEYS.foreign)
+        reload("certificates and keys")
+        put(KEYS.expired)
+        killed_and_back(KEYS.foreign)
+        reload("everything stays as it was")
+        killed_and_back(KEYS.foreign)
+
     def test_the_server_hears_when_a_gateways_certificate_ends_and_tells_of_its_own(self):
         w = self.world
         folder = KEYS.ca.folder("soon", days=5)
