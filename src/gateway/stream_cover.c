@@ -200,8 +200,8 @@ static void table_cover_all(struct stream_table *t, bool limits_changed, uint64_
     rule_book_sweep(&t->book);
 }
 
-/* The plan of each target that has one. */
-static void table_plan(struct stream_table *t, uint64_t now_ns)
+/* The plan of each target that has one; the others have none, or it @expired. */
+static void table_plan(struct stream_table *t, bool expired, uint64_t now_ns)
 {
     for (size_t i = 0; i < t->config->target_count; i++) {
         const struct window_plan *plan = NULL;
@@ -210,7 +210,10 @@ static void table_plan(struct stream_table *t, uint64_t now_ns)
             if (strcmp(g->control.target, t->config->targets[i].name) == 0)
                 plan = &g->control.plan;
         }
-        target_plan(&t->port[i], plan, now_ns);
+        if (plan == NULL && expired)
+            target_plan_expire(&t->port[i], now_ns);
+        else
+            target_plan(&t->port[i], plan, now_ns);
     }
 }
 
@@ -232,7 +235,7 @@ int stream_controls_apply(struct stream_table *t, const struct control *controls
     if (r != 0)
         return r;
     table_commit(t, false, now_ns);
-    table_plan(t, now_ns);
+    table_plan(t, false, now_ns);
     return 0;
 }
 
@@ -242,7 +245,7 @@ size_t stream_controls_expire(struct stream_table *t, uint64_t now_ns)
     if (count == 0)
         return 0;
     table_commit(t, false, now_ns);
-    table_plan(t, now_ns);
+    table_plan(t, true, now_ns);
     return count;
 }
 

@@ -96,17 +96,21 @@ void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_
     t->planned = plan != NULL;
     t->plan = plan != NULL ? *plan : (struct window_plan){.slots_milli = 0};
     window_bound(&t->window, t->plan.wait_us * 1000);
-    /* The plan is over: go on from its slots, and find out. There are others before the target, and
-     * no more a window for all. */
-    if (had_slots && t->plan.slots_milli == 0 && last > 0) {
+    if (had_slots && t->plan.slots_milli == 0 && last > 0) /* go on from there, and find out */
         window_init(&t->window, last * 10 / 11);
-        sched_set_undivided(t->sched, !t->planned);
-    } else if (t->planned) {
-        sched_set_undivided(t->sched, false);
-    }
+    sched_set_undivided(t->sched, false);
     costs_set(t);
     look_begin(&t->look, &t->plan.look, now_ns);
     window_apply(t, now_ns);
+}
+
+void target_plan_expire(struct target *t, uint64_t now_ns)
+{
+    bool had_slots = t->planned && t->plan.slots_milli > 0;
+    if (!t->planned)
+        return;
+    target_plan(t, NULL, now_ns);
+    sched_set_undivided(t->sched, had_slots);
 }
 
 static void costs_round(struct target *t, uint64_t now_ns)

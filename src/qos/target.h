@@ -43,9 +43,12 @@ void target_fini(struct target *t);
 void target_share_add(struct target *t, uint64_t now_ns);
 void target_share_remove(struct target *t, uint64_t now_ns);
 /* @plan NULL: none in force any more; the window that the gateway found, or the plan's last part of
- * one, goes on. In that case others are before the target, and what is reserved may go beyond it
- * (sched_set_undivided). */
+ * one, goes on. */
 void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_ns);
+/* The plan went with its lease, and nobody divides the target any more: where it had slots, others
+ * are before the target, and what is reserved may go beyond the window (sched_set_undivided) until
+ * somebody plans again, with a plan for this target or without. */
+void target_plan_expire(struct target *t, uint64_t now_ns);
 /* What was dispatched is answered, or (@judged_ns 0) never will be; see sched_complete. */
 void target_complete(struct target *t, struct sched_io *io, uint64_t judged_ns, uint64_t now_ns);
 /* Whether batches of @f may be told to the scheduler together (struct sched_run): nothing learns

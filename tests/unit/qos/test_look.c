@@ -272,7 +272,7 @@ static void where_nobody_divides_any_more_what_is_reserved_goes_beyond_the_windo
     b->others = 8 * NS_PER_MS; /* gold takes nine in flight now to have its thousand a second */
     run(b, 20 * NS_PER_MS);
     assert_in_range(at_device(b), 1, 2);
-    target_plan(&b->t, NULL, b->now);
+    target_plan_expire(&b->t, b->now);
     run(b, 60 * NS_PER_MS);
     b->gold_asked = b->gold_served = 0;
     run(b, 40 * NS_PER_MS);
@@ -280,6 +280,10 @@ static void where_nobody_divides_any_more_what_is_reserved_goes_beyond_the_windo
     target_plan(&b->t, &p, b->now); /* somebody does again */
     run(b, 20 * NS_PER_MS);
     assert_in_range(at_device(b), 1, 2);
+    /* And who divides may say that there is nothing to divide: that is no lease that ended. */
+    target_plan(&b->t, NULL, b->now);
+    run(b, 40 * NS_PER_MS);
+    assert_in_range(at_device(b), 1, 3);
     b->others = 0;
     bench_free(b);
 }
