@@ -93,51 +93,66 @@ bool certs_may_replace(const struct tls_validity *old, const struct tls_validity
     return false;
 }
 
-static bool may_take(const struct tls_creds *old, const struct tls_creds *fresh)
+/* What one listener or target of the configuration in force holds, or of one read again. */
+struct held {
+    struct tls_creds **creds;
+    struct tls_files *files;
+};
+
+static bool may_take(struct held old, struct held fresh, char *words, size_t size)
 {
-    char words[1024];
-    return old == NULL || fresh == NULL ||
-           certs_may_replace(tls_creds_validity(old), tls_creds_validity(fresh), "", words,
-                             sizeof(words));
+    return *old.creds == NULL || *fresh.creds == NULL ||
+           certs_may_replace(tls_creds_validity(*old.creds), tls_creds_validity(*fresh.creds),
+                             fresh.files->certificate, words, size);
 }
 
-static void swap(struct tls_creds **a, struct tls_creds **b)
+static void swap(struct held a, struct held b)
 {
-    struct tls_creds *was = *a;
-    if (was == NULL || *b == NULL)
+    struct tls_creds *creds = *a.creds;
+    struct tls_files files = *a.files;
+    if (creds == NULL || *b.creds == NULL)
         return;
-    *a = *b;
-    *b = was;
+    *a.creds = *b.creds;
+    *a.files = *b.files;
+    *b.creds = creds;
+    *b.files = files;
 }
 
-/* Look whether all may be taken, or take them. */
-static bool each(struct gateway_config *c, struct gateway_config *fresh, bool take)
+/* Look whether it may be taken, or take it. */
+static bool look_or_take(struct held old, struct held fresh, bool take, char *words, size_t size)
+{
+    if (!take)
+        return may_take(old, fresh, words, size);
+    swap(old, fresh);
+    return true;
+}
+
+static bool each(struct gateway_config *c, struct gateway_config *fresh, bool take, char *words,
+                 size_t size)
 {
     bool may = true;
-    for (size_t i = 0; i < c->listener_count; i++) {
+    for (size_t i = 0; may && i < c->listener_count; i++) {
         struct listener_config *l = &c->listeners[i];
-        for (size_t k = 0; k < fresh->listener_count; k++) {
-            if (strcmp(l->name, fresh->listeners[k].name) != 0)
-                continue;
-            may = may && may_take(l->tls_creds, fresh->listeners[k].tls_creds);
-            if (take)
-                swap(&l->tls_creds, &fresh->listeners[k].tls_creds);
+        for (size_t k = 0; may && k < fresh->listener_count; k++) {
+            struct listener_config *f = &fresh->listeners[k];
+            if (strcmp(l->name, f->name) == 0)
+                may = look_or_take((struct held){&l->tls_creds, &l->tls_files},
+                                   (struct held){&f->tls_creds, &f->tls_files}, take, words, size);
         }
     }
-    for (size_t i = 0; i < c->target_count; i++) {
+    for (size_t i = 0; may && i < c->target_count; i++) {
         struct target_config *t = &c->targets[i];
-        for (size_t k = 0; k < fresh->target_count; k++) {
-            if (strcmp(t->name, fresh->targets[k].name) != 0)
-                continue;
-            may = may && may_take(t->tls_creds, fresh->targets[k].tls_creds);
-            if (take)
-                swap(&t->tls_creds, &fresh->targets[k].tls_creds);
+        for (size_t k = 0; may && k < fresh->target_count; k++) {
+            struct target_config *f = &fresh->targets[k];
+            if (strcmp(t->name, f->name) == 0)
+                may = look_or_take((struct held){&t->tls_creds, &t->tls_files},
+                                   (struct held){&f->tls_creds, &f->tls_files}, take, words, size);
         }
     }
     return may;
 }
 
-bool certs_take(struct gateway_config *c, struct gateway_config *fresh)
+bool certs_take(struct gateway_config *c, struct gateway_config *fresh, char *words, size_t size)
 {
-    return each(c, fresh, false) && each(c, fresh, true);
+    return each(c, fresh, false, words, size) && each(c, fresh, true, words, size);
 }

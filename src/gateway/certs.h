@@ -46,8 +46,9 @@ const struct certs_one *certs_first(const struct certs *c);
 /* Whether @fresh may take the place of @old: no, if that counts and this does not. Then words. */
 bool certs_may_replace(const struct tls_validity *old, const struct tls_validity *fresh,
                        const char *path, char *words, size_t size);
-/* What @fresh read for the listeners and targets of @c is @c's from now on, for workers to come.
- * False: it may not, by the rule above, and nothing is changed. */
-bool certs_take(struct gateway_config *c, struct gateway_config *fresh);
+/* What @fresh read for the listeners and targets of @c, and from which files, is @c's from now on,
+ * for workers to come; @fresh has what @c had. False: it may not, by the rule above, and nothing is
+ * changed. Then words. */
+bool certs_take(struct gateway_config *c, struct gateway_config *fresh, char *words, size_t size);
 
 #endif

@@ -6,9 +6,8 @@
  *
  * Model: this process touches no I/O. It holds what must not be lost (listening sockets, the
  * ledger's memory, the configuration as it was read) and forks the worker, which is ready some
- * milliseconds later; meanwhile hosts wait in the sockets' backlog. The configuration is not
- * read again for a new worker, so that a file that was spoilt since the start does no harm
- * (certificates and keys are).
+ * milliseconds later; meanwhile hosts wait in the sockets' backlog. Configuration, certificates and
+ * keys are not read again for a new worker, so that a file that was spoilt since does no harm.
  *
  *            fork             READY                   told to stop
  *   (none) --------> STARTING ------> RUNNING -----------------------------> STOPPING
@@ -337,19 +336,33 @@ static void manager_hear(struct manager *m, struct child *c)
 
 /* --- signals --- */
 
-/* The file's new limits, certificates and keys, for workers to come; the worker of now reads them
- * itself. */
-static void manager_reload(struct manager *m)
+/* Read the file again; NULL after saying why nothing of it is taken. */
+static struct gateway_config *manager_reload_read(struct manager *m)
 {
+    const char *path = m->options->config;
     struct text errors;
+    char words[1024];
     text_init(&errors, OPTIONS_ERRORS_MAX);
-    struct gateway_config *fresh = m->options->config ? options_config(m->options, &errors) : NULL;
-    text_fini(&errors);
-    /* As in a worker: all or none. */
-    if (fresh && !certs_take(m->config, fresh)) {
+    struct gateway_config *fresh = options_config(m->options, &errors);
+    if (!fresh) {
+        log_error("SIGHUP: %s has errors; everything stays as it was", path);
+        log_lines(LOG_LEVEL_ERROR, errors.data);
+    } else if (!certs_take(m->config, fresh, words, sizeof(words))) {
+        log_error("SIGHUP: %s; everything stays as it was", words);
         options_config_free(fresh);
         fresh = NULL;
     }
+    text_fini(&errors);
+    return fresh;
+}
+
+/* The file's new limits, certificates and keys, for workers to come. The worker of now reads them
+ * itself, and is told only when they are taken here: none to come has older ones than it says. */
+static void manager_reload(struct manager *m)
+{
+    struct gateway_config *fresh = m->options->config ? manager_reload_read(m) : NULL;
+    if (m->options->config && !fresh)
+        return;
     if (fresh) {
         struct limit_config *limits = m->config->limits;
         size_t count = m->config->limit_count;
