@@ -26,8 +26,10 @@ static void note_one(struct server_certificate *c, const struct dates *d)
 
 void certificates_note(struct server *s, const struct dates *control, const struct dates *http)
 {
-    note_one(&s->control_certificate, control);
-    note_one(&s->http_certificate, http);
+    if (control != NULL)
+        note_one(&s->control_certificate, control);
+    if (http != NULL)
+        note_one(&s->http_certificate, http);
     s->certificates_looked_ns = 0;
 }
 

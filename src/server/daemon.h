@@ -76,7 +76,7 @@ void stages_watch(struct server *s, uint64_t now_ns);
 
 /* --- certificates.c --- */
 
-/* These are in force from now on; all 0: none is named. */
+/* These are in force from now on; all 0: none is named. NULL: the one of before still is. */
 void certificates_note(struct server *s, const struct dates *control, const struct dates *http);
 /* Log what ends soon. */
 void certificates_watch(struct server *s, uint64_t now_ns);

@@ -93,8 +93,9 @@ static int keys_judge(const struct server *s, struct server_keys *k, const struc
     return r;
 }
 
-/* Connections and handshakes to come have the new ones; those that stand keep what they have. */
-static void keys_give(struct server *s, const struct server_keys *k)
+/* Connections and handshakes to come have the new ones; those that stand keep what they have. What
+ * @c says of their dates holds for what went. */
+static void keys_give(struct server *s, const struct server_keys *k, const struct server_config *c)
 {
     uint8_t fingerprint[32];
     char text[TLS_FINGERPRINT_TEXT];
@@ -114,12 +115,14 @@ static void keys_give(struct server *s, const struct server_keys *k)
     struct msg http = {.kind = MSG_HTTP_KEYS, .body = keys, .body_free = keys_free};
     struct msg probe = {
         .kind = MSG_PROBE_KEYS, .body = k->probe, .body_free = probe_keys_free};
-    bool gone = mailbox_post(s->threads.main, s->threads.acceptor, &control) == 0;
-    gone = keys != NULL && mailbox_post(s->threads.main, s->threads.app, &http) == 0 && gone;
-    gone = mailbox_post(s->threads.main, s->threads.resource, &probe) == 0 && gone;
+    bool control_gone = mailbox_post(s->threads.main, s->threads.acceptor, &control) == 0;
+    bool http_gone = keys != NULL && mailbox_post(s->threads.main, s->threads.app, &http) == 0;
+    bool probe_gone = mailbox_post(s->threads.main, s->threads.resource, &probe) == 0;
+    certificates_note(s, control_gone ? &c->control_dates : NULL,
+                      http_gone ? &c->http_dates : NULL);
     if (keys == NULL)
         tls_creds_unref(k->http);
-    if (!gone) {
+    if (!control_gone || !http_gone || !probe_gone) {
         log_error("SIGHUP: not every certificate is in force: a thread has no room; say it again");
         msg_release(&control);
         msg_release(&http);
@@ -175,8 +178,7 @@ void reload(struct server *s)
         log_error("SIGHUP: nothing is changed: %s", errors.len > 0 ? errors.data : "cannot read");
     } else {
         log_lines(LOG_LEVEL_WARNING, c.warnings);
-        certificates_note(s, &c.control_dates, &c.http_dates);
-        keys_give(s, &keys);
+        keys_give(s, &keys, &c);
         if (s->config_path != NULL)
             reload_threads(s, &c);
     }
