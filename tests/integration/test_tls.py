@@ -534,8 +534,12 @@ class Targets(TlsCase):
         write(f"[target foreign]\n{storages['foreign'].tls}[target key]\ntls-psk-file = {KEYS.psk}.gone\n")
         os.kill(server.pid, signal.SIGHUP)
         wait_until(lambda: "nothing is changed" in server.output(), "the refusal")
-        write(f"[target foreign]\n{storages['foreign'].tls}")
+        # One out of date is told, and used: nobody's I/O hangs on it.
+        write(f"[target foreign]\n{storages['foreign'].tls}[target misnamed]\ntls-certificate = {KEYS.expired}/client-cert.pem\n"
+              f"tls-key = {KEYS.expired}/client-key.pem\n")
         os.kill(server.pid, signal.SIGHUP)
+        wait_until(lambda: re.search(r"\[target misnamed\] tls-certificate: found .*, expected a certificate that is in date \(it ended",
+                                     server.output()), "the word of the one that has ended")
         found = wait_until(lambda: (lambda h: h if h["foreign"]["reachable"] and not h["key"]["reachable"] else None)(health()),
                            "the new keys to count")
         self.assertEqual(server.stop(), 0)
@@ -639,19 +643,25 @@ class Reload(TlsCase):
         shutil.copytree(KEYS.good, folder)
         storage = self.world.nbdkit("memory", "1M")
         target = self.world.nbdkit("--tls=require", f"--tls-certificates={KEYS.good}", "memory", "1M")
-        g = self.world.gateway(config=config(storage.uri, listener(folder=folder)) + "[listener m]\naddress = 127.0.0.1:0\ntarget = u\n"
-                               f"[target u]\nuri = nbds://localhost:{target.port}\ntls-ca = {folder}/ca-cert.pem\n")
+
+        def text(folder):
+            return (config(storage.uri, listener(folder=folder), gateway="worker-timeout = 60s") + "[listener m]\naddress = 127.0.0.1:0\n"
+                    f"target = u\n[target u]\nuri = nbds://localhost:{target.port}\ntls-ca = {folder}/ca-cert.pem\n")
+        g = self.world.gateway(config=text(folder))
         other = g.wait_line(r"^weir-gateway: listening on 127.0.0.1:(\d+) for target u").group(1)
 
         def put(source, names=("ca-cert.pem", "server-cert.pem", "server-key.pem")):
             for name in names:
                 shutil.copy(os.path.join(source, name), folder)
 
-        def killed_and_back(keys):
-            g.kill_worker()
+        def serves(keys):
             self.client(g, keys).pread(512, 0)
             with self.assertRaises(nbd.Error):
                 self.client(g, KEYS.good if keys == KEYS.foreign else KEYS.foreign)
+
+        def killed_and_back(keys):
+            g.kill_worker()
+            serves(keys)
 
         def reload(words):
             before = len(g.output())
@@ -666,12 +676,25 @@ class Reload(TlsCase):
         h.pread(512, 0)
         reload("everything stays as it was")
         killed_and_back(KEYS.good)
+        # A worker that comes to it late takes nothing that its manager did not.
+        os.kill(g.pid, signal.SIGSTOP)
+        reload("everything stays as it was")
         put(KEYS.foreign)
+        os.kill(g.pid, signal.SIGCONT)
+        serves(KEYS.good)
         reload("certificates and keys")
         put(KEYS.expired)
         killed_and_back(KEYS.foreign)
         reload("everything stays as it was")
         killed_and_back(KEYS.foreign)
+        # Other files: a worker to come names those.
+        elsewhere = self.world.path("elsewhere")
+        shutil.copytree(KEYS.good, elsewhere)
+        with open(next(a for a in g.argv if a.endswith(".conf")), "w") as f:
+            f.write(text(elsewhere))
+        reload("certificates and keys")
+        killed_and_back(KEYS.good)
+        self.assertEqual([c["file"] for c in self.status(g)["certificates"]], [f"{elsewhere}/server-cert.pem"])
 
     def test_the_server_hears_when_a_gateways_certificate_ends_and_tells_of_its_own(self):
         w = self.world
