@@ -563,7 +563,12 @@ static void a_probe_is_kept_and_told_by_nobody_here(void **state)
 {
     (void)state;
     struct counts c = NO_COUNTS;
-    struct plain *t = plain_met(&c, 1);
+    struct plain *t = plain_new(4, 16);
+    up(t, 1, 1, 7);
+    struct report *r = report_of(t, &c, 1, 1, t->seq, false);
+    r->target[0] = (struct report_target){.name = "array1", .uri = "nbd://array1"};
+    r->target_count = 1;
+    say_free(t, r);
     const struct entities *e = services_entities(t->s);
     const struct entity_target *target = container_of(e->targets.next, struct entity_target, link);
     size_t before = t->events;
