@@ -166,6 +166,9 @@ static struct report *report_of(const struct plain *t, const struct counts *c, u
         st->hist_count = 1;
     }
     r->target = calloc(1, sizeof(*r->target));
+    r->target_count = 1;
+    snprintf(r->target[0].name, NAME_SIZE, "array1");
+    snprintf(r->target[0].uri, sizeof(r->target[0].uri), "nbd://127.0.0.1:10809");
     return r;
 }
 
