@@ -49,10 +49,16 @@ void link_surge_free(struct link_surge *s)
 
 void link_surge_start(struct link_surge *s)
 {
-    for (size_t i = 0; i < s->count; i++)
+    uint64_t now = reactor_now(s->link->reactor);
+    for (size_t i = 0; i < s->count; i++) {
+        const struct stream *st =
+            i < stream_slots(s->link->streams) ? stream_at(s->link->streams, i) : NULL;
         s->watch[i].used = false;
+        if (st != NULL)
+            surge_known(&s->watch[i], st, now);
+    }
     s->cursor = 0;
-    reactor_timer_set(s->link->reactor, &s->timer, reactor_now(s->link->reactor) + SURGE_LOOK_NS);
+    reactor_timer_set(s->link->reactor, &s->timer, now + SURGE_LOOK_NS);
 }
 
 void link_surge_stop(struct link_surge *s)

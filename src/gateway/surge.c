@@ -11,8 +11,13 @@
  *            are fewer again;
  *   queued   an I/O has waited for its turn at the target for a quarter of the objective;
  *            likewise.
- * One warning a stream and second, one in 5 ms and gateway (one a look, in fact): a warning only
- * makes the server poll at once, so the next look is soon enough for a second stream. */
+ *   new      it came within the last second, to a target with a window in force, has an I/O that
+ *            waits for its turn, and no share: demand that moves here from another gateway has none
+ *            until the server knows of it. Said again each 100 ms while it holds: the server drops
+ *            what comes soon after another warning, as of a second volume of a host that moved.
+ * One warning a stream and second (`new` beside it), one in 5 ms and gateway (one a look, in fact):
+ * a warning only makes the server poll at once, so the next look is soon enough for a second
+ * stream. */
 #include "gateway/surge.h"
 
 #include "base/clock.h"
@@ -22,6 +27,8 @@
 #define SURGE_DEMAND_NS    NS_PER_S
 #define SURGE_DEMAND_LEAST 100u
 #define SURGE_LATE         6u
+#define SURGE_NEW_NS       NS_PER_S
+#define SURGE_AGAIN_NS     (100 * NS_PER_MS)
 
 static uint64_t stream_arrivals(const struct stream *st)
 {
@@ -71,14 +78,30 @@ static const char *objective_why(struct surge_watch *w, const struct stream *st,
     return why;
 }
 
+static bool is_new(struct surge_watch *w, const struct stream *st, uint64_t now)
+{
+    if (now >= w->new_until_ns || now < w->new_again_ns || st->turn.share != &st->turn.own ||
+        sched_flow_oldest_ns(&st->turn) >= now)
+        return false;
+    w->new_again_ns = now + SURGE_AGAIN_NS;
+    return true;
+}
+
+void surge_known(struct surge_watch *w, const struct stream *st, uint64_t now)
+{
+    *w = (struct surge_watch){
+        .used = true, .index = st->index, .window_ns = now, .at_window = stream_arrivals(st)};
+}
+
 const char *surge_why(struct surge_watch *w, const struct stream *st, uint64_t now)
 {
-    uint64_t arrivals = stream_arrivals(st);
     if (!w->used || w->index != st->index) {
-        *w = (struct surge_watch){
-            .used = true, .index = st->index, .window_ns = now, .at_window = arrivals};
-        return "";
+        surge_known(w, st, now);
+        if (sched_window(st->turn.own.sched) > 0)
+            w->new_until_ns = now + SURGE_NEW_NS;
+        return is_new(w, st, now) ? "new" : "";
     }
+    uint64_t arrivals = stream_arrivals(st);
     uint64_t oldest = gate_flow_oldest_ns(&st->flow);
     bool backlog = oldest < now && now - oldest > SURGE_BACKLOG_NS;
     bool begins = backlog && !w->backlog;
@@ -90,8 +113,9 @@ const char *surge_why(struct surge_watch *w, const struct stream *st, uint64_t n
     w->backlog = backlog;
     const char *why = objective_why(w, st, now);
     why = begins ? "backlog" : demand ? "demand" : why;
-    if (why[0] != '\0')
-        w->told_ns = now;
+    if (why[0] == '\0')
+        return is_new(w, st, now) ? "new" : "";
+    w->told_ns = now;
     return why;
 }
 

@@ -434,11 +434,12 @@ static void say_restored(struct services *s, const struct agreed *a, const struc
                a->e.agreement.name, worst->e.key, why, (double)u->latency_us / 1e3);
 }
 
-static void unit_runs(struct unit *u, enum verdict v)
+static void unit_runs(struct unit *u, enum verdict v, uint64_t now_ns)
 {
     switch (v) {
     case VERDICT_FAILING:
-        u->failing_run++;
+        if (u->failing_run++ == 0)
+            u->failing_ns = now_ns;
         u->met_run = u->quiet_run = 0;
         break;
     case VERDICT_MET:
@@ -481,7 +482,7 @@ static void unit_settle(struct services *s, struct agreed *a, struct unit *u,
     u->ratio = f->ratio;
     u->demand_iops = e->demand_iops;
     u->iops = e->iops;
-    unit_runs(u, f->verdict);
+    unit_runs(u, f->verdict, s->now_ns);
     compliance_count(s, a, u, e, f);
     unit_events(s, a, u, worst);
 }

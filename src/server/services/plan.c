@@ -350,6 +350,8 @@ bool plan_storage_open(struct storage *t)
 
 void plan_storage_close(struct services *s, struct storage *t)
 {
+    if (t->planned_ns == 0)
+        t->planned_ns = s->now_ns;
     if (t->over) {
         t->overcommitted_ns = s->now_ns;
         storage_scale(s, t);

@@ -45,7 +45,8 @@ struct unit {
     uint64_t demand_iops, iops;
     uint64_t thin_ops, thin_late;       /* evidence too thin for one period adds up */
     uint32_t thin_periods;
-    uint32_t failing_run, met_run, quiet_run; /* periods in a row */
+    uint32_t failing_run, met_run, quiet_run; /* looks in a row, of a period or for a warning */
+    uint64_t failing_ns;                      /* when failing_run began */
     bool violated;
     uint64_t window_start_ns;           /* compliance window; 0: none begun */
     double late, allowed;               /* I/Os in it that came late, and that might have */
@@ -138,6 +139,7 @@ struct storage {
     uint64_t overcommitted_ns;          /* last seen so */
     uint64_t wait_us;                   /* bound of the device's wait that promises ask for */
     uint64_t run_ns;                    /* when it was last looked at */
+    uint64_t planned_ns;                /* when a plan was made first; 0: never */
     uint64_t asked_ns;                  /* all its gateways were asked at once; 0: not */
     bool was_failing;
     double

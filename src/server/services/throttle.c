@@ -383,11 +383,15 @@ static bool cut_has_shown(const struct services *s, const struct stream *st,
     return (double)sparse_hist_count_above(h, o->latency_us * 1000) > DRAIN_LATE * (double)h->count;
 }
 
-static uint32_t failing_periods(const struct stream *victim)
+/* Periods, not looks: warnings bring some tens of looks a second. */
+static uint32_t failing_periods(const struct services *s, const struct stream *victim)
 {
     const struct agreed *a = victim->agreed;
-    return a->e.agreement.per == AGREEMENT_PER_GROUP ? a->unit.failing_run
-                                                     : victim->unit.failing_run;
+    const struct unit *u = a->e.agreement.per == AGREEMENT_PER_GROUP ? &a->unit : &victim->unit;
+    if (u->failing_run == 0)
+        return 0;
+    uint64_t periods = (s->now_ns - u->failing_ns) / s->config.period_ns + 1;
+    return periods < u->failing_run ? (uint32_t)periods : u->failing_run;
 }
 
 static void knee_learn(struct services *s, struct stream *st, const struct scene *sc, double base)
@@ -404,7 +408,7 @@ static void knee_learn(struct services *s, struct stream *st, const struct scene
         knee = base * (room > 0 ? room : 0);
         /* A load seen for longer than one period is no guess: the first may be overloaded in part
          * only. */
-        bool seen = failing_periods(sc->victim) > 1;
+        bool seen = failing_periods(s, sc->victim) > 1;
         if (b->knee > 0 && b->knee < knee)
             knee = b->knee; /* it was here before */
         else
@@ -474,14 +478,19 @@ static void say_short(struct services *s, struct storage *t, const struct scene 
 }
 
 /* Cuts are the last resort where gateways schedule: shares and the window may keep the promise by
- * themselves, a few periods late. */
-static bool scheduler_tries(const struct storage *t, const struct scene *sc)
+ * themselves, a few periods late. A gateway without a window does not schedule, or not yet: the
+ * first plans may be on their way. */
+static bool scheduler_tries(const struct services *s, const struct storage *t,
+                            const struct scene *sc)
 {
-    uint32_t patience = !t->slots_on              ? LAST_RESORT_PERIODS
+    uint32_t patience = !t->slots_on         ? LAST_RESORT_PERIODS
                         : useful_searches(t) ? LAST_RESORT_SEARCH
                                              : LAST_RESORT_SHARED;
-    if (t->throttles > 0 || failing_periods(sc->victim) > patience)
+    if (t->throttles > 0 || failing_periods(s, sc->victim) > patience)
         return false;
+    if (t->planned_ns == 0 ||
+        s->now_ns - t->planned_ns <= LAST_RESORT_PERIODS * s->config.period_ns)
+        return true;
     list_for_each(it, &t->targets) {
         if (container_of(it, struct target, in_storage)->e.window_milli == 0)
             return false;
@@ -493,7 +502,7 @@ static bool scheduler_tries(const struct storage *t, const struct scene *sc)
 static void storage_failing(struct services *s, struct storage *t, const struct scene *sc)
 {
     bool handled = false;
-    if (scheduler_tries(t, sc))
+    if (scheduler_tries(s, t, sc))
         return;
     for (size_t i = 0; i < sc->bully_count; i++) {
         if (sc->bully[i].exempt && handled)
