@@ -7,8 +7,13 @@
  * weight for every I/O, whichever phase; V is the least P of those that waited when one went last.
  *
  *   becomes active   R = max(R, now - credit)            P = min(max(P, V), V + ahead)
- *   goes             R += 1/r  if it was due             P += cost/w
+ *   goes             R = max(R, now - behind) + 1/r     P += cost/w
+ *                      if it was due
  *   elsewhere        R += s/r, at most now + 1 s         P += s/w
+ *
+ * What was owed while less than all reservations could be served is forgotten but for a tenth of a
+ * second: a closed loop that always waits would gather seconds of it otherwise, and then take every
+ * turn from a share that sleeps in between.
  *
  * A share may have six reservations: I/Os and bytes, of reads, of writes, and of both together. An
  * I/O is due when any of the four that it counts for is; then all four move, those that were not
@@ -32,8 +37,9 @@
 /* Device time (1,000 servers for a second) that a share's P may be ahead of V for: what others
  * served for it can hold it back no longer than that. */
 #define AHEAD_NS (1000u * NS_PER_S_)
-/* Tag R at most so far ahead. */
-#define R_AHEAD_NS NS_PER_S_
+/* Tag R at most so far ahead, and so far behind. */
+#define R_AHEAD_NS  NS_PER_S_
+#define R_BEHIND_NS (NS_PER_S_ / 10u)
 
 /* ---- tags ------------------------------------------------------------------------------------ */
 
@@ -318,6 +324,9 @@ bool sched_share_pay(struct sched_share *sh, const struct sched_io *io, uint64_t
     struct sched_tag *total = &sh->tag[SCHED_TOTAL], *own = &sh->tag[io_op_direction(io->op)];
     bool due = tag_due_ns(total) <= now_ns || (sh->directed && tag_due_ns(own) <= now_ns);
     if (due) {
+        uint64_t least = now_ns > R_BEHIND_NS ? now_ns - R_BEHIND_NS : 0;
+        tag_activate(total, least);
+        tag_activate(own, least);
         tag_pay(total, io->bytes, now_ns);
         if (sh->directed)
             tag_pay(own, io->bytes, now_ns);

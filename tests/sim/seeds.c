@@ -445,6 +445,7 @@ static uint64_t run(uint64_t seed, bool verbose, bool *ret_broken, struct sum *s
 static const uint64_t past_bugs[] = {
     243, /* answers to orders of shared limits bred messages without end (coordinator.c) */
     283, /* an I/O cost what it had in a stall for as long again (claim.c) */
+    761, /* a closed loop took every turn for what it had been owed for seconds (sched_share.c) */
     897, /* room for calm streams left nothing for reservations in a small window (slots.c) */
     964, /* a throttle was trimmed within the period in which it had been cut (throttle.c) */
     1087, /* a limit that came later was not lent by those without streams (coordinator.c) */
