@@ -91,14 +91,17 @@ void target_share_remove(struct target *t, uint64_t now_ns)
 
 void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_ns)
 {
-    bool had_slots = t->planned && t->plan.slots_milli > 0;
+    bool was_planned = t->planned, had_slots = was_planned && t->plan.slots_milli > 0;
     uint64_t last = sched_window(t->sched);
     t->planned = plan != NULL;
     t->plan = plan != NULL ? *plan : (struct window_plan){.slots_milli = 0};
     window_bound(&t->window, t->plan.wait_us * 1000);
     if (had_slots && t->plan.slots_milli == 0 && last > 0) /* go on from there, and find out */
         window_init(&t->window, last * 10 / 11);
-    sched_set_undivided(t->sched, false);
+    if (was_planned || t->planned)
+        sched_set_undivided(t->sched, false);
+    else if (t->divided_ns == 0)
+        t->divided_ns = now_ns + TARGET_UNDIVIDED_NS;
     costs_set(t);
     look_begin(&t->look, &t->plan.look, now_ns);
     window_apply(t, now_ns);
@@ -111,6 +114,7 @@ void target_plan_expire(struct target *t, uint64_t now_ns)
         return;
     target_plan(t, NULL, now_ns);
     sched_set_undivided(t->sched, had_slots);
+    t->divided_ns = 0;
 }
 
 static void costs_round(struct target *t, uint64_t now_ns)
@@ -192,6 +196,8 @@ void target_tick(struct target *t, uint64_t now_ns)
     waits_close(t);
     if (!t->planned || t->plan.slots_milli == 0)
         window_learn(&t->window, &s);
+    if (!t->planned && t->divided_ns > 0 && now_ns >= t->divided_ns)
+        sched_set_undivided(t->sched, false);
     costs_close(t, now_ns);
     window_apply(t, now_ns);
 }

@@ -17,6 +17,8 @@
 
 /* How often target_tick wants to be called while the target is on. */
 #define TARGET_TICK_NS UINT64_C(100000000)
+/* Whoever comes back needs some periods to know what to divide. */
+#define TARGET_UNDIVIDED_NS UINT64_C(10000000000)
 #define TARGET_WAITS   8u /* ticks whose waits are remembered */
 
 struct target {
@@ -28,6 +30,7 @@ struct target {
     struct look look;
     bool planned, on;
     uint32_t shares; /* in force */
+    uint64_t divided_ns; /* when what began as its plan expired ends at the latest; 0: not known */
     uint64_t wait_p99[TARGET_WAITS];
     uint32_t wait_at;
     uint64_t wait_p99_ns;       /* median of these */
@@ -47,7 +50,7 @@ void target_share_remove(struct target *t, uint64_t now_ns);
 void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_ns);
 /* The plan went with its lease, and nobody divides the target any more: where it had slots, others
  * are before the target, and what is reserved may go beyond the window (sched_set_undivided) until
- * somebody plans again, with a plan for this target or without. */
+ * there is a plan again, or for TARGET_UNDIVIDED_NS from when somebody is there who plans. */
 void target_plan_expire(struct target *t, uint64_t now_ns);
 /* What was dispatched is answered, or (@judged_ns 0) never will be; see sched_complete. */
 void target_complete(struct target *t, struct sched_io *io, uint64_t judged_ns, uint64_t now_ns);

@@ -284,6 +284,16 @@ static void where_nobody_divides_any_more_what_is_reserved_goes_beyond_the_windo
     target_plan(&b->t, NULL, b->now);
     run(b, 40 * NS_PER_MS);
     assert_in_range(at_device(b), 1, 3);
+    /* Who comes back without a plan is waited for, but not for ever. */
+    target_plan(&b->t, &p, b->now);
+    target_plan_expire(&b->t, b->now);
+    target_plan(&b->t, NULL, b->now);
+    run(b, 60 * NS_PER_MS);
+    assert_true(at_device(b) > 4);
+    b->t.divided_ns = b->now + 1; /* its ten seconds are over */
+    target_tick(&b->t, b->now + 2);
+    run(b, 20 * NS_PER_MS);
+    assert_in_range(at_device(b), 1, 4);
     b->others = 0;
     bench_free(b);
 }
