@@ -44,7 +44,8 @@
 #define FLOOR_OPS 20u
 #define THIN_PERIODS 10u
 #define DEEP 4.0
-/* Periods in a row before an event says that an agreement is violated, and that it holds again. */
+/* Looks in a row (of a period, or for a warning) before an event says that an agreement is
+ * violated, and that it holds again. */
 #define VIOLATED_AFTER 2u
 #define RESTORED_AFTER 5u
 #define QUIET_AFTER 10u

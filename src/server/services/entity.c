@@ -351,8 +351,11 @@ void entity_gateway_attach(struct services *s, struct gateway *g, const struct g
     g->whole_known = false;
     g->refused_streams = false;
     g->e.epoch_applied = 0;
-    list_for_each(it, &g->targets) /* this boot may have other storage */
-        container_of(it, struct target, link)->e.uri[0] = '\0';
+    list_for_each(it, &g->targets) { /* this boot may have other storage */
+        struct target *t = container_of(it, struct target, link);
+        t->e.uri[0] = '\0';
+        t->planned_ns = 0;
+    }
     g->targets_changed = true;
     list_for_each(it, &g->streams) {
         struct stream *st = container_of(it, struct stream, in_gateway);

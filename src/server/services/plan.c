@@ -350,8 +350,6 @@ bool plan_storage_open(struct storage *t)
 
 void plan_storage_close(struct services *s, struct storage *t)
 {
-    if (t->planned_ns == 0)
-        t->planned_ns = s->now_ns;
     if (t->over) {
         t->overcommitted_ns = s->now_ns;
         storage_scale(s, t);
@@ -486,6 +484,8 @@ static void part_plan(struct services *s, struct part *p, bool several)
 
 void plan_target(struct services *s, struct target *t)
 {
+    if (t->planned_ns == 0)
+        t->planned_ns = s->now_ns;
     bool off = plan_hands_off(s, t);
     struct window_plan plan = {.wait_us = off ? 0 : t->storage->wait_us,
                                .slots_milli = off ? 0 : t->slots_milli};

@@ -139,7 +139,6 @@ struct storage {
     uint64_t overcommitted_ns;          /* last seen so */
     uint64_t wait_us;                   /* bound of the device's wait that promises ask for */
     uint64_t run_ns;                    /* when it was last looked at */
-    uint64_t planned_ns;                /* when a plan was made first; 0: never */
     uint64_t asked_ns;                  /* all its gateways were asked at once; 0: not */
     bool was_failing;
     double
@@ -178,6 +177,7 @@ struct target {
         uint64_t slots_milli;           /* its part; 0: it finds its own */
     };
     struct window_plan plan;            /* as last decided */
+    uint64_t planned_ns;                /* first of this boot; 0: never */
     struct list link;                   /* in its gateway */
     struct list in_storage;
 };

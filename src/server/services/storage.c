@@ -149,10 +149,12 @@ bool storage_due(struct services *s, struct storage *t, const struct gateway *g)
 {
     uint64_t period = s->config.period_ns;
     bool alone = t->targets.next == t->targets.prev;
-    if (!alone && t->asked_ns == 0 && begins_to_fail(t, g))
+    bool begins = t->asked_ns == 0 && begins_to_fail(t, g);
+    if (!alone && begins)
         ask_all(s, t);
     bool asked = t->asked_ns != 0 && s->now_ns - t->asked_ns < period;
-    bool due = alone || (asked ? all_answered(t) : s->now_ns - t->run_ns >= period - period / 10);
+    bool over = s->now_ns - t->run_ns >= period - period / 10; /* warnings bring answers between */
+    bool due = alone ? over || begins : asked ? all_answered(t) : over;
     if (!due)
         return false;
     t->asked_ns = 0;

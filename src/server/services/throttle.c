@@ -390,7 +390,8 @@ static uint32_t failing_periods(const struct services *s, const struct stream *v
     const struct unit *u = a->e.agreement.per == AGREEMENT_PER_GROUP ? &a->unit : &victim->unit;
     if (u->failing_run == 0)
         return 0;
-    uint64_t periods = (s->now_ns - u->failing_ns) / s->config.period_ns + 1;
+    uint64_t period = s->config.period_ns, early = period / 10; /* answers come a little so */
+    uint64_t periods = (s->now_ns - u->failing_ns + early) / period + 1;
     return periods < u->failing_run ? (uint32_t)periods : u->failing_run;
 }
 
@@ -477,9 +478,16 @@ static void say_short(struct services *s, struct storage *t, const struct scene 
                t->name, sc->victim->agreed->e.agreement.name, sc->victim->e.key, what);
 }
 
+/* A gateway without a window does not schedule; or not yet, while its first plans are on their
+ * way. */
+static bool schedules(const struct services *s, const struct target *t)
+{
+    return t->e.window_milli > 0 || !t->gateway->e.live || t->planned_ns == 0 ||
+           s->now_ns - t->planned_ns <= LAST_RESORT_PERIODS * s->config.period_ns;
+}
+
 /* Cuts are the last resort where gateways schedule: shares and the window may keep the promise by
- * themselves, a few periods late. A gateway without a window does not schedule, or not yet: the
- * first plans may be on their way. */
+ * themselves, a few periods late. */
 static bool scheduler_tries(const struct services *s, const struct storage *t,
                             const struct scene *sc)
 {
@@ -488,11 +496,8 @@ static bool scheduler_tries(const struct services *s, const struct storage *t,
                                              : LAST_RESORT_SHARED;
     if (t->throttles > 0 || failing_periods(s, sc->victim) > patience)
         return false;
-    if (t->planned_ns == 0 ||
-        s->now_ns - t->planned_ns <= LAST_RESORT_PERIODS * s->config.period_ns)
-        return true;
     list_for_each(it, &t->targets) {
-        if (container_of(it, struct target, in_storage)->e.window_milli == 0)
+        if (!schedules(s, container_of(it, struct target, in_storage)))
             return false;
     }
     return true;
