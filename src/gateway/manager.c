@@ -357,7 +357,8 @@ static struct gateway_config *manager_reload_read(struct manager *m)
 }
 
 /* The file's new limits, certificates and keys, for workers to come. The worker of now reads them
- * itself, and is told only when they are taken here: none to come has older ones than it says. */
+ * itself, and is told only when they are taken here. A file that changes in the milliseconds
+ * between is known to one of them only, until the next SIGHUP. */
 static void manager_reload(struct manager *m)
 {
     struct gateway_config *fresh = m->options->config ? manager_reload_read(m) : NULL;

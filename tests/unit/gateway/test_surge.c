@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Goal: a stream is worth an early warning for each of its four reasons, once for as long as the
+/* Goal: a stream is worth an early warning for each of its five reasons, once for as long as the
  * reason lasts and once in a second at most; what is steady, little, or new is not.
  * Method: one stream of a table, whose counters, queues and late answers are set, and a virtual
  * clock. */
@@ -132,6 +132,38 @@ static void one_that_waits_for_its_turn_is_told_at_a_quarter_of_its_objective(vo
     stream_table_free(b.t);
 }
 
+/* It waits, and has no share: told each 100 ms, in the second after it came; nobody who was there
+ * when the session began is told of, nor where no window holds anything back. */
+static void one_that_comes_and_waits_without_a_share_is_told_in_its_first_second(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b, 0);
+    struct sched *s = b.st->port->sched;
+    struct sched_io io[2] = {{.op = IO_READ, .bytes = 4096}, {.op = IO_READ, .bytes = 4096}};
+    sched_set_window(s, 1000, b.now);
+    assert_true(sched_submit(s, &b.st->turn, &io[0], b.now));
+    assert_false(sched_submit(s, &b.st->turn, &io[1], b.now));
+    b.now += MS;
+    assert_string_equal(surge_why(&b.watch, b.st, b.now), ""); /* it came before the window */
+    surge_known(&b.watch, b.st, b.now);
+    assert_string_equal(arrive(&b, 0, 2000), "");
+    b.watch.used = false; /* it comes now */
+    assert_string_equal(surge_why(&b.watch, b.st, b.now), "new");
+    uint32_t told = 0;
+    for (uint64_t from = b.now; b.now < from + 3 * S;)
+        told += strcmp(arrive(&b, 0, 20), "new") == 0;
+    assert_int_equal(told, 9); /* and one at once */
+    sched_cancel(s, &io[1], b.now);
+    b.watch.used = false;
+    assert_string_equal(surge_why(&b.watch, b.st, b.now), ""); /* nothing waits */
+    sched_complete(s, &io[0], 0, b.now);
+    sched_set_window(s, 0, b.now);
+    b.watch.used = false;
+    assert_string_equal(arrive(&b, 0, 2000), "");
+    stream_table_free(b.t);
+}
+
 static void a_backlog_is_told_once_until_it_is_gone(void **state)
 {
     (void)state;
@@ -190,6 +222,8 @@ int main(void)
         cmocka_unit_test_setup(demand_that_falls_is_told_when_its_second_is_over, stage_setup),
         cmocka_unit_test_setup(late_answers_are_told_once_until_there_are_fewer, stage_setup),
         cmocka_unit_test_setup(one_that_waits_for_its_turn_is_told_at_a_quarter_of_its_objective,
+                               stage_setup),
+        cmocka_unit_test_setup(one_that_comes_and_waits_without_a_share_is_told_in_its_first_second,
                                stage_setup),
         cmocka_unit_test_setup(a_backlog_is_told_once_until_it_is_gone, stage_setup),
         cmocka_unit_test_setup(one_stream_warns_once_in_a_second, stage_setup),
