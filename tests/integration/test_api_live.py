@@ -108,7 +108,8 @@ class Operation(ApiCase):
         self.assertNotIn("<img", text)
         with open(os.path.join(weirtest.ROOT, "docs", "guide", "metrics.md"), encoding="utf-8") as f:
             said = set(re.findall(r"`(weir_\w+)", f.read()))
-        self.assertEqual(set(re.findall(r"^# TYPE (\S+)", text, re.M)), said)
+        with_tls = {f"weir_{of}_certificate_expiry_timestamp_seconds" for of in ("control", "http")}
+        self.assertEqual(set(re.findall(r"^# TYPE (\S+)", text, re.M)) | with_tls, said)
         for family in ("weir_build_info", 'weir_gateways{state="admitted"} 1', "weir_mailbox_depth{", "weir_store_available 1",
                        "weir_monitor_sessions_now 1\n", "weir_monitor_reports_total ",
                        "weir_target_probe_reachable{", 'weir_agreement_streams{agreement="gold"}'):
