@@ -311,6 +311,7 @@ void sched_share_leave(struct sched_share *sh)
 
 static void tag_pay(struct sched_tag *t, uint64_t bytes, uint64_t now_ns)
 {
+    tag_activate(t, now_ns > R_BEHIND_NS ? now_ns - R_BEHIND_NS : 0);
     if (t->io_ns > 0)
         t->io = t->io <= now_ns ? t->io + t->io_ns : r_moved(t->io, t->io_ns, now_ns);
     if (t->byte_ps > 0) {
@@ -324,9 +325,6 @@ bool sched_share_pay(struct sched_share *sh, const struct sched_io *io, uint64_t
     struct sched_tag *total = &sh->tag[SCHED_TOTAL], *own = &sh->tag[io_op_direction(io->op)];
     bool due = tag_due_ns(total) <= now_ns || (sh->directed && tag_due_ns(own) <= now_ns);
     if (due) {
-        uint64_t least = now_ns > R_BEHIND_NS ? now_ns - R_BEHIND_NS : 0;
-        tag_activate(total, least);
-        tag_activate(own, least);
         tag_pay(total, io->bytes, now_ns);
         if (sh->directed)
             tag_pay(own, io->bytes, now_ns);

@@ -567,6 +567,28 @@ static void a_small_reservation_beside_a_great_one_is_not_ahead_for_ever(void **
     free(l);
 }
 
+/* Two reservations of more than there is, one of a loop that always waits: when there is enough
+ * again it has no claim to the seconds before, and the other is served what it asks for. */
+static void what_was_owed_for_long_is_not_made_up_for_at_the_cost_of_others(void **state)
+{
+    (void)state;
+    struct lab *l = malloc(sizeof *l);
+    lab_init(l, 8, 10000);
+    lab_share(l, 0, 0, (struct sched_terms){.weight = 100, .reserve_iops = 12000});
+    l->loop[0] = (struct loop){.depth = 64, .bytes = 4096, .on = true};
+    lab_run(l, 5 * S); /* 8,000 a second: 20,000 are owed */
+    struct sched_terms t = l->share[0].terms;
+    t.reserve_iops = 4000;
+    sched_share_change(&l->share[0], &t, l->now);
+    lab_share(l, 1, 1, (struct sched_terms){.weight = 100, .reserve_iops = 4000});
+    l->loop[1] = (struct loop){.depth = 4, .bytes = 4096, .on = true};
+    lab_clear(l);
+    lab_run(l, S);
+    assert_true(ratio(l, 0, 1) < 2.0);
+    lab_fini(l);
+    free(l);
+}
+
 static void more_than_the_reservation_is_divided_by_weight(void **state)
 {
     (void)state;
@@ -726,6 +748,7 @@ int main(void)
         cmocka_unit_test(reads_and_writes_have_reservations_of_their_own),
         cmocka_unit_test(reads_of_one_flow_go_before_its_writes_when_only_reads_are_due),
         cmocka_unit_test(a_small_reservation_beside_a_great_one_is_not_ahead_for_ever),
+        cmocka_unit_test(what_was_owed_for_long_is_not_made_up_for_at_the_cost_of_others),
         cmocka_unit_test(more_than_the_reservation_is_divided_by_weight),
         cmocka_unit_test(splitting_the_load_of_a_share_gains_nothing),
         cmocka_unit_test(hiding_load_and_coming_back_gains_nothing),
