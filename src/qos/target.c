@@ -89,6 +89,13 @@ void target_share_remove(struct target *t, uint64_t now_ns)
     window_apply(t, now_ns);
 }
 
+static void undivided_set(struct target *t, uint64_t until_ns)
+{
+    if ((until_ns > 0) != (t->undivided_until_ns > 0))
+        sched_set_undivided(t->sched, until_ns > 0);
+    t->undivided_until_ns = until_ns;
+}
+
 void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_ns)
 {
     bool was_planned = t->planned, had_slots = was_planned && t->plan.slots_milli > 0;
@@ -99,9 +106,9 @@ void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_
     if (had_slots && t->plan.slots_milli == 0 && last > 0) /* go on from there, and find out */
         window_init(&t->window, last * 10 / 11);
     if (was_planned || t->planned)
-        sched_set_undivided(t->sched, false);
-    else if (t->divided_ns == 0)
-        t->divided_ns = now_ns + TARGET_UNDIVIDED_NS;
+        undivided_set(t, 0);
+    else if (t->undivided_until_ns == UINT64_MAX)
+        t->undivided_until_ns = now_ns + TARGET_UNDIVIDED_NS;
     costs_set(t);
     look_begin(&t->look, &t->plan.look, now_ns);
     window_apply(t, now_ns);
@@ -113,8 +120,7 @@ void target_plan_expire(struct target *t, uint64_t now_ns)
     if (!t->planned)
         return;
     target_plan(t, NULL, now_ns);
-    sched_set_undivided(t->sched, had_slots);
-    t->divided_ns = 0;
+    undivided_set(t, had_slots ? UINT64_MAX : 0);
 }
 
 static void costs_round(struct target *t, uint64_t now_ns)
@@ -196,8 +202,8 @@ void target_tick(struct target *t, uint64_t now_ns)
     waits_close(t);
     if (!t->planned || t->plan.slots_milli == 0)
         window_learn(&t->window, &s);
-    if (!t->planned && t->divided_ns > 0 && now_ns >= t->divided_ns)
-        sched_set_undivided(t->sched, false);
+    if (now_ns >= t->undivided_until_ns)
+        undivided_set(t, 0);
     costs_close(t, now_ns);
     window_apply(t, now_ns);
 }

@@ -290,7 +290,7 @@ static void where_nobody_divides_any_more_what_is_reserved_goes_beyond_the_windo
     target_plan(&b->t, NULL, b->now);
     run(b, 60 * NS_PER_MS);
     assert_true(at_device(b) > 4);
-    b->t.divided_ns = b->now + 1; /* its ten seconds are over */
+    b->t.undivided_until_ns = b->now + 1; /* its ten seconds are over */
     target_tick(&b->t, b->now + 2);
     run(b, 20 * NS_PER_MS);
     assert_in_range(at_device(b), 1, 4);
