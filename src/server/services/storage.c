@@ -154,7 +154,7 @@ bool storage_due(struct services *s, struct storage *t, const struct gateway *g)
         ask_all(s, t);
     bool asked = t->asked_ns != 0 && s->now_ns - t->asked_ns < period;
     bool over = s->now_ns - t->run_ns >= period - period / 10; /* warnings bring answers between */
-    bool due = alone ? over || begins : asked ? all_answered(t) : over;
+    bool due = asked ? all_answered(t) : over || (alone && begins);
     if (!due)
         return false;
     t->asked_ns = 0;
