@@ -30,7 +30,7 @@ struct target {
     struct look look;
     bool planned, on;
     uint32_t shares; /* in force */
-    uint64_t undivided_until_ns; /* 0: it is divided; UINT64_MAX: till somebody is there who plans */
+    uint64_t undivided_until_ns; /* 0: it is divided; UINT64_MAX: till somebody comes who plans */
     uint64_t wait_p99[TARGET_WAITS];
     uint32_t wait_at;
     uint64_t wait_p99_ns;       /* median of these */
