@@ -127,27 +127,29 @@ static bool look_or_take(struct held old, struct held fresh, bool take, char *wo
     return true;
 }
 
+static struct held of_listener(struct gateway_config *c, int i)
+{
+    return (struct held){&c->listeners[i].tls_creds, &c->listeners[i].tls_files};
+}
+
+static struct held of_target(struct gateway_config *c, int i)
+{
+    return (struct held){&c->targets[i].tls_creds, &c->targets[i].tls_files};
+}
+
 static bool each(struct gateway_config *c, struct gateway_config *fresh, bool take, char *words,
                  size_t size)
 {
     bool may = true;
-    for (size_t i = 0; may && i < c->listener_count; i++) {
-        struct listener_config *l = &c->listeners[i];
-        for (size_t k = 0; may && k < fresh->listener_count; k++) {
-            struct listener_config *f = &fresh->listeners[k];
-            if (strcmp(l->name, f->name) == 0)
-                may = look_or_take((struct held){&l->tls_creds, &l->tls_files},
-                                   (struct held){&f->tls_creds, &f->tls_files}, take, words, size);
-        }
+    for (int i = 0; may && i < (int)c->listener_count; i++) {
+        int at = gateway_config_listener(fresh, c->listeners[i].name);
+        if (at >= 0)
+            may = look_or_take(of_listener(c, i), of_listener(fresh, at), take, words, size);
     }
-    for (size_t i = 0; may && i < c->target_count; i++) {
-        struct target_config *t = &c->targets[i];
-        for (size_t k = 0; may && k < fresh->target_count; k++) {
-            struct target_config *f = &fresh->targets[k];
-            if (strcmp(t->name, f->name) == 0)
-                may = look_or_take((struct held){&t->tls_creds, &t->tls_files},
-                                   (struct held){&f->tls_creds, &f->tls_files}, take, words, size);
-        }
+    for (int i = 0; may && i < (int)c->target_count; i++) {
+        int at = gateway_config_target(fresh, c->targets[i].name);
+        if (at >= 0)
+            may = look_or_take(of_target(c, i), of_target(fresh, at), take, words, size);
     }
     return may;
 }

@@ -84,6 +84,22 @@ void gateway_config_init(struct gateway_config *c)
     snprintf(c->name, sizeof(c->name), "%s", name_is_plain(host) ? host : "gateway");
 }
 
+int gateway_config_listener(const struct gateway_config *c, const char *name)
+{
+    for (size_t i = 0; i < c->listener_count; i++)
+        if (strcmp(c->listeners[i].name, name) == 0)
+            return (int)i;
+    return -1;
+}
+
+int gateway_config_target(const struct gateway_config *c, const char *name)
+{
+    for (size_t i = 0; i < c->target_count; i++)
+        if (strcmp(c->targets[i].name, name) == 0)
+            return (int)i;
+    return -1;
+}
+
 void gateway_config_fini(struct gateway_config *c)
 {
     for (size_t i = 0; i < c->listener_count; i++) {

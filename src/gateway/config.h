@@ -122,6 +122,10 @@ struct gateway_config {
 void gateway_config_init(struct gateway_config *c);
 void gateway_config_fini(struct gateway_config *c);
 
+/* Which of c->listeners, or c->targets, has the name; -1: none. */
+int gateway_config_listener(const struct gateway_config *c, const char *name);
+int gateway_config_target(const struct gateway_config *c, const char *name);
+
 /* Read gateway.conf (and its drop-ins) into @c, initialised before. Every error found is appended
  * to @errors as "file:line: ...". 0, or WEIR_E_PARSE / -errno. */
 int gateway_config_load(struct gateway_config *c, const char *path, struct text *errors);

@@ -285,11 +285,8 @@ static int read_burst_for(const struct config_key *k, const char *value, struct 
 
 static struct target_config *target_find(struct gateway_config *c, const char *name)
 {
-    for (size_t i = 0; i < c->target_count; i++) {
-        if (strcmp(c->targets[i].name, name) == 0)
-            return &c->targets[i];
-    }
-    return NULL;
+    int i = gateway_config_target(c, name);
+    return i < 0 ? NULL : &c->targets[i];
 }
 
 static int read_yes(const char *value, bool *field, const char **expected)

@@ -222,18 +222,14 @@ static void fresh_drop(struct fresh *f)
 
 static const struct listener_config *listener_like(const struct gateway_config *c, const char *name)
 {
-    for (size_t i = 0; i < c->listener_count; i++)
-        if (strcmp(c->listeners[i].name, name) == 0)
-            return &c->listeners[i];
-    return NULL;
+    int i = gateway_config_listener(c, name);
+    return i < 0 ? NULL : &c->listeners[i];
 }
 
 static const struct target_config *target_like(const struct gateway_config *c, const char *name)
 {
-    for (size_t i = 0; i < c->target_count; i++)
-        if (strcmp(c->targets[i].name, name) == 0)
-            return &c->targets[i];
-    return NULL;
+    int i = gateway_config_target(c, name);
+    return i < 0 ? NULL : &c->targets[i];
 }
 
 /* What was read with the configuration, in the place of @old, if that is not NULL. */

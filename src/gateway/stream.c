@@ -232,10 +232,8 @@ static void slot_begin(struct stream_table *t, struct slot *s, const struct targ
 
 static const struct target_config *table_target(const struct stream_table *t, const char *name)
 {
-    for (size_t i = 0; i < t->config->target_count; i++)
-        if (strcmp(t->config->targets[i].name, name) == 0)
-            return &t->config->targets[i];
-    return NULL;
+    int i = gateway_config_target(t->config, name);
+    return i < 0 ? NULL : &t->config->targets[i];
 }
 
 /* The streams of the workers before this one, each in its slot. */

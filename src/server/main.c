@@ -81,6 +81,18 @@ static void raise_descriptors(void)
 _Static_assert(sizeof(struct monitor_stats) / sizeof(uint64_t) + 2 <= APP_MAX_FIGURES,
                "the page of metrics has room for all of them");
 
+/* When it ends: one figure, or none where nothing names a certificate. */
+static size_t certificate_figure(const struct server_certificate *c, const char *name,
+                                 const char *help, struct app_figure *ret)
+{
+    int64_t until_s = atomic_load(&c->until_s);
+    if (until_s == 0)
+        return 0;
+    *ret = (struct app_figure){
+        .name = name, .help = help, .gauge = true, .value = (uint64_t)until_s};
+    return 1;
+}
+
 /* The performance monitor's counters as /metrics names them, and when certificates end. */
 static size_t figures(const void *server, struct app_figure *ret)
 {
@@ -98,20 +110,11 @@ static size_t figures(const void *server, struct app_figure *ret)
     MONITOR_GAUGES_TABLE(G)
 #undef G
 #undef X
-    int64_t control = atomic_load(&s->control_certificate.until_s);
-    int64_t http = atomic_load(&s->http_certificate.until_s);
-    if (control != 0)
-        ret[n++] = (struct app_figure){
-            .name = "weir_control_certificate_expiry_timestamp_seconds",
-            .help = "When the certificate that [control] names ends, since 1970.",
-            .gauge = true,
-            .value = (uint64_t)control};
-    if (http != 0)
-        ret[n++] = (struct app_figure){
-            .name = "weir_http_certificate_expiry_timestamp_seconds",
-            .help = "When the certificate that [http] names ends, since 1970.",
-            .gauge = true,
-            .value = (uint64_t)http};
+    n += certificate_figure(&s->control_certificate,
+                            "weir_control_certificate_expiry_timestamp_seconds",
+                            "When the certificate that [control] names ends, since 1970.", &ret[n]);
+    n += certificate_figure(&s->http_certificate, "weir_http_certificate_expiry_timestamp_seconds",
+                            "When the certificate that [http] names ends, since 1970.", &ret[n]);
     return n;
 }
 
