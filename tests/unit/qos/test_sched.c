@@ -584,7 +584,9 @@ static void what_was_owed_for_long_is_not_made_up_for_at_the_cost_of_others(void
     l->loop[1] = (struct loop){.depth = 4, .bytes = 4096, .on = true};
     lab_clear(l);
     lab_run(l, S);
-    assert_true(ratio(l, 0, 1) < 2.0);
+    /* Four in flight are a third of what the device does: 2, by its depth alone. Of a debt of
+     * seconds it is thousands. */
+    assert_true(ratio(l, 0, 1) < 3.0);
     lab_fini(l);
     free(l);
 }
