@@ -3,7 +3,7 @@
 """Promises beside other ways to keep them: in the simulator over many seeds, and on the real path.
 
   simulated  bench/control_sim.py's worlds under each scheme of `weir simulate`: none, static limits, sleds, parda, mclock, ours
-             without server, without early warnings, and whole
+             without server, without early warnings, and whole; and an oracle, as the floor
   real       bench/control_real.py: a device-like store behind two gateways, real clients; no control, static limits, qemu's and
              nbdkit's limiters, and Weir
   cost       what a decision takes in a gateway (bench/sched), and the plan over 1,000 gateways of 100 streams (bench/plan)
@@ -41,11 +41,12 @@ class Goals:
     def __init__(self):
         self.rows = []
 
-    def add(self, what, goal, found, met, by=""):
-        self.rows.append({"what": what, "goal": goal, "found": found, "met": bool(met), "by": by})
+    def add(self, what, goal, found, met, by="", floor=None):
+        self.rows.append({"what": what, "goal": goal, "found": found, "met": bool(met), "by": by, "floor": floor})
 
-    def at_most(self, what, value, limit, unit=""):
-        self.add(what, f"≤ {limit:g}{unit}", f"{value:.3g}{unit}", value <= limit, f"by {value / limit - 1:+.0%}" if limit else "")
+    def at_most(self, what, value, limit, unit="", floor=None):
+        self.add(what, f"≤ {limit:g}{unit}", f"{value:.3g}{unit}", value <= limit, f"by {value / limit - 1:+.0%}" if limit else "",
+                 None if floor is None else f"{floor:.3g}{unit}")
 
     def at_least(self, what, value, limit, show="{:.3g}"):
         self.add(what, "≥ " + show.format(limit), show.format(value), value >= limit, f"by {value - limit:+.3f}")
@@ -53,7 +54,8 @@ class Goals:
     def table(self):
         out = ["| Measure | goal | found | |", "|---|---|---|---|"]
         for r in self.rows:
-            out.append(f"| {r['what']} | {r['goal']} | {r['found']} | {'met' if r['met'] else '**missed** ' + r['by']} |")
+            floor = f" (floor {r['floor']})" if r["floor"] else ""
+            out.append(f"| {r['what']} | {r['goal']} | {r['found']}{floor} | {'met' if r['met'] else '**missed** ' + r['by']} |")
         missed = sum(not r["met"] for r in self.rows)
         return out + ["", f"{len(self.rows) - missed} of {len(self.rows)} goals met, {missed} missed."]
 
@@ -89,8 +91,9 @@ class Simulated:
 
     def neighbours(self, pool):
         self.head("A victim beside bullies",
-                  "p99 of the victim ÷ alone · throughput ÷ no control; medians over the seeds, in brackets the worst p99.",
-                  ["k, bullies", *sim.SCHEMES])
+                  "p99 of the victim ÷ alone · throughput ÷ no control; medians over the seeds, in brackets the worst p99. The oracle is "
+                  "no scheme but a floor.",
+                  ["k, bullies", *sim.SCHEMES, sim.FLOOR])
         picture = {s: [] for s in sim.SCHEMES}
         groups = []
         for k in sim.KS:
@@ -99,14 +102,14 @@ class Simulated:
                 self.lines.append(f"| {k}, {sizes} | " + " | ".join(
                     f"{c['p99']['median']:.2f} ({c['p99']['high']:.2f}) · {c['busy']:.2f}" for c in cells.values()) + " |")
                 groups.append(f"{k}, {sizes.split()[0]}")
-                for s, c in cells.items():
-                    picture[s].append(c["p99"]["median"])
+                for s in sim.SCHEMES:
+                    picture[s].append(cells[s]["p99"]["median"])
                 self.neighbour_goals(k, sizes, cells)
         self.data["neighbours"] = {"groups": groups, "series": picture}
 
     def neighbour_cells(self, pool, k, sizes):
         alone = self.results(pool, sim.bully_world(k, sizes, alone=True), ["none"])["none"]
-        all_ = self.results(pool, sim.bully_world(k, sizes), sim.SCHEMES)
+        all_ = self.results(pool, sim.bully_world(k, sizes), [*sim.SCHEMES, sim.FLOOR])
         base = statistics.mean(sim.load(r, "db")["p99Us"] for r in alone)
         most = statistics.mean(sim.busy(r) for r in all_["none"])
         return {s: {"p99": sim.quartiles([sim.load(r, "db")["p99Us"] / base for r in rs]),
@@ -116,7 +119,7 @@ class Simulated:
     def neighbour_goals(self, k, sizes, cells):
         ours = cells["weir"]
         if k == 1:
-            keepers = [c["busy"] for s, c in cells.items() if c["ms"] <= sim.objective_ms(1) and s != "weir"]
+            keepers = [c["busy"] for s, c in cells.items() if c["ms"] <= sim.objective_ms(1) and s not in ("weir", sim.FLOOR)]
             best = max(keepers, default=0)
             kept = ours["ms"] <= sim.objective_ms(1)
             ms = sim.objective_ms(1)
@@ -124,7 +127,8 @@ class Simulated:
                            f"≥ {best:.2f}", f"{ours['ms']:.1f} ms at {ours['busy']:.2f}", kept and ours["busy"] >= best,
                            f"by {ours['busy'] - best:+.3f} of the throughput" if kept else "the objective")
             return
-        self.goals.at_most(f"k = {k}, {sizes}: p99 ÷ alone", ours["p99"]["median"], self.WANTED[sizes, k])
+        self.goals.at_most(f"k = {k}, {sizes}: p99 ÷ alone", ours["p99"]["median"], self.WANTED[sizes, k],
+                           floor=cells[sim.FLOOR]["p99"]["median"])
         self.goals.at_least(f"k = {k}, {sizes}: throughput ÷ no control", ours["busy"], 0.97, "{:.3f}")
 
     # -- something happens

@@ -15,6 +15,7 @@ import weirtest
 
 WEIR = os.path.join(weirtest.BUILD, "src/cli/weir")
 SCHEMES = ["none", "static", "sleds", "parda", "mclock", "weir-no-server", "weir-no-surge", "weir"]
+FLOOR = "oracle"  # no scheme: what nobody who keeps the target busy can better (src/sim/regulator.c)
 BASE_US, PAGE_US = 960, 41
 
 

@@ -41,7 +41,8 @@ static const struct command commands[VERB_COUNT] = {
     [VERB_STATUS] = {"status", "", "The server in one view", NULL, NULL, 0, 0, cli_status},
     [VERB_SIMULATE] = {"simulate", "FILE", "What would happen, from a scenario file",
                        "Asks no server. Schemes: weir (default), weir-no-surge, weir-no-server,\n"
-                       "none, static, sleds, parda, mclock. The guide simulate.md has every key.",
+                       "none, static, sleds, parda, mclock, oracle. The guide simulate.md has\n"
+                       "every key.",
                        NULL, 1, 1, cli_simulate},
     [VERB_LOGIN] = {"login", "", "Keep a token for this server",
                     "The token is read from standard input, or from --token-file.\n", NULL, 0, 0,
@@ -141,7 +142,7 @@ static const struct option {
      OPTION_FLAG, FIELD(cancel), V(GATEWAY)},
     {"plot", 0, "PREFIX", NULL, "write PREFIX-p99.svg and PREFIX-iops.svg", OPTION_TEXT,
      FIELD(plot), V(SIMULATE)},
-    {"scheme", 0, "NAME", "weir weir-no-surge weir-no-server none static sleds parda mclock",
+    {"scheme", 0, "NAME", "weir weir-no-surge weir-no-server none static sleds parda mclock oracle",
      "another way of control, to compare with", OPTION_TEXT, FIELD(scheme), V(SIMULATE)},
     {"seed", 0, "N", NULL, "instead of the scenario's", OPTION_COUNT, FIELD(limit), V(SIMULATE)},
     {"server", 0, "URL", NULL, "the SLA server (WEIR_SERVER; http://127.0.0.1:7480)", OPTION_TEXT,

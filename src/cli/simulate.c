@@ -20,7 +20,7 @@
 
 static bool scheme_of(const char *name, enum sim_scheme *ret)
 {
-    for (int i = SIM_OURS; i <= SIM_MCLOCK; i++)
+    for (int i = SIM_OURS; i <= SIM_ORACLE; i++)
         if (strcmp(sim_scheme_name((enum sim_scheme)i), name) == 0) {
             *ret = (enum sim_scheme)i;
             return true;

@@ -95,13 +95,37 @@ static void device_kick_event(struct sim *s, const struct event *e)
     device_kick(e->what);
 }
 
+static void queue_put(struct sim_queue *q, struct sim_io *io)
+{
+    io->next = NULL;
+    if (q->last != NULL)
+        q->last->next = io;
+    else
+        q->first = io;
+    q->last = io;
+}
+
+static struct sim_io *queue_take(struct sim_queue *q)
+{
+    struct sim_io *io = q->first;
+    if (io == NULL)
+        return NULL;
+    q->first = io->next;
+    if (q->first == NULL)
+        q->last = NULL;
+    return io;
+}
+
+static struct sim_io *device_next(struct sim_device *d)
+{
+    struct sim_io *io = queue_take(&d->before);
+    return io != NULL ? io : queue_take(&d->queue);
+}
+
 void device_kick(struct sim_device *d)
 {
-    while (d->first != NULL && d->busy < d->servers && d->stalled_until_ns <= d->sim->now) {
-        struct sim_io *io = d->first;
-        d->first = io->next;
-        if (d->first == NULL)
-            d->last = NULL;
+    while (d->waiting > 0 && d->busy < d->servers && d->stalled_until_ns <= d->sim->now) {
+        struct sim_io *io = device_next(d);
         device_account(d);
         d->waiting--;
         device_begin(d, io);
@@ -124,12 +148,7 @@ static void device_arrived(struct sim *s, const struct event *e)
     (void)s;
     device_account(d);
     d->waiting++;
-    io->next = NULL;
-    if (d->last != NULL)
-        d->last->next = io;
-    else
-        d->first = io;
-    d->last = io;
+    queue_put(io->load->goes_before ? &d->before : &d->queue, io);
     device_kick(d);
 }
 
@@ -140,10 +159,8 @@ bool device_holds(const struct event *e)
 
 void device_free(struct sim_device *d)
 {
-    for (struct sim_io *io; (io = d->first) != NULL;) {
-        d->first = io->next;
+    for (struct sim_io *io; (io = device_next(d)) != NULL;)
         free(io);
-    }
 }
 
 void device_take(struct sim_device *d, struct sim_io *io)

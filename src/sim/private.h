@@ -66,12 +66,17 @@ struct sim_io {
     uint64_t arrived_ns, generation;
 };
 
+/* First in, first out. */
+struct sim_queue {
+    struct sim_io *first, *last;
+};
+
 struct sim_device {
     struct sim *sim;
     const struct sim_device_config *config;
     uint32_t index, servers, busy;
     double speed;
-    struct sim_io *first, *last; /* waiting */
+    struct sim_queue queue, before; /* waiting; before them, where an oracle says who that is */
     uint64_t stalled_until_ns, written, accounted_ns;
     double busy_ns; /* after the warm-up */
     uint64_t served, bytes;
@@ -116,6 +121,7 @@ struct sim_load {
     uint64_t cut_ns;
     uint64_t limit_iops;  /* of a baseline; 0: none */
     uint64_t seen_served; /* by a baseline */
+    bool goes_before;     /* SIM_ORACLE: all others at the target */
     struct hist seen;
 };
 

@@ -12,7 +12,13 @@
  *   PARDA   each gateway adapts a window to its mean latency alone: w <- (1-g) w + g (L/l w + b)
  *           (Gulati et al., FAST'09); inside it, shares by weight
  *   MCLOCK  shares by tags, with a window of fixed depth, divided evenly over the gateways (Gulati
- *           et al., OSDI'10, as one would configure it: without knowing the device) */
+ *           et al., OSDI'10, as one would configure it: without knowing the device)
+ *   ORACLE  no way to control but a floor: everything waits in one place, which has no delay and
+ *           sees when a server of the target becomes free; whoever has an objective or a
+ *           reservation goes first, and no server is idle while anything waits. What is in service
+ *           is not interrupted, and what comes is not known before: so nobody who keeps the target
+ *           busy can make those who are promised something wait less, unless it chooses shorter
+ *           I/Os of the others before longer ones */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -110,6 +116,16 @@ static void node_set(struct sim_node *n)
     free(set);
 }
 
+/* Whether the oracle takes its I/O before that of others. */
+static bool goes_before(const struct sim_load *l)
+{
+    const struct agreement *a = agreement_of(l->sim, l);
+    return a != NULL &&
+           (a->objective_count > 0 || a->reservation_iops > 0 || a->reservation_bytes_s > 0 ||
+            a->reservation_read_iops > 0 || a->reservation_write_iops > 0 ||
+            a->reservation_read_bytes_s > 0 || a->reservation_write_bytes_s > 0);
+}
+
 static void windows_set(struct sim_node *n)
 {
     struct sim *s = n->sim;
@@ -198,6 +214,10 @@ void regulator_start(struct sim *s)
     case SIM_OURS:
     case SIM_NO_SURGE:
     case SIM_NONE:
+        return;
+    case SIM_ORACLE:
+        for (size_t i = 0; i < s->config->load_count; i++)
+            s->load[i].goes_before = goes_before(&s->load[i]);
         return;
     case SIM_SLEDS:
         events_add(&s->events, s->now + S, slow, NULL, 0);

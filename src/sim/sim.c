@@ -36,6 +36,8 @@ const char *sim_scheme_name(enum sim_scheme s)
         return "parda";
     case SIM_MCLOCK:
         return "mclock";
+    case SIM_ORACLE:
+        return "oracle";
     }
     return "";
 }

@@ -110,6 +110,7 @@ enum sim_scheme {
     SIM_SLEDS,    /* they have a limit that falls and rises with the objectives of the others */
     SIM_PARDA,    /* a window for each gateway from latency alone */
     SIM_MCLOCK,   /* tags as ours, with a window of fixed depth, divided evenly */
+    SIM_ORACLE,   /* who is promised something goes first at the target itself: a floor, no way */
 };
 const char *sim_scheme_name(enum sim_scheme s);
 

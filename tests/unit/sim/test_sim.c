@@ -131,6 +131,32 @@ static void a_promise_is_kept_beside_a_bully_without_a_server(void **state)
     sim_result_fini(&ours);
 }
 
+static void an_oracle_is_a_floor_at_no_loss(void **state)
+{
+    (void)state;
+    struct small w;
+    struct sim_result alone, none, ours, oracle;
+    small_init(&w, SIM_NONE, 1, false);
+    run(&w, &alone);
+    small_init(&w, SIM_NONE, 1, true);
+    run(&w, &none);
+    small_init(&w, SIM_LOCAL, 1, true);
+    run(&w, &ours);
+    small_init(&w, SIM_ORACLE, 1, true);
+    run(&w, &oracle);
+    double floor = (double)hist_mean(&oracle.load[0].latency) / 1e3;
+    assert_true(oracle.device[0].busy > 0.999 * none.device[0].busy);
+    assert_true(floor < (double)hist_mean(&ours.load[0].latency) / 1e3);
+    /* M/M/1 with priority at load 0.2, a server that is never idle: 1 ms / 0.8 of waiting. */
+    assert_true(floor > 2.1e3);
+    assert_true(floor < 2.4e3);
+    assert_true(hist_mean(&alone.load[0].latency) < hist_mean(&oracle.load[0].latency));
+    sim_result_fini(&alone);
+    sim_result_fini(&none);
+    sim_result_fini(&ours);
+    sim_result_fini(&oracle);
+}
+
 static void a_limit_holds_a_closed_loop_to_its_rate(void **state)
 {
     (void)state;
@@ -320,6 +346,7 @@ int main(void)
         cmocka_unit_test(a_run_is_decided_by_its_seed),
         cmocka_unit_test(one_server_waits_as_queueing_theory_says),
         cmocka_unit_test(a_promise_is_kept_beside_a_bully_without_a_server),
+        cmocka_unit_test(an_oracle_is_a_floor_at_no_loss),
         cmocka_unit_test(a_limit_holds_a_closed_loop_to_its_rate),
         cmocka_unit_test(thousands_of_gateways_fit),
         cmocka_unit_test(a_promise_that_nobody_keeps_is_seen),
