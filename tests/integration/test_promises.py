@@ -37,7 +37,7 @@ class Promises(TwoGatewaysCase):
             pass
         time.sleep(3)  # so that the slow storage is seen
         self.wait_met("the promise to be kept by a storage that is slower by 40 %")
-        self.assertGreater(self.rate(["batch"]), 1)
+        self.assertGreater(self.rate("batch"), 1)
         # What no share can keep, because the storage's own service takes longer, is tried by cutting the bully, and said.
         self.server.put("/agreements/gold", {**GOLD, "objectives": [{"percentile": 99, "latency": "500us", "whileIops": 600}]})
         [sent, *_] = weirtest.wait_until(lambda: [a for a in self.throttles() if a["agreementVersion"] == 2], "the bully to be cut", LONG)

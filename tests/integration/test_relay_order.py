@@ -36,10 +36,8 @@ class Order(RelayCase):
         t = self.target()
         g = self.world.gateway(config=config(t.uri, "iops-write = 2", gateway="max-hold = 600s"))
         h = self.host(g)
-        for i in range(4):
-            h.send(WRITE, i, i * 512, 512, payload=bytes([i]) * 512)
-        h.send(FLUSH, 10)
-        h.send(READ, 11, 0, 512)
+        asked = [rawnbd.request(WRITE, i, i * 512, 512, payload=bytes([i]) * 512) for i in range(4)]
+        h.sock.sendall(b"".join(asked + [rawnbd.request(FLUSH, 10), rawnbd.request(READ, 11, 0, 512)]))
         r = t.wait_requests(6)
         kinds = [x.kind for x in r]
         self.assertEqual([k for k in kinds if k != READ], [WRITE] * 4 + [FLUSH])
