@@ -93,29 +93,37 @@ static int keys_judge(const struct server *s, struct server_keys *k, const struc
     return r;
 }
 
+/* The control port's key is another one from now on. */
+static void fingerprint_change(struct server *s, const uint8_t fingerprint[32])
+{
+    char text[TLS_FINGERPRINT_TEXT];
+    if (memcmp(fingerprint, s->fingerprint, sizeof(s->fingerprint)) == 0)
+        return;
+    tls_fingerprint_format(fingerprint, text);
+    log_warning("SIGHUP: gateways on other machines know this server by %s from now on; those that "
+                "go by the key of before, and have no tls-ca, must be told or enrol anew",
+                text);
+    memcpy(s->fingerprint, fingerprint, sizeof(s->fingerprint));
+}
+
 /* Connections and handshakes to come have the new ones; those that stand keep what they have. What
- * @c says of their dates holds for what went. */
+ * @c says of their dates holds for what went. The control port goes first: only once its key is on
+ * its way do tokens (the app's) name it. */
 static void keys_give(struct server *s, const struct server_keys *k, const struct server_config *c)
 {
     uint8_t fingerprint[32];
-    char text[TLS_FINGERPRINT_TEXT];
     void (*keys_free)(void *);
     bool has = tls_creds_fingerprint(k->control, fingerprint);
     weir_assert(has);
-    if (memcmp(fingerprint, s->fingerprint, sizeof(fingerprint)) != 0) {
-        tls_fingerprint_format(fingerprint, text);
-        log_warning("SIGHUP: gateways on other machines know this server by %s from now on; those "
-                    "that go by the key of before, and have no tls-ca, must be told or enrol anew",
-                    text);
-        memcpy(s->fingerprint, fingerprint, sizeof(fingerprint));
-    }
-    struct app_keys *keys = app_keys_new(k->http, fingerprint, &keys_free);
     struct msg control = {
         .kind = MSG_CONTROL_TLS, .body = k->control, .body_free = control_keys_free};
+    bool control_gone = mailbox_post(s->threads.main, s->threads.acceptor, &control) == 0;
+    if (control_gone)
+        fingerprint_change(s, fingerprint);
+    struct app_keys *keys = app_keys_new(k->http, s->fingerprint, &keys_free);
     struct msg http = {.kind = MSG_HTTP_KEYS, .body = keys, .body_free = keys_free};
     struct msg probe = {
         .kind = MSG_PROBE_KEYS, .body = k->probe, .body_free = probe_keys_free};
-    bool control_gone = mailbox_post(s->threads.main, s->threads.acceptor, &control) == 0;
     bool http_gone = keys != NULL && mailbox_post(s->threads.main, s->threads.app, &http) == 0;
     bool probe_gone = mailbox_post(s->threads.main, s->threads.resource, &probe) == 0;
     certificates_note(s, control_gone ? &c->control_dates : NULL,
