@@ -298,7 +298,7 @@ static void group_adopt(struct rule_group *g, uint64_t now_ns)
 
 /* ---- stage ----------------------------------------------------------------------------------- */
 
-static void book_rollback(struct rule_book *b)
+void rule_book_unstage(struct rule_book *b)
 {
     list_for_each_safe (l, &b->groups) {
         struct rule_group *g = group_of(l);
@@ -437,7 +437,7 @@ int rule_book_stage_controls(struct rule_book *b, const struct control *controls
     if (r == 0)
         r = book_check_next(b);
     if (r != 0)
-        book_rollback(b);
+        rule_book_unstage(b);
     return r;
 }
 
@@ -459,7 +459,7 @@ int rule_book_stage_limits(struct rule_book *b, const struct limit_config *limit
             g->change = RULE_DEAD;
     }
     if (r != 0)
-        book_rollback(b);
+        rule_book_unstage(b);
     return r;
 }
 

@@ -78,6 +78,8 @@ int rule_book_stage_controls(struct rule_book *b, const struct control *controls
                              bool full);
 int rule_book_stage_limits(struct rule_book *b, const struct limit_config *limits, size_t count);
 size_t rule_book_stage_expiry(struct rule_book *b);
+/* Forget what is staged, instead of committing it. */
+void rule_book_unstage(struct rule_book *b);
 /* Commit: staged limits are in force. The caller then covers its streams anew, by groups not
  * RULE_DEAD. */
 void rule_book_commit(struct rule_book *b, uint64_t now_ns);

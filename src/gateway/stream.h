@@ -129,8 +129,13 @@ int stream_controls_apply(struct stream_table *t, const struct control *controls
                           bool full, uint64_t now_ns);
 /* Drop every RULE_PLANNED control: its lease has ended. Returns how many. */
 size_t stream_controls_expire(struct stream_table *t, uint64_t now_ns);
-/* Replace the limits of the file (those that keep their name keep their credit and debts). All or
- * nothing: 0, WEIR_E_FULL or WEIR_E_INVALID. @limits is copied. */
+/* Replace the limits of the file (those that keep their name keep their credit and debts), in two
+ * steps: stage them, then commit or unstage them before anything else is asked of @t. Only staging
+ * may fail, and then nothing is staged: 0, WEIR_E_FULL or WEIR_E_INVALID. @limits is copied. */
+int stream_limits_stage(struct stream_table *t, const struct limit_config *limits, size_t count);
+void stream_limits_commit(struct stream_table *t, uint64_t now_ns);
+void stream_limits_unstage(struct stream_table *t);
+/* Both steps. */
 int stream_limits_reload(struct stream_table *t, const struct limit_config *limits, size_t count,
                          uint64_t now_ns);
 /* Bring burst credit that people see up to @now_ns; call before a visit or stream_burst_ppm. */

@@ -249,12 +249,27 @@ size_t stream_controls_expire(struct stream_table *t, uint64_t now_ns)
     return count;
 }
 
+int stream_limits_stage(struct stream_table *t, const struct limit_config *limits, size_t count)
+{
+    return rule_book_stage_limits(&t->book, limits, count);
+}
+
+void stream_limits_commit(struct stream_table *t, uint64_t now_ns)
+{
+    table_commit(t, true, now_ns);
+}
+
+void stream_limits_unstage(struct stream_table *t)
+{
+    rule_book_unstage(&t->book);
+}
+
 int stream_limits_reload(struct stream_table *t, const struct limit_config *limits, size_t count,
                          uint64_t now_ns)
 {
-    int r = rule_book_stage_limits(&t->book, limits, count);
+    int r = stream_limits_stage(t, limits, count);
     if (r == 0)
-        table_commit(t, true, now_ns);
+        stream_limits_commit(t, now_ns);
     return r;
 }
 

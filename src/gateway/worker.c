@@ -21,6 +21,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
@@ -71,6 +72,24 @@ struct worker {
 
 /* --- what it is told --- */
 
+/* Take limits, certificates and keys of @fresh, all or none. Limits are staged first: what may fail
+ * of them fails before certificates are taken, and what is staged is forgotten if those are not. */
+static int worker_take(struct worker *w, const struct gateway_config *fresh, char *words,
+                       size_t size)
+{
+    int ret = stream_limits_stage(w->streams, fresh->limits, fresh->limit_count);
+    if (ret < 0) {
+        snprintf(words, size, "limits: %s", weir_strerror(ret));
+        return ret;
+    }
+    ret = relay_tls_load(w->relay, fresh, words, size);
+    if (ret < 0)
+        stream_limits_unstage(w->streams);
+    else
+        stream_limits_commit(w->streams, reactor_now_fresh(w->reactor));
+    return ret;
+}
+
 /* Read the file again. Limits, max-hold, log-level and what the certificate and key files of
  * listeners and targets hold change, all or none; listeners, targets, volumes and servers carry
  * connections, and change with a restart only. */
@@ -92,16 +111,8 @@ static void worker_reload(struct worker *w)
     }
     text_fini(&errors);
     char words[1024];
-    int ret = relay_tls_load(w->relay, fresh, words, sizeof(words));
-    if (ret < 0) {
+    if (worker_take(w, fresh, words, sizeof(words)) < 0) {
         log_error("SIGHUP: %s; everything stays as it was", words);
-        options_config_free(fresh);
-        return;
-    }
-    ret = stream_limits_reload(w->streams, fresh->limits, fresh->limit_count,
-                               reactor_now_fresh(w->reactor));
-    if (ret < 0) {
-        log_error("SIGHUP: limits: %s; everything stays as it was", weir_strerror(ret));
     } else {
         w->config->max_hold_ns = fresh->max_hold_ns;
         w->config->log_level = fresh->log_level;

@@ -244,6 +244,30 @@ static void a_reload_with_one_wrong_limit_changes_nothing(void **state)
     stream_table_free(t);
 }
 
+static void staged_limits_are_not_in_force_until_they_are_committed(void **state)
+{
+    (void)state;
+    stage_limit(0, "a", 10);
+    stage_limit(1, "b", 15);
+    struct stream_table *t = stage_table_with_limits(2);
+    struct stream *s = stage_join(t, "h", "v");
+    stage_limit(0, "a", 20); /* one changes, one goes, one comes */
+    stage_limit(1, "c", 30);
+    assert_int_equal(stream_limits_stage(t, stage_limits, 2), 0);
+    stream_limits_unstage(t);
+    assert_int_equal(s->flow.cover_count, 2);
+    assert_int_equal(s->flow.cover[0]->bucket[GATE_IOPS_TOTAL].cfg.rate, 10);
+    assert_true(stage_covers(s, "file/b"));
+    /* A newcomer finds those in force too, and they can be staged again. */
+    assert_false(stage_covers(stage_join(t, "h2", "v"), "file/c"));
+    assert_int_equal(stream_limits_stage(t, stage_limits, 2), 0);
+    stream_limits_commit(t, 0);
+    assert_int_equal(s->flow.cover_count, 2);
+    assert_int_equal(s->flow.cover[0]->bucket[GATE_IOPS_TOTAL].cfg.rate, 20);
+    assert_true(stage_covers(s, "file/c"));
+    stream_table_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +283,8 @@ int main(void)
         cmocka_unit_test_setup(limits_beyond_the_bound_are_left_out_and_counted, stage_setup),
         cmocka_unit_test_setup(a_reload_keeps_debts_under_the_same_name, stage_setup),
         cmocka_unit_test_setup(a_reload_with_one_wrong_limit_changes_nothing, stage_setup),
+        cmocka_unit_test_setup(staged_limits_are_not_in_force_until_they_are_committed,
+                               stage_setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
