@@ -4,8 +4,15 @@
  *
  *   listener=FD NAME ADDRESS
  *
+ * and for each certificate that listeners and targets show, from when until when it counts,
+ *
+ *   dates=listener NAME FROM UNTIL
+ *   dates=target NAME FROM UNTIL
+ *
  * The new image knows its listeners by name and by the address as written; another set of them is
- * refused, since a listener cannot be opened or closed in passing. */
+ * refused, since a listener cannot be opened or closed in passing. So is a certificate out of date
+ * in the place of one in date, as at a SIGHUP. The worker says no to that, and the old image goes
+ * on; a manager that has become the new image has nobody to go back to. */
 #include "gateway/handover.h"
 
 #include <errno.h>
@@ -17,6 +24,7 @@
 #include "base/assert.h"
 #include "base/err.h"
 #include "base/text.h"
+#include "gateway/certs.h"
 
 #define VARIABLE "WEIR_GATEWAY_HANDOVER"
 #define HANDOVER_MAX (64u * 1024u)
@@ -42,6 +50,15 @@ static int all_on_exec(const struct handover *h, size_t listeners, bool keep)
     return ret;
 }
 
+static void give_dates(struct text *t, const char *of, const char *name,
+                       const struct tls_creds *creds)
+{
+    const struct dates *d = creds ? &tls_creds_validity(creds)->own : NULL;
+    if (d && dates_any(d))
+        text_printf(t, "dates=%s %s %lld %lld\n", of, name, (long long)d->from_s,
+                    (long long)d->until_s);
+}
+
 int handover_give(const struct handover *h, const struct gateway_config *config)
 {
     struct text t;
@@ -56,6 +73,10 @@ int handover_give(const struct handover *h, const struct gateway_config *config)
     for (size_t i = 0; i < config->listener_count; i++)
         text_printf(&t, "listener=%d %s %s\n", h->listeners[i], config->listeners[i].name,
                     config->listeners[i].addr.text);
+    for (size_t i = 0; i < config->listener_count; i++)
+        give_dates(&t, "listener", config->listeners[i].name, config->listeners[i].tls_creds);
+    for (size_t i = 0; i < config->target_count; i++)
+        give_dates(&t, "target", config->targets[i].name, config->targets[i].tls_creds);
     int ret = t.failed ? -ENOMEM : 0;
     if (ret == 0)
         ret = setenv(VARIABLE, t.data, 1) < 0 ? -errno : 0;
@@ -83,7 +104,7 @@ enum handover_role handover_role(void)
 }
 
 static int take_listener(struct handover *h, const struct gateway_config *config, const char *line,
-                         char why[256])
+                         char why[HANDOVER_WHY])
 {
     int fd, at = 0;
     char name[NAME_SIZE];
@@ -94,18 +115,44 @@ static int take_listener(struct handover *h, const struct gateway_config *config
         if (strcmp(l->name, name) != 0)
             continue;
         if (strcmp(l->addr.text, line + at) != 0) {
-            snprintf(why, 256, "listener %s has another address now; that takes a restart", name);
+            snprintf(why, HANDOVER_WHY,
+                     "listener %s has another address now; that takes a restart", name);
             return WEIR_E_CONFLICT;
         }
         h->listeners[i] = fd;
         return 0;
     }
-    snprintf(why, 256, "listener %s is gone from the configuration; that takes a restart", name);
+    snprintf(why, HANDOVER_WHY,
+             "listener %s is gone from the configuration; that takes a restart", name);
     return WEIR_E_CONFLICT;
 }
 
+/* Whether what this image read for a listener or target may take the place of what the old one
+ * shows. One that is gone, or does without TLS now, is not for this line to judge. */
+static int judge_dates(const struct handover *h, const struct gateway_config *config,
+                       const char *line, char why[HANDOVER_WHY])
+{
+    char of[16], name[NAME_SIZE];
+    long long from, until;
+    if (sscanf(line, "dates=%15s %127s %lld %lld", of, name, &from, &until) != 4)
+        return WEIR_E_PARSE;
+    bool listener = strcmp(of, "listener") == 0;
+    int i = listener ? gateway_config_listener(config, name) : gateway_config_target(config, name);
+    if (i < 0 || h->role != HANDOVER_WORKER)
+        return 0;
+    const struct tls_creds *creds =
+        listener ? config->listeners[i].tls_creds : config->targets[i].tls_creds;
+    const struct tls_files *files =
+        listener ? &config->listeners[i].tls_files : &config->targets[i].tls_files;
+    const struct tls_validity old = {.own = {.from_s = from, .until_s = until}};
+    if (!creds || certs_may_replace(&old, tls_creds_validity(creds), files->certificate, why,
+                                    HANDOVER_WHY))
+        return 0;
+    return WEIR_E_REFUSED;
+}
+
 static int take_line(struct handover *h, const struct gateway_config *config, const char *line,
-                     char why[256])
+                     char why[HANDOVER_WHY])
 {
     unsigned long long stop, started;
     long pid;
@@ -113,6 +160,8 @@ static int take_line(struct handover *h, const struct gateway_config *config, co
     int control, retiring;
     if (strncmp(line, "listener=", 9) == 0)
         return take_listener(h, config, line, why);
+    if (strncmp(line, "dates=", 6) == 0)
+        return judge_dates(h, config, line, why);
     if (sscanf(line, "manager=%ld", &pid) == 1)
         h->manager = (pid_t)pid;
     else if (sscanf(line, "stop=%llu", &stop) == 1)
@@ -134,12 +183,12 @@ static int take_line(struct handover *h, const struct gateway_config *config, co
     return 0;
 }
 
-int handover_take(struct handover *ret, const struct gateway_config *config, char why[256])
+int handover_take(struct handover *ret, const struct gateway_config *config, char why[HANDOVER_WHY])
 {
     const char *given = getenv(VARIABLE);
     *ret = (struct handover){.role = handover_role(), .ledger = -1, .local = -1, .control = -1};
     memset(ret->listeners, 0xff, sizeof(ret->listeners)); /* all -1 */
-    snprintf(why, 256, "what the old program handed over cannot be read");
+    snprintf(why, HANDOVER_WHY, "what the old program handed over cannot be read");
     char *lines = given ? strdup(given) : NULL, *rest = NULL;
     if (!lines)
         return -ENOMEM;
@@ -152,7 +201,8 @@ int handover_take(struct handover *ret, const struct gateway_config *config, cha
         err = WEIR_E_PARSE;
     for (size_t i = 0; err == 0 && i < config->listener_count; i++)
         if (ret->listeners[i] < 0) {
-            snprintf(why, 256, "listener %s is new in the configuration; that takes a restart",
+            snprintf(why, HANDOVER_WHY,
+                     "listener %s is new in the configuration; that takes a restart",
                      config->listeners[i].name);
             err = WEIR_E_CONFLICT;
         }

@@ -15,6 +15,8 @@ enum handover_role {
     HANDOVER_MANAGER, /* the manager's new image, in its old process */
 };
 
+#define HANDOVER_WHY 1024u /* holds a path, and more words */
+
 struct handover_child {
     pid_t pid; /* 0: none */
     int control;
@@ -40,7 +42,9 @@ void handover_keep(const struct handover *h, const struct gateway_config *config
 /* Whether this image was handed anything, before there is a configuration. */
 enum handover_role handover_role(void);
 /* Read what was handed, with listeners in the order of @config. 0, or a negative code with words in
- * @why: listeners that are not those of the old image. Takes it out of the environment. */
-int handover_take(struct handover *ret, const struct gateway_config *config, char why[256]);
+ * @why: listeners that are not those of the old image; to a worker also a certificate out of date
+ * in the place of one in date. Takes it out of the environment. */
+int handover_take(struct handover *ret, const struct gateway_config *config,
+                  char why[HANDOVER_WHY]);
 
 #endif

@@ -57,7 +57,7 @@ static int upgraded_worker_run(struct options *options, struct gateway_config *c
 {
     struct handover h;
     struct ledger *ledger = NULL;
-    char why[256];
+    char why[HANDOVER_WHY];
     int status = 1, ret = handover_take(&h, config, why);
     if (ret == 0) {
         snprintf(why, sizeof(why),

@@ -507,7 +507,7 @@ static void manager_find_program(struct manager *m)
 static int manager_take_over(struct manager *m)
 {
     struct handover h;
-    char why[256];
+    char why[HANDOVER_WHY];
     int ret = handover_take(&h, m->config, why);
     if (ret == 0)
         ret = ledger_open(m->config, h.ledger, &m->ledger);

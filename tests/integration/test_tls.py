@@ -643,6 +643,35 @@ class Reload(TlsCase):
         self.client(g, KEYS.good).pread(512, 0)
         careless.pread(512, 0)
 
+    def test_an_upgrade_does_not_put_a_certificate_out_of_date_in_the_place_of_one_in_date(self):
+        folder = self.world.path("keys")
+        shutil.copytree(KEYS.good, folder)
+        storage = self.world.nbdkit("memory", "1M")
+        g = self.world.gateway(config=config(storage.uri, listener(folder=folder)))
+
+        def upgrade(source):
+            for name in ("server-cert.pem", "server-key.pem"):
+                shutil.copy(os.path.join(source, name), folder)
+            before = len(g.output())
+            r = subprocess.run([weirtest.GATEWAY, "--upgrade", "--socket", g.socket_path], capture_output=True, text=True,
+                               timeout=2 * weirtest.PATIENCE)
+            return r.returncode, g.output()[before:]
+        worker = g.pid
+        code, said = upgrade(KEYS.expired)
+        self.assertEqual(code, 1, said)
+        self.assertIn(f"{folder}/server-cert.pem: it ended on 2002-01-01 00:00:00 UTC, ", said)
+        self.assertIn("the old goes on", said)
+        self.assertEqual(g.pid, worker)
+        self.client(g, KEYS.good).pread(512, 0)
+        code, said = upgrade(KEYS.good)
+        self.assertEqual(code, 0, said)
+        self.client(g, KEYS.good).pread(512, 0)
+        # Where the one in force has ended, another such is no worse, and an upgrade goes on as a start does.
+        h = self.world.gateway(config=config(storage.uri, listener(folder=KEYS.expired)))
+        r = subprocess.run([weirtest.GATEWAY, "--upgrade", "--socket", h.socket_path], capture_output=True, text=True,
+                           timeout=2 * weirtest.PATIENCE)
+        self.assertEqual(r.returncode, 0, r.stderr + h.output())
+
     def test_what_was_read_last_outlives_the_worker_whatever_became_of_the_files(self):
         folder = self.world.path("keys")
         shutil.copytree(KEYS.good, folder)
