@@ -8,7 +8,8 @@
  * worker. A killed process has carried out every instruction before the one it died at, in the
  * order of the program, and none behind; stores of an aligned word are whole. So everything here is
  * one of these:
- *   - a single word (gauges, sizes, heartbeats, the lease): whole by itself;
+ *   - a single word (gauges, sizes, heartbeats, the lease and what it left undivided): whole by
+ *     itself;
  *   - a meter or a bucket: whole by its own means (qos/meter.c, qos/bucket.c);
  *   - a record behind a flag: written while the flag says that nothing is there, then published by
  *     storing the flag (a slot's `live`, a cell's hash);
@@ -518,6 +519,18 @@ void ledger_lease_set(struct ledger *l, uint64_t until_ns)
 uint64_t ledger_lease(const struct ledger *l)
 {
     return l->head->lease_until;
+}
+
+void ledger_undivided_set(struct ledger *l, size_t target, uint64_t until_ns)
+{
+    weir_assert(target < l->target_count);
+    l->head->target[target].undivided_until = until_ns;
+}
+
+uint64_t ledger_undivided(const struct ledger *l, size_t target)
+{
+    weir_assert(target < l->target_count);
+    return l->head->target[target].undivided_until;
 }
 
 /* ---- draining -------------------------------------------------------------------------------- */

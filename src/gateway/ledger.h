@@ -40,6 +40,7 @@ struct ledger_stream {
 
 struct ledger_target {
     char name[NAME_SIZE];
+    uint64_t undivided_until; /* see ledger_undivided */
     struct target_stats stats[LEDGER_BANKS];
 };
 
@@ -122,7 +123,9 @@ bool ledger_controls_get(struct ledger *l, const void **ret, size_t *ret_n, uint
 /* When planned controls end; 0: no lease runs. */
 void ledger_lease_set(struct ledger *l, uint64_t until_ns);
 uint64_t ledger_lease(const struct ledger *l);
-
+/* Till when a target's shares are divided by nobody (struct target), for the next worker. */
+void ledger_undivided_set(struct ledger *l, size_t target, uint64_t until_ns);
+uint64_t ledger_undivided(const struct ledger *l, size_t target);
 
 /* Whether the gateway takes hosts: @since 0 does; else which draining is in force, and when idle
  * connections are closed (0: never). Set by the worker that has the link; read by both. */

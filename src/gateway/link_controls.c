@@ -99,8 +99,10 @@ static void controls_lease_over(struct reactor_timer *t, uint64_t now)
     if (!c->following)
         ledger_lease_set(ledger, 0);
     if (n > 0) {
-        if (!c->following)
+        if (!c->following) {
             controls_keep(c);
+            stream_undivided_keep(c->link->streams);
+        }
         log_warning("link: the lease ended; %zu planned controls are lifted", n);
         relay_kick(c->link->relay);
     }
@@ -468,6 +470,7 @@ bool link_controls_resume(struct link_controls *c)
         return false;
     }
     c->epoch = epoch;
+    stream_undivided_resume(c->link->streams, now);
     uint64_t lease = ledger_lease(ledger);
     c->lease_until = lease > now ? lease : now;
     reactor_timer_set(c->link->reactor, &c->lease, c->lease_until);
@@ -597,6 +600,7 @@ static int controls_apply(struct link_controls *c, const struct set *s, const ch
             *ret_words = weir_strerror(r);
             return r;
         }
+        stream_undivided_keep(c->link->streams);
         relay_kick(c->link->relay);
     }
     c->epoch = s->epoch;

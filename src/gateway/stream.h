@@ -129,6 +129,11 @@ int stream_controls_apply(struct stream_table *t, const struct control *controls
                           bool full, uint64_t now_ns);
 /* Drop every RULE_PLANNED control: its lease has ended. Returns how many. */
 size_t stream_controls_expire(struct stream_table *t, uint64_t now_ns);
+/* Which targets are undivided since a lease ended (target_plan_expire): keep it in the ledger,
+ * after each change of controls by who has the link; or take what is kept, after controls were
+ * taken over from another worker. */
+void stream_undivided_keep(struct stream_table *t);
+void stream_undivided_resume(struct stream_table *t, uint64_t now_ns);
 /* Replace the limits of the file (those that keep their name keep their credit and debts), in two
  * steps: stage them, then commit or unstage them before anything else is asked of @t. Only staging
  * may fail, and then nothing is staged: 0, WEIR_E_FULL or WEIR_E_INVALID. @limits is copied. */

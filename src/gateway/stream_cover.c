@@ -249,6 +249,18 @@ size_t stream_controls_expire(struct stream_table *t, uint64_t now_ns)
     return count;
 }
 
+void stream_undivided_keep(struct stream_table *t)
+{
+    for (size_t i = 0; i < t->config->target_count; i++)
+        ledger_undivided_set(t->ledger, i, t->port[i].undivided_until_ns);
+}
+
+void stream_undivided_resume(struct stream_table *t, uint64_t now_ns)
+{
+    for (size_t i = 0; i < t->config->target_count; i++)
+        target_undivided(&t->port[i], ledger_undivided(t->ledger, i), now_ns);
+}
+
 int stream_limits_stage(struct stream_table *t, const struct limit_config *limits, size_t count)
 {
     return rule_book_stage_limits(&t->book, limits, count);

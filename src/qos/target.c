@@ -123,6 +123,12 @@ void target_plan_expire(struct target *t, uint64_t now_ns)
     undivided_set(t, had_slots ? UINT64_MAX : 0);
 }
 
+void target_undivided(struct target *t, uint64_t until_ns, uint64_t now_ns)
+{
+    if (!t->planned)
+        undivided_set(t, until_ns > now_ns ? until_ns : 0);
+}
+
 static void costs_round(struct target *t, uint64_t now_ns)
 {
     t->round_ns = now_ns;

@@ -52,6 +52,9 @@ void target_plan(struct target *t, const struct window_plan *plan, uint64_t now_
  * are before the target, and what is reserved may go beyond the window (sched_set_undivided) until
  * there is a plan again, or for TARGET_UNDIVIDED_NS from when somebody is there who plans. */
 void target_plan_expire(struct target *t, uint64_t now_ns);
+/* Of a target that was expired by another process, which told how long it holds
+ * (undivided_until_ns): as if it had expired here. Nothing where there is a plan. */
+void target_undivided(struct target *t, uint64_t until_ns, uint64_t now_ns);
 /* What was dispatched is answered, or (@judged_ns 0) never will be; see sched_complete. */
 void target_complete(struct target *t, struct sched_io *io, uint64_t judged_ns, uint64_t now_ns);
 /* Whether batches of @f may be told to the scheduler together (struct sched_run): nothing learns

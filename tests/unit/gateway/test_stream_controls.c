@@ -15,6 +15,7 @@
 #include "../seed.h"
 #include "base/err.h"
 #include "base/rng.h"
+#include "gateway/ledger.h"
 #include "stream_stage.h"
 
 /* ---- controls -------------------------------------------------------------------------------- */
@@ -141,6 +142,68 @@ static void refuse(struct stream_table *t, struct stream *a, const struct contro
     assert_int_equal(a->flow.cover_count, 1);
     assert_true(stage_covers(a, "agreement/a"));
     assert_int_equal(a->flow.cover[0]->bucket[GATE_IOPS_TOTAL].cfg.rate, 10);
+}
+
+/* A plan with slots for the first target, and one stream's share in it. */
+static void plan_target(struct stream_table *t, uint64_t now)
+{
+    const char *members[] = {"a/v"};
+    struct control c[2] = {stage_control("agreement/a", RULE_AGREED, 10, members, 1),
+                           stage_control("plan/array1", RULE_PLANNED, 0, NULL, 0)};
+    snprintf(c[1].target, sizeof c[1].target, "array1");
+    c[1].plan.slots_milli = 4000;
+    assert_int_equal(stream_controls_apply(t, c, 2, true, now), 0);
+}
+
+/* What the next worker does with what it finds in the ledger. */
+static struct stream_table *next_worker(struct ledger *ledger, uint64_t now)
+{
+    const char *members[] = {"a/v"};
+    struct control agreed = stage_control("agreement/a", RULE_AGREED, 10, members, 1);
+    struct stream_table *t = stream_table_attach(&stage_config, ledger, now);
+    assert_non_null(t);
+    assert_int_equal(stream_controls_apply(t, &agreed, 1, true, now), 0);
+    stream_undivided_resume(t, now);
+    return t;
+}
+
+static uint64_t undivided(struct stream_table *t, uint32_t target)
+{
+    return stream_port(t, target)->undivided_until_ns;
+}
+
+static void a_target_that_a_lease_left_undivided_is_so_for_the_next_worker(void **state)
+{
+    (void)state;
+    struct ledger *ledger;
+    const char *members[] = {"a/v"};
+    struct control agreed = stage_control("agreement/a", RULE_AGREED, 10, members, 1);
+    assert_int_equal(ledger_new(&stage_config, &ledger), 0);
+    struct stream_table *t = stream_table_attach(&stage_config, ledger, 0);
+    plan_target(t, 1 * S);
+    stream_undivided_keep(t);
+    assert_int_equal(stream_controls_expire(t, 2 * S), 1);
+    stream_undivided_keep(t);
+    assert_true(undivided(t, 0) == UINT64_MAX && undivided(t, 1) == 0);
+    stream_table_free(t);
+    /* Nobody who plans has come yet. */
+    t = next_worker(ledger, 3 * S);
+    assert_true(undivided(t, 0) == UINT64_MAX && undivided(t, 1) == 0);
+    /* Somebody comes who does not plan yet, and again the worker dies. */
+    assert_int_equal(stream_controls_apply(t, &agreed, 1, true, 4 * S), 0);
+    stream_undivided_keep(t);
+    stream_table_free(t);
+    t = next_worker(ledger, 5 * S);
+    assert_true(undivided(t, 0) == 4 * S + TARGET_UNDIVIDED_NS);
+    stream_table_free(t);
+    t = next_worker(ledger, 60 * S); /* that was long ago */
+    assert_true(undivided(t, 0) == 0);
+    /* A plan divides it again. */
+    plan_target(t, 61 * S);
+    stream_undivided_keep(t);
+    assert_true(ledger_undivided(ledger, 0) == 0);
+    stream_table_free(t);
+    ledger_free(ledger);
 }
 
 static void a_wrong_control_among_good_ones_changes_nothing(void **state)
@@ -431,6 +494,8 @@ int main(void)
         cmocka_unit_test_setup(a_renewed_control_keeps_its_debt_and_its_held_ios, stage_setup),
         cmocka_unit_test_setup(a_full_set_replaces_all_and_a_part_only_what_it_names, stage_setup),
         cmocka_unit_test_setup(when_the_lease_ends_planned_controls_go_and_agreed_ones_stay,
+                               stage_setup),
+        cmocka_unit_test_setup(a_target_that_a_lease_left_undivided_is_so_for_the_next_worker,
                                stage_setup),
         cmocka_unit_test_setup(a_wrong_control_among_good_ones_changes_nothing, stage_setup),
         cmocka_unit_test_setup(more_than_the_bounds_is_refused_whole, stage_setup),
