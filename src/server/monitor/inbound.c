@@ -37,7 +37,8 @@
  *     ended.
  *  5. In LEAVING nothing is read. What is owed is said first, then the baton goes on with the half
  *     in it (server/move.h); where it arrives it says DONE before anything else.
- *  6. A nap (nap.h) is between two rounds only, with nothing left to be read that is known of. */
+ *  6. A nap (nap.h) is between two rounds only, with nothing left to be read that is known of.
+ *  7. At most SWEEP_TURN sessions are looked at for their silence in one round. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,6 +63,7 @@
 #include "server/monitor/report.h"
 #include "server/monitor/rotation.h"
 #include "server/monitor/spare.h"
+#include "server/monitor/sweep.h"
 #include "server/move.h"
 #include "server/msg.h"
 
@@ -114,7 +116,8 @@ struct inbound {
     uint8_t *scratch;
     struct half *half; /* max_sessions */
     struct spare_pool spares;
-    struct list all, again, owing;
+    struct sweep all;
+    struct list again, owing;
     struct reactor_work read_more, let_go;
     struct reactor_timer retry, sweep;
     struct move_queue refused; /* batons that could not be handed back yet */
@@ -220,7 +223,7 @@ static bool pay_leaving(struct half *h)
         m->reader_free = NULL;
         return false;
     }
-    list_remove(&h->all);
+    sweep_leave(&in->all, &h->all);
     h->leaving = NULL;
     h->used = false;
     h->early_end = 0;
@@ -273,7 +276,7 @@ static void settle(struct half *h)
         list_remove(&h->owing);
     if (!h->closing)
         return;
-    list_remove(&h->all);
+    sweep_leave(&in->all, &h->all);
     free(h->why);
     h->why = NULL;
     h->used = false;
@@ -615,7 +618,7 @@ static void session_open(struct inbound *in, const struct session *s)
     list_init(&h->again);
     list_init(&h->owing);
     list_init(&h->all);
-    list_push_back(&in->all, &h->all);
+    sweep_join(&in->all, &h->all);
     trail_forget(in->m->threads->trail, session_slot(h->id));
     log_info("monitor: session %llu of gateway %s (%s) stands", (unsigned long long)h->id,
              s->hello.name, s->hello.address);
@@ -685,7 +688,7 @@ static void move_in(struct inbound *in, struct move *m)
     list_init(&h->again);
     list_init(&h->owing);
     list_init(&h->all);
-    list_push_back(&in->all, &h->all);
+    sweep_join(&in->all, &h->all);
     m->step = MOVE_DONE;
     h->arrived = m;
     settle(h);
@@ -698,20 +701,23 @@ static void move_in(struct inbound *in, struct move *m)
         read_soon(h); /* what came before has no edge any more */
 }
 
+static void look(struct half *h, uint64_t now)
+{
+    uint64_t patience = MONITOR_SILENT_HEARTBEATS * h->in->m->heartbeat_ms * NS_PER_MS;
+    if (h->closing || h->leaving != NULL || now - h->heard_ns <= patience)
+        return;
+    monitor_count(h->in->m, ended_silent);
+    end(h, "silent for three heartbeats");
+}
+
+/* Of a few, so that the end of a thousand at once holds nobody up. */
 static void sweep(struct reactor_timer *t, uint64_t now)
 {
     struct inbound *in = container_of(t, struct inbound, sweep);
-    uint64_t beat = in->m->heartbeat_ms * NS_PER_MS;
-    list_for_each_safe(l, &in->all)
-    {
-        struct half *h = container_of(l, struct half, all);
-        bool moves = h->leaving != NULL;
-        if (h->closing || moves || now - h->heard_ns <= MONITOR_SILENT_HEARTBEATS * beat)
-            continue;
-        monitor_count(in->m, ended_silent);
-        end(h, "silent for three heartbeats");
-    }
-    reactor_timer_set(in->reactor, t, now + beat / 2);
+    for (size_t n = sweep_turn(&in->all); n > 0; n--)
+        look(container_of(sweep_next(&in->all), struct half, all), now);
+    uint64_t every = in->m->heartbeat_ms * NS_PER_MS / 2;
+    reactor_timer_set(in->reactor, t, now + sweep_wait_ns(&in->all, every));
 }
 
 static void message(void *ctx, struct msg *m)
@@ -739,7 +745,7 @@ static void message(void *ctx, struct msg *m)
 static void inbound_open(struct inbound *in)
 {
     size_t n = in->m->max_sessions;
-    list_init(&in->all);
+    sweep_init(&in->all);
     list_init(&in->again);
     list_init(&in->owing);
     in->reactor = reactor_new(n + 2, 4);
@@ -764,7 +770,7 @@ static void inbound_open(struct inbound *in)
 
 static void inbound_close(struct inbound *in)
 {
-    list_for_each(l, &in->all)
+    list_for_each(l, &in->all.members)
     {
         struct half *h = container_of(l, struct half, all);
         half_free(h);

@@ -26,7 +26,9 @@
  *     unsent for MONITOR_SLOW_NS ends the session.
  *  4. MOVE takes the half away as it is, in the baton (server/move.h), and brings it elsewhere. Of
  *     one that was stalled since it came the baton says so: what was told of it may have reached
- *     the services after it had left them. */
+ *     the services after it had left them.
+ *  5. At most SWEEP_TURN sessions are looked at in one round for what time asks for: heartbeats to
+ *     thousands hold up nobody's poll. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,6 +48,7 @@
 #include "server/monitor/monitor_private.h"
 #include "server/monitor/rotation.h"
 #include "server/monitor/spare.h"
+#include "server/monitor/sweep.h"
 #include "server/move.h"
 #include "server/msg.h"
 
@@ -91,7 +94,8 @@ struct outbound {
     struct half *half; /* max_sessions */
     struct spare_pool spares;
     struct slab *waiting; /* controls; the monitor frees it, since they move between pairs */
-    struct list all, dirty, owing;
+    struct sweep all;
+    struct list dirty, owing;
     struct reactor_work flush;
     struct reactor_timer retry, sweep;
     struct text pack;
@@ -148,7 +152,7 @@ static bool pay(struct half *h)
                        SESSION_OUTBOUND, NULL, NULL))
             return false;
         h->acceptor_owed = false;
-        list_remove(&h->all);
+        sweep_leave(&out->all, &h->all);
         free(h->why);
         h->why = NULL;
         h->used = false;
@@ -497,7 +501,7 @@ static void session_open(struct outbound *out, const struct session *s)
     list_init(&h->all);
     list_init(&h->dirty);
     list_init(&h->owing);
-    list_push_back(&out->all, &h->all);
+    sweep_join(&out->all, &h->all);
     int r = reactor_add(out->reactor, &h->source, EPOLLOUT);
     if (r < 0)
         go_down(h, weir_strerror(r));
@@ -578,7 +582,7 @@ static void move_out(struct outbound *out, struct move *m)
         list_remove(&h->dirty);
     if (list_linked(&h->owing))
         list_remove(&h->owing);
-    list_remove(&h->all);
+    sweep_leave(&out->all, &h->all);
     h->used = false;
     memcpy(m->writer, h, sizeof(*h));
     m->writer_free = half_free;
@@ -597,7 +601,7 @@ static void move_in(struct outbound *out, struct move *m)
     list_init(&h->all);
     list_init(&h->dirty);
     list_init(&h->owing);
-    list_push_back(&out->all, &h->all);
+    sweep_join(&out->all, &h->all);
     m->step = MOVE_WRITING;
     if (h->state == HALF_DOWN) {
         h->inbound_owed = true; /* the other inbound may have got it, this one has not */
@@ -674,28 +678,32 @@ static void message(void *ctx, struct msg *m)
     }
 }
 
+static void look(struct half *h, uint64_t now)
+{
+    struct monitor *m = h->out->m;
+    if (h->state == HALF_ENDING && now - h->ending_ns >= BYE_NS) {
+        go_down(h, "");
+    } else if (h->state == HALF_OPEN && h->blocked_ns != 0 && now - h->blocked_ns >= m->slow_ns) {
+        monitor_count(m, ended_slow);
+        go_down(h, "the gateway does not read");
+    } else if (h->state == HALF_OPEN && !h->stalled && h->blocked_ns != 0 &&
+               now - h->blocked_ns >= m->stall_ns) {
+        stall(h);
+    } else if (h->state == HALF_OPEN && h->blocked_ns == 0 &&
+               now - h->said_ns >= m->heartbeat_ms * NS_PER_MS / 2) {
+        h->beat = true;
+        mark(h);
+    }
+}
+
+/* At a few: where an SLA process stands still, thousands are sent heartbeats instead of polls. */
 static void sweep(struct reactor_timer *t, uint64_t now)
 {
     struct outbound *out = container_of(t, struct outbound, sweep);
-    uint64_t beat = out->m->heartbeat_ms * NS_PER_MS;
-    list_for_each_safe(l, &out->all)
-    {
-        struct half *h = container_of(l, struct half, all);
-        if (h->state == HALF_ENDING && now - h->ending_ns >= BYE_NS) {
-            go_down(h, "");
-        } else if (h->state == HALF_OPEN && h->blocked_ns != 0 &&
-                   now - h->blocked_ns >= out->m->slow_ns) {
-            monitor_count(out->m, ended_slow);
-            go_down(h, "the gateway does not read");
-        } else if (h->state == HALF_OPEN && !h->stalled && h->blocked_ns != 0 &&
-                   now - h->blocked_ns >= out->m->stall_ns) {
-            stall(h);
-        } else if (h->state == HALF_OPEN && h->blocked_ns == 0 && now - h->said_ns >= beat / 2) {
-            h->beat = true;
-            mark(h);
-        }
-    }
-    reactor_timer_set(out->reactor, t, now + beat / 2);
+    for (size_t n = sweep_turn(&out->all); n > 0; n--)
+        look(container_of(sweep_next(&out->all), struct half, all), now);
+    uint64_t every = out->m->heartbeat_ms * NS_PER_MS / 2;
+    reactor_timer_set(out->reactor, t, now + sweep_wait_ns(&out->all, every));
 }
 
 /* ---- the thread
@@ -704,7 +712,7 @@ static void sweep(struct reactor_timer *t, uint64_t now)
 static void outbound_open(struct outbound *out)
 {
     size_t n = out->m->max_sessions;
-    list_init(&out->all);
+    sweep_init(&out->all);
     list_init(&out->dirty);
     list_init(&out->owing);
     out->reactor = reactor_new(n + 2, 4);
@@ -725,7 +733,7 @@ static void outbound_open(struct outbound *out)
 /* A word of farewell to those who can take it at once. */
 static void outbound_close(struct outbound *out)
 {
-    list_for_each_safe(l, &out->all)
+    list_for_each_safe(l, &out->all.members)
     {
         struct half *h = container_of(l, struct half, all);
         if (h->state == HALF_OPEN)
