@@ -36,8 +36,11 @@
 #define PARTIAL_MAX (2u * FRAME_MAX)
 #define OUT_MAX (4u * FRAME_MAX)
 #define TICK_NS (2 * NS_PER_MS)
-#define SWEEP_NS (250 * NS_PER_MS)
-#define BEAT_NS (900 * NS_PER_MS)
+/* As a real gateway does: each looks once a heartbeat's half, at a time of its own, whether it has
+ * been silent for so long. */
+#define BEAT_NS NS_PER_S
+#define SWEEP_TURNS 100u
+#define HALVES_A_TURN 4u
 #define REDIAL_NS (100 * NS_PER_MS)
 
 static void gw_ready(struct reactor_source *s, uint32_t events);
@@ -461,16 +464,37 @@ static void beat(struct gw *g)
     (void)gw_send_frame(g, &f);
 }
 
+/* A filter takes the kernel a quarter of a millisecond: five hundred at once would keep all others
+ * of this process waiting, which are none of the trouble. */
+static void half_some(struct play *p)
+{
+    static struct sock_filter drop[] = {{.code = BPF_RET | BPF_K, .k = 0}};
+    static const struct sock_fprog program = {.len = 1, .filter = drop};
+    for (unsigned k = 0; k < HALVES_A_TURN && p->half_next < p->o.gateways; k++) {
+        struct gw *g = &p->gw[p->half_next++];
+        if (g->state != GW_UP)
+            continue;
+        g->half = true;
+        int r = setsockopt(g->fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
+        weir_assert(r == 0);
+    }
+}
+
+/* A part of the gateways; all have had their turn after SWEEP_TURNS of these. */
 static void sweep(struct reactor_timer *t, uint64_t now)
 {
     struct play *p = container_of(t, struct play, sweep);
-    for (uint32_t i = 0; i < p->o.gateways; i++) {
+    uint64_t all = p->o.gateways;
+    uint64_t from = all * p->swept / SWEEP_TURNS, to = all * (p->swept + 1) / SWEEP_TURNS;
+    for (uint64_t i = from; i < to; i++) {
         struct gw *g = &p->gw[i];
         if (g->state == GW_UP && !g->half && p->o.wire == GW_WIRE_WEIR &&
             now - g->said_ns >= BEAT_NS)
             beat(g);
     }
-    reactor_timer_set(p->reactor, t, now + SWEEP_NS);
+    p->swept = (p->swept + 1) % SWEEP_TURNS;
+    half_some(p);
+    reactor_timer_set(p->reactor, t, now + BEAT_NS / SWEEP_TURNS);
 }
 
 /* The next of the gateways that surge: a stream appeared there, under an agreement with a limit,
@@ -522,16 +546,7 @@ void play_deafen(struct play *p, uint32_t n)
 
 void play_half(struct play *p, uint32_t n)
 {
-    static struct sock_filter drop[] = {{.code = BPF_RET | BPF_K, .k = 0}};
-    static const struct sock_fprog program = {.len = 1, .filter = drop};
-    for (uint32_t i = first_of(p, n); i < p->o.gateways; i++) {
-        struct gw *g = &p->gw[i];
-        if (g->state != GW_UP)
-            continue;
-        g->half = true;
-        int r = setsockopt(g->fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
-        weir_assert(r == 0);
-    }
+    p->half_next = first_of(p, n);
 }
 
 void play_hush(struct play *p)
@@ -551,6 +566,7 @@ void play_speak(struct play *p)
 
 void play_heal(struct play *p)
 {
+    p->half_next = p->o.gateways;
     for (uint32_t i = 0; i < p->o.gateways; i++) {
         struct gw *g = &p->gw[i];
         if (g->half) {
@@ -611,7 +627,7 @@ void play_mark(struct play *p)
 
 int play_open(struct play *p, const struct play_options *o)
 {
-    *p = (struct play){.o = *o};
+    *p = (struct play){.o = *o, .half_next = o->gateways};
     list_init(&p->queue);
     text_init(&p->pack, 2 * FRAME_MAX);
     p->reactor = reactor_new(o->gateways + 2, 8);
@@ -637,7 +653,7 @@ int play_open(struct play *p, const struct play_options *o)
     p->surge.fire = surge;
     uint64_t now = reactor_now(p->reactor);
     reactor_timer_set(p->reactor, &p->tick, now);
-    reactor_timer_set(p->reactor, &p->sweep, now + SWEEP_NS);
+    reactor_timer_set(p->reactor, &p->sweep, now);
     if (o->surge_ns > 0 && o->surgers > 0)
         reactor_timer_set(p->reactor, &p->surge, now + o->surge_ns);
     return 0;

@@ -57,6 +57,8 @@ struct play {
     struct gw *gw;
     struct list queue;
     uint32_t dialling, up, surger;
+    uint32_t swept;     /* turns of the sweep */
+    uint32_t half_next; /* the next that becomes half-open; behind the last: none */
     struct frame_arena arena;
     struct gw_scratch *scratch;
     struct text pack;
@@ -74,8 +76,8 @@ int play_open(struct play *p, const struct play_options *o);
 void play_close(struct play *p);
 /* Put all that are idle into the queue of those to be dialled. */
 void play_dial_all(struct play *p);
-/* The last @n gateways stop reading; or are half-open: nothing of theirs reaches the server, and
- * what comes for them is dropped unacknowledged. */
+/* The last @n gateways stop reading; or become half-open, a few every 10 ms: nothing of theirs
+ * reaches the server, and what comes for them is dropped unacknowledged. */
 void play_deafen(struct play *p, uint32_t n);
 void play_half(struct play *p, uint32_t n);
 /* No poll is answered, until all that is owed is answered at once: so that many can connect to a
