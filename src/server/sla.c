@@ -12,13 +12,18 @@
  * however large the plan. Views that people ask for are rendered in pieces as well, in the order
  * in which they came. What goes out:
  *
- *   polls, controls, ends of sessions  -> outbound of the gateway's pair, at once; a full ring is
- * told to the services, which keep controls and send again samples, actions, events           ->
- * one batch a flush to the store's writer; kept, bounded, while its ring is full; what does not fit
- * is dropped and counted, samples long before the rest actions, events                    -> also
- * to the application server, for live views; dropped when it is full records of gateways -> to the
- * store's writer, WRITES_OUT at once at most, the rest in a bounded queue targets seen -> to the
- * resource manager; said again each second until they went
+ *   polls, controls, ends of sessions   to outbound of the gateway's pair, at once; a full ring is
+ *                                       told to the services, which keep controls and send again
+ *   samples, actions, events            one batch a flush to the store's writer; kept, bounded,
+ *                                       while its ring is full; what does not fit is dropped and
+ *                                       counted, samples long before the rest
+ *   actions, events                     while anybody looks at live views, to the application
+ *                                       server as well; dropped when three quarters of its ring
+ *                                       are full
+ *   records of gateways                 to the store's writer, WRITES_OUT at once at most, the rest
+ *                                       in a bounded queue
+ *   targets seen                        to the resource manager; said again each second until they
+ *                                       went
  *
  * Start: documents, settings and gateways are asked of a store reader. Until all three are here,
  * gateways are polled and shown, but no control is sent (services_loaded). An answer that fails or

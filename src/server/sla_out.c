@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "server/mailbox/gauge.h"
 #include "server/mailbox/slab.h"
 #include "server/monitor/monitor.h"
 #include "server/msg.h"
@@ -134,11 +135,18 @@ static void json_release(void *json)
     json_decref(json);
 }
 
+/* Whether anybody looks at live views: thousands of gateways that are lost or come at once make as
+ * many notices, which are for nobody else. */
+static bool heard(const struct sla_out *o)
+{
+    return gauge_read(&o->setup->threads->listeners) > 0;
+}
+
 /* arg[0]: 1 an action, 0 an event. */
 static void notice(struct sla_out *o, json_t *j, uint64_t is_action)
 {
     struct msg m = {.kind = MSG_NOTICE, .arg = {is_action}, .body = j, .body_free = json_release};
-    if (j != NULL && mailbox_post(o->box, o->setup->threads->app, &m) < 0) {
+    if (j != NULL && mailbox_post_bulk(o->box, o->setup->threads->app, &m) < 0) {
         json_decref(j);
         o->notices_dropped++;
     }
@@ -147,7 +155,8 @@ static void notice(struct sla_out *o, json_t *j, uint64_t is_action)
 static void out_action(void *ctx, const struct action_record *a)
 {
     struct sla_out *o = ctx;
-    notice(o, view_action(a), 1);
+    if (heard(o))
+        notice(o, view_action(a), 1);
     if (o->actions == SLA_OUT_ACTIONS)
         o->actions_dropped++;
     else
@@ -157,7 +166,8 @@ static void out_action(void *ctx, const struct action_record *a)
 static void out_event(void *ctx, const struct event_record *e)
 {
     struct sla_out *o = ctx;
-    notice(o, view_event(e), 0);
+    if (heard(o))
+        notice(o, view_event(e), 0);
     if (o->events == SLA_OUT_EVENTS)
         o->events_dropped++;
     else

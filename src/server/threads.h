@@ -41,6 +41,7 @@ struct threads {
     struct trail *trail; /* of early warnings; NULL: not kept */
     /* By session slot: bytes that wait to be sent; written by outbound. NULL: not kept. */
     _Atomic uint32_t *queued;
+    _Atomic uint64_t listeners; /* to live views; written by the application server */
 };
 
 /* How the server's own probes speak TLS with targets. */

@@ -29,6 +29,7 @@
 #include "server/app/http.h"
 #include "server/app/routes.h"
 #include "server/app/views.h"
+#include "server/mailbox/gauge.h"
 
 #define CHUNK_MAX     (64u * 1024 * 1024)
 #define KEEP_ALIVE_NS (10 * NS_PER_S)
@@ -151,6 +152,14 @@ static ssize_t client_read(void *cls, uint64_t pos, char *out, size_t max)
     return (ssize_t)n;
 }
 
+/* Told to those who would else make notices for nobody. */
+static void count_listeners(struct app *app, int change)
+{
+    struct threads *t = (struct threads *)(uintptr_t)app->threads;
+    app->live.count += (size_t)change;
+    gauge_write(&t->listeners, app->live.count);
+}
+
 static void client_free(void *cls)
 {
     struct live_client *l = cls;
@@ -158,7 +167,7 @@ static void client_free(void *cls)
         client_pop(l);
     list_remove(&l->link);
     weir_assert(l->app->live.count > 0);
-    l->app->live.count--;
+    count_listeners(l->app, -1);
     free(l);
 }
 
@@ -280,7 +289,7 @@ void live_stream(struct request *r)
     l->app = app;
     l->connection = r->connection;
     list_push_back(&app->live.clients, &l->link);
-    app->live.count++;
+    count_listeners(app, 1);
     client_put(l, hello);
     chunk_release(hello);
     http_set_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream");

@@ -435,6 +435,7 @@ static void what_happens_is_written_down_and_noticed(void **state)
     (void)state;
     struct stage *t = stage_new(1024);
     load_all(t);
+    atomic_store(&t->threads.listeners, 1);
     gateway_up(t);
     for (int i = 0; i < 4; i++)
         answer_poll(t);
@@ -465,6 +466,24 @@ static void what_happens_is_written_down_and_noticed(void **state)
     stage_end(t);
 }
 
+/* A batch for the store is sent after the notices of what is in it. */
+static void nobody_looks_and_no_notice_is_made(void **state)
+{
+    (void)state;
+    struct stage *t = stage_new(1024);
+    load_all(t);
+    gateway_up(t);
+    answer_poll(t);
+    size_t events = 0;
+    while (events == 0) {
+        struct msg m = take(t->threads.store_writer, MSG_STORE_APPEND);
+        events = ((const struct store_batch *)m.body)->event_count;
+        msg_release(&m);
+    }
+    assert_false(waiting(t->threads.app, MSG_NOTICE));
+    stage_end(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -475,6 +494,7 @@ int main(void)
         cmocka_unit_test(a_draining_ended_while_gateways_are_read_stays_ended),
         cmocka_unit_test(a_store_that_takes_nothing_delays_nobody),
         cmocka_unit_test(what_happens_is_written_down_and_noticed),
+        cmocka_unit_test(nobody_looks_and_no_notice_is_made),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
