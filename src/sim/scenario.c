@@ -433,9 +433,10 @@ int scenario_read(struct scenario *s, json_t *const *documents, size_t count, co
     *s = (struct scenario){0};
     size_t found = 0;
     bool ok = true;
-    s->agreement = calloc(SCENARIO_AGREEMENTS_MAX, sizeof *s->agreement);
-    s->tenant = calloc(SCENARIO_AGREEMENTS_MAX, sizeof *s->tenant);
-    s->policy = calloc(SCENARIO_POLICIES_MAX, sizeof *s->policy);
+    /* No more of any kind than there are documents: the most there may be take megabytes. */
+    s->agreement = calloc(count + 1, sizeof *s->agreement);
+    s->tenant = calloc(count + 1, sizeof *s->tenant);
+    s->policy = calloc(count + 1, sizeof *s->policy);
     weir_assert(s->agreement != NULL && s->tenant != NULL && s->policy != NULL);
     for (size_t i = 0; i < count; i++) {
         const char *kind = json_string_value(json_object_get(documents[i], "kind"));
