@@ -102,6 +102,12 @@ void log_init(const char *program, enum log_level max)
     atomic_store(&log_journal, getenv("JOURNAL_STREAM") != NULL);
 }
 
+void log_set_level(enum log_level max)
+{
+    weir_assert(max <= LOG_LEVEL_DEBUG);
+    atomic_store(&log_max, (int)max);
+}
+
 int log_level_parse(const char *text, enum log_level *ret_level)
 {
     for (int i = LOG_LEVEL_ERROR; i <= LOG_LEVEL_DEBUG; i++) {

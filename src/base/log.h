@@ -11,6 +11,10 @@ enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_D
  * priority prefix, else a time stamp. */
 void log_init(const char *program, enum log_level max);
 
+/* Another bound, and nothing else: what log_init opened stays open, which other threads may be
+ * writing to. Any thread. */
+void log_set_level(enum log_level max);
+
 /* Parse "error", "warning", "info", "debug". 0 or WEIR_E_INVALID. */
 int log_level_parse(const char *text, enum log_level *ret_level);
 

@@ -373,7 +373,7 @@ static void manager_reload(struct manager *m)
         m->config->log_level = fresh->log_level;
         fresh->limits = limits;
         fresh->limit_count = count;
-        log_init("weir-gateway", (enum log_level)m->config->log_level);
+        log_set_level((enum log_level)m->config->log_level);
         options_config_free(fresh);
     }
     for (size_t i = 0; i < LEDGER_BANKS; i++)

@@ -117,7 +117,7 @@ static void worker_reload(struct worker *w)
         w->config->max_hold_ns = fresh->max_hold_ns;
         w->config->log_level = fresh->log_level;
         gate_set_max_hold(stream_gate(w->streams), fresh->max_hold_ns);
-        log_init("weir-gateway", (enum log_level)fresh->log_level);
+        log_set_level((enum log_level)fresh->log_level);
         relay_kick(w->relay);
         log_lines(LOG_LEVEL_WARNING, fresh->warnings.data);
         log_info("SIGHUP: %zu limits, max-hold, log-level, certificates and keys of %s are in "

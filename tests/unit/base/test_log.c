@@ -228,6 +228,32 @@ static void levels_are_parsed_by_name(void **state)
     assert_int_equal(l, LOG_LEVEL_DEBUG);
 }
 
+/* Other threads may be writing a line to what is open. */
+static void another_level_leaves_what_is_open_as_it_is(void **state)
+{
+    struct capture *c = *state;
+    int pipe_ends[2], before = dup(STDERR_FILENO);
+    char got[4096] = "";
+    unsetenv("JOURNAL_STREAM");
+    assert_int_equal(pipe2(pipe_ends, O_CLOEXEC | O_NONBLOCK), 0);
+    dup2(pipe_ends[1], STDERR_FILENO);
+    log_init("weir-test", LOG_LEVEL_WARNING); /* a description of its own of the pipe */
+    dup2(before, STDERR_FILENO);
+    log_info("one");
+    log_set_level(LOG_LEVEL_INFO);
+    log_info("two");
+    assert_true(read(pipe_ends[0], got, sizeof(got) - 1) > 0);
+    assert_null(strstr(got, "one"));
+    assert_non_null(strstr(got, " weir-test info: two\n"));
+    char *s = captured(c);
+    assert_string_equal(s, "");
+    free(s);
+    log_init("weir-test", LOG_LEVEL_INFO);
+    close(before);
+    close(pipe_ends[0]);
+    close(pipe_ends[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -236,6 +262,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(under_systemd_lines_carry_their_priority, begin, end),
         cmocka_unit_test_setup_teardown(a_storm_is_cut_and_counted, begin, end),
         cmocka_unit_test(levels_are_parsed_by_name),
+        cmocka_unit_test_setup_teardown(another_level_leaves_what_is_open_as_it_is, begin, end),
         cmocka_unit_test_setup_teardown(a_pipe_that_nobody_reads_costs_lines_and_no_time, begin,
                                         end),
         cmocka_unit_test_setup_teardown(a_socket_that_nobody_reads_costs_lines_and_no_time, begin,
