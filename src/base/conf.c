@@ -260,8 +260,9 @@ static int read_drop_ins(struct conf *c, const char *path, struct text *errors)
     }
     for (int i = 0; i < n; i++) {
         char *file = NULL;
-        if ((unsigned)n <= DROP_INS_MAX && asprintf(&file, "%s/%s", folder, found[i]->d_name) > 0) {
-            int r = read_file(c, file, errors);
+        if ((unsigned)n <= DROP_INS_MAX) {
+            int made = asprintf(&file, "%s/%s", folder, found[i]->d_name);
+            int r = made < 0 ? -ENOMEM : read_file(c, file, errors);
             result = result < 0 ? result : r;
         }
         free(found[i]);
