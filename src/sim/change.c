@@ -103,6 +103,12 @@ static void change(struct sim *s, const struct event *e)
     case SIM_LATE:
         server_late(&s->node[c->index], LATE_NS_MAX);
         break;
+    case SIM_TEAR:
+        s->node[c->index].tear[c->value == 0] = true;
+        break;
+    case SIM_DRIBBLE:
+        s->node[c->index].dribble_ns = (uint64_t)c->value;
+        break;
     }
 }
 

@@ -5,6 +5,7 @@
  *   each I/O that goes     it waited no longer than max-hold at the gate and as long for its turn;
  *                          the limits of the controls in force were kept (an account of each
  *                          gateway's limits, kept apart from the gate: see limits below)
+ *   each frame             all of its bytes came, and of no other (wire.c)
  *   each set of controls   its epoch is not older than the one in force; no planned limit lies
  *                          below what the stream's agreement reserves, below a policy's floor, or
  *                          on a protected stream; nothing planned at all while observing
@@ -181,6 +182,13 @@ void check_control(struct sim *s, const struct sim_node *n, const struct control
             if (strcmp(item->member[m], key) == 0)
                 check_throttle(s, l->config, item);
     }
+}
+
+void check_whole(struct sim *s, const struct message *m)
+{
+    if (m->came != m->size)
+        check_broken(s, "gateway %u: %u of %u bytes of a frame were taken for all of it",
+                     m->node->index, m->came, m->size);
 }
 
 void check_epoch(struct sim *s, const struct sim_node *n, const struct control_update *u,

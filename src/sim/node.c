@@ -46,6 +46,7 @@ void sim_io_free(struct sim *s, struct sim_io *io)
 int node_init(struct sim *s, struct sim_node *n, uint32_t index)
 {
     *n = (struct sim_node){.sim = s, .index = index, .wake_ns = UINT64_MAX};
+    wire_init(n);
     n->watch_count = s->gateway_config->max_streams + s->gateway_config->target_count;
     n->watch = calloc(n->watch_count, sizeof n->watch[0]);
     for (uint32_t i = 0; i < 4; i++)
@@ -63,6 +64,7 @@ void node_fini(struct sim_node *n)
         node_down(n);
     for (struct message *m; (m = message_take(&n->withheld)) != NULL;)
         message_free(m);
+    wire_fini(n);
     free(n->watch);
 }
 

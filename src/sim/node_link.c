@@ -61,6 +61,21 @@ static void look(struct sim *s, const struct event *e)
     events_add(&s->events, s->now + SURGE_LOOK_NS, look, n, e->number);
 }
 
+/* Who is there is in the first answer: nobody of them is new. The seconds in which demand is
+ * compared began somewhere: were they a run's own, all that changes at a whole second of it would
+ * fall between two of them, at every gateway. */
+static void watch_begin(struct sim_node *n)
+{
+    uint64_t began_ns = n->sim->now - (n->index * 370 + 410) % 1000 * MS;
+    for (size_t i = 0; i < n->watch_count; i++) {
+        const struct stream *st = i < stream_slots(n->table) ? stream_at(n->table, i) : NULL;
+        n->watch[i].used = false;
+        if (st != NULL)
+            surge_known(&n->watch[i], st, began_ns);
+    }
+    n->cursor = 0;
+}
+
 void node_session_up(struct sim_node *n)
 {
     struct sim *s = n->sim;
@@ -72,8 +87,10 @@ void node_session_up(struct sim_node *n)
     if (n->withheld.first != NULL && rng_below(&s->thread_rng, 2) == 0)
         server_late(n, 1 + 2 * s->config->control_ns);
     events_add(&s->events, s->now + SIM_SILENCE_NS, silence, n, n->hello.session);
-    if (s->config->scheme == SIM_OURS)
-        events_add(&s->events, s->now + SURGE_LOOK_NS, look, n, n->hello.session);
+    if (s->config->scheme != SIM_OURS)
+        return;
+    watch_begin(n);
+    events_add(&s->events, s->now + SURGE_LOOK_NS, look, n, n->hello.session);
 }
 
 void node_session_down(struct sim_node *n, bool tell)

@@ -7,6 +7,7 @@
  * node.c       gateways: the way of an I/O
  * node_link.c  gateways: their side of the control protocol
  * server.c     the network between gateways and server
+ * wire.c       its bytes: frames whole, in pieces, torn
  * process.c    SLA processes: messages, time, life
  * store.c      what they read from the store, and documents that change
  * moves.c      the acceptor: which process has which gateway, and moves between them
@@ -153,6 +154,9 @@ struct message {
     uint64_t life;          /* of the server, when it was sent within it */
     uint32_t process, from; /* whom it is for; who sent it */
     bool late;              /* it was kept on its way, and comes whatever session stands now */
+    uint64_t frame, rest_ns; /* wire.c: its number; when its second piece comes */
+    uint32_t size, came;     /* bytes */
+    bool torn;               /* the connection breaks in its middle */
     struct message *next;   /* of whoever holds it */
 };
 
@@ -192,6 +196,13 @@ struct sim_account {
     bool forced; /* some had waited for max-hold, and went whatever the limit */
 };
 
+/* One direction of a gateway's connection: what came of a frame. */
+struct sim_wire {
+    uint64_t session;
+    bool broken; /* in it: what was sent behind that comes no more */
+    struct text in;
+};
+
 /* What the store has of a gateway. */
 struct sim_record {
     bool known, admitted;
@@ -222,6 +233,9 @@ struct sim_node {
     size_t watch_count, cursor;
     uint64_t controls_applied;
     uint64_t last_to_ns, last_from_ns; /* the newest message each way arrives then */
+    struct sim_wire wire[2];           /* to the server, to the gateway */
+    bool tear[2];                      /* the next frame is torn */
+    uint64_t dribble_ns;               /* frames come in two pieces, so far apart; 0: whole */
     double parda_window;
     uint64_t parda_ios, parda_latency_ns;
 };
@@ -249,7 +263,7 @@ struct sim {
     uint64_t account_from_ns;
     uint64_t counted_ns;                  /* check.c: last look at everything */
     uint64_t settled_ns, promises_for_ns; /* promise.c; for the last fault at that time */
-    uint64_t next_session;
+    uint64_t next_session, frames;
     int64_t wall_step_us;
     struct sim_io *free_io;
     struct sim_result *result;
@@ -326,12 +340,22 @@ void server_controls(struct sim_node *n, struct control_update *u);
 void server_withhold(struct sim_node *n);
 /* It comes now, whatever session stands. */
 void server_late(struct sim_node *n, uint64_t within_ns);
+/* All of @m is there. Takes it. */
+void server_deliver(struct message *m);
 void message_free(struct message *m);
 void message_put(struct message_queue *q, struct message *m);
 struct message *message_take(struct message_queue *q);
 /* Within the server, from one thread to another, after a moment. Takes a copy of @m. */
 void server_post(struct sim *s, const struct message *m, uint64_t delay_ns);
 uint64_t server_hop_ns(struct sim *s);
+
+/* ---- wire.c */
+void wire_init(struct sim_node *n);
+void wire_fini(struct sim_node *n);
+/* The first byte of @m comes at @at. Takes @m. When its last one comes. */
+uint64_t wire_send(struct sim_node *n, struct message *m, uint64_t at);
+/* Whether @e is about a message on its way. */
+bool wire_holds(const struct event *e);
 
 /* ---- process.c */
 int server_up(struct sim *s, struct text *why);
@@ -382,6 +406,8 @@ void check_go(struct sim *s, const struct sim_io *io);
 void check_control(struct sim *s, const struct sim_node *n, const struct control_item *item);
 /* Process @p sends another one something about a limit. */
 void check_talk(struct sim_process *p);
+/* @m is handled. */
+void check_whole(struct sim *s, const struct message *m);
 void check_epoch(struct sim *s, const struct sim_node *n, const struct control_update *u,
                  uint64_t before, uint64_t session);
 void check_counts(struct sim *s);

@@ -40,9 +40,13 @@
  * not found again (qos/window.c, services/useful.c: after a stall or the loss of servers what was
  * believed of it can be several times too much for 20 s and more), and a second outside is counted
  * as missed instead: tests/sim/seeds.c has a bound for how many of all may be. So is one in which
- * more than OVERDUE of what the target served had waited for max-hold: that no I/O waits longer is
- * a promise, too, and comes before windows, so that an open load which asks for more than there is
- * fills the target.
+ * more than OVERDUE of what the target served had waited for max-hold.
+ *
+ * Not to be kept is a promise where open loads ask for FLOOD of the target's servers or more:
+ * nothing of theirs is dropped, that no I/O waits longer than max-hold is a promise, too, and comes
+ * before windows, so that they fill the target. Where that is what happened (more than OVERDUE of
+ * what was served had waited for max-hold) a second outside is *flooded*, and not counted; until
+ * then, and where they ask for less, promises are held.
  *
  * Held against: of I/Os no more are late than the percentile lets and chance explains (CHANCE
  * standard deviations, so that a million seconds pass); of a reservation GIVEN is served, less what
@@ -62,6 +66,7 @@
 #define CHANCE     5.0
 #define DEEP       2.5
 #define OVERDUE    0.1
+#define FLOOD      0.9
 #define GIVEN      0.95
 #define LEAST      20u /* arrivals that a second needs to be judged */
 
@@ -240,12 +245,29 @@ static uint64_t load_waits_late(const struct sim_load *l)
     return n;
 }
 
-/* In the second before it held far more than it serves at once: its window is not found yet. Or
- * much of what it was given went since it had waited for max-hold, whatever the window. */
+/* Much of what it was given in the second before went since it had waited for max-hold, whatever
+ * the window. */
+static bool device_was_forced(const struct sim_device *d)
+{
+    return (double)d->overdue > OVERDUE * (double)d->heard_served;
+}
+
+/* It held far more than it serves at once: its window is not found yet. */
 static bool device_was_deep(const struct sim_device *d)
 {
-    return d->depth_ns > DEEP * d->servers * (double)S ||
-           (double)d->overdue > OVERDUE * (double)d->heard_served;
+    return d->depth_ns > DEEP * d->servers * (double)S;
+}
+
+/* Open loads ask for all of it, or more. */
+static bool device_is_flooded(const struct sim *s, const struct sim_device *d)
+{
+    double busy = 0;
+    for (size_t i = 0; i < s->config->load_count; i++) {
+        const struct sim_load *l = &s->load[i];
+        if (l->config->device == d->index && l->config->kind == SIM_OPEN && l->on)
+            busy += asked(l) * load_service_ns(d, l) / (double)S;
+    }
+    return busy >= FLOOD * d->servers;
 }
 
 /* What was served at @d in the second before, and of that what went overdue, at all gateways. */
@@ -288,7 +310,12 @@ static void promise_judge(struct sim *s, const struct sim_load *l, bool behind)
     bool late = !behind && p->late_ns > 0 && h->arrived <= p->while_ios &&
                 (double)(h->late + waits) > due + CHANCE * sqrt(due) + 2.0;
     bool less = want > 0 && served < GIVEN * want - CHANCE * sqrt(want);
-    if ((late || less) && device_was_deep(&s->device[l->config->device])) {
+    const struct sim_device *d = &s->device[l->config->device];
+    if ((late || less) && device_was_forced(d) && device_is_flooded(s, d)) {
+        s->result->promises_flooded++;
+        return;
+    }
+    if ((late || less) && (device_was_forced(d) || device_was_deep(d))) {
         s->result->promises_missed++;
         return;
     }

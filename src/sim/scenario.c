@@ -297,12 +297,14 @@ static bool read_change(struct scenario *s, size_t i, const json_t *object, cons
         c->kind = gateway > 0 ? SIM_GATEWAY_UP : SIM_SERVER_UP;
     else if (state != NULL && gateway > 0 && strcmp(state, "cut-off") == 0)
         c->kind = SIM_PARTITION;
+    else if (state != NULL && gateway > 0 && strcmp(state, "torn") == 0)
+        c->kind = SIM_TEAR;
     else if (state != NULL && gateway > 0 && strcmp(state, "reachable") == 0)
         c->kind = SIM_HEAL;
     else
         wrong(&r, "at",
               "something that happens: a target's speed, servers or stall, a load's "
-              "gateway or rate, a process's stall, or a state: down, up, cut-off, reachable");
+              "gateway or rate, a process's stall, or a state: down, up, cut-off, reachable, torn");
     if (load == NULL && !has_target && gateway > 0)
         c->index = gateway - 1;
     return reader_end(&r);

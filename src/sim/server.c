@@ -4,7 +4,8 @@
  * Messages of one direction of a session keep their order, as over TCP: each takes the path's time
  * and as much again at random, but none overtakes the one before. Reports, polls and surges may be
  * lost (what a full mailbox drops is lost); controls are not: where the network fails for long, the
- * session ends. A partition swallows everything. A message of a session that is over is void.
+ * session ends. A partition swallows everything. A message of a session that is over is void. Each
+ * is a frame of bytes, which may come in pieces or be torn: wire.c.
  *
  * Worse than any TCP: from its first set of controls on, what a session sends and gets may be
  * withheld until it is over, and come all the same, in any order: just as the next session begins,
@@ -63,15 +64,16 @@ struct message *message_take(struct message_queue *q)
 
 /* ---- delivery -------------------------------------------------------------------------------- */
 
+/* Takes @m. */
 static void deliver_to_node(struct message *m)
 {
     struct sim_node *n = m->node;
-    if (!n->up || !n->connected || n->partitioned)
-        return;
-    if (m->kind == TO_CONTROL)
+    bool hears = n->up && n->connected && !n->partitioned;
+    if (hears && m->kind == TO_CONTROL)
         node_controls(n, m->body, m->session);
-    else if (n->hello.session == m->session)
+    else if (hears && n->hello.session == m->session)
         node_polled(n, m->number);
+    message_free(m);
 }
 
 /* Takes @m. */
@@ -93,26 +95,31 @@ static void deliver_to_server(struct message *m)
         process_take(moves_process(n), m);
 }
 
+void server_deliver(struct message *m)
+{
+    check_whole(m->node->sim, m);
+    if (m->kind == TO_POLL || m->kind == TO_CONTROL)
+        deliver_to_node(m);
+    else
+        deliver_to_server(m);
+}
+
 static void arrived(struct sim *s, const struct event *e)
 {
     struct message *m = e->what;
     bool within = m->kind >= PROCESS_SHARE;
     s->result->late_frames += m->late;
-    if (within && (!s->server_is_up || m->life != s->life)) {
+    if (within && (!s->server_is_up || m->life != s->life))
         message_free(m);
-    } else if (within) {
+    else if (within)
         process_take(&s->process[m->process], m);
-    } else if (m->kind == TO_POLL || m->kind == TO_CONTROL) {
-        deliver_to_node(m);
-        message_free(m);
-    } else {
-        deliver_to_server(m);
-    }
+    else
+        server_deliver(m);
 }
 
 void sim_drop(const struct event *e)
 {
-    if (e->fire == arrived)
+    if (e->fire == arrived || wire_holds(e))
         message_free(e->what);
     else if (device_holds(e) || store_holds(e))
         free(e->what);
@@ -156,8 +163,11 @@ static void post(struct sim_node *n, struct message m)
         message_put(&n->withheld, copy);
         return;
     }
+    if (m.kind == FROM_UP || m.kind == FROM_DOWN)
+        events_add(&s->events, at, arrived, copy, 0);
+    else
+        at = wire_send(n, copy, at);
     *last = at;
-    events_add(&s->events, at, arrived, copy, 0);
 }
 
 void server_withhold(struct sim_node *n)
@@ -171,6 +181,8 @@ void server_withhold(struct sim_node *n)
 void server_late(struct sim_node *n, uint64_t within_ns)
 {
     struct sim *s = n->sim;
+    if (n->connected && n->withheld_session == n->hello.session)
+        node_session_down(n, true); /* within a session nothing overtakes */
     n->withhold_next = false;
     n->withheld_session = 0;
     for (struct message *m; (m = message_take(&n->withheld)) != NULL;) {

@@ -104,6 +104,9 @@ static bool change_valid(const struct sim_config *c, const struct sim_change *x)
     case SIM_WITHHOLD:
     case SIM_LATE:
         return x->index < c->gateways;
+    case SIM_TEAR:
+    case SIM_DRIBBLE:
+        return x->index < c->gateways && x->value >= 0;
     case SIM_SERVER_DOWN:
     case SIM_SERVER_UP:
     case SIM_CLOCK_STEP:

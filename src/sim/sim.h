@@ -91,6 +91,9 @@ enum sim_change_kind {
     SIM_WITHHOLD, /* gateway @index dials anew, and of that session all from the first controls on
                      stays on its way, */
     SIM_LATE,     /* and comes now, whatever session stands, unless it came with the next */
+    SIM_TEAR,     /* the connection of gateway @index breaks in the middle of the next frame to it;
+                     value 1: from it */
+    SIM_DRIBBLE,  /* each frame to and from it comes in two pieces, value ns apart or less; 0: no */
 };
 
 struct sim_change {
@@ -147,6 +150,7 @@ struct sim_config {
     size_t agreements_unsaid; /* the same of these: to see that promise.c notices, */
     bool unsettled;           /* also where in every second something settles */
     int64_t wall_us;        /* added to the time of day at which it begins */
+    bool keeps_half;        /* what came of a torn frame is kept: to see that wire.c notices */
     bool own_targets; /* a gateway stands before the targets of its loads; else before all */
 };
 
@@ -174,10 +178,11 @@ struct sim_result {
     struct sim_device_result *device;
     size_t device_count;
     uint64_t events, ios, polls, controls, surges, actions, actions_enforced;
-    uint64_t moves, late_frames, store_asked_again;
+    uint64_t moves, late_frames, torn_frames, store_asked_again;
     uint64_t cuts;                   /* of throttles (obey.c) */
     uint64_t promises_held;          /* seconds of loads that promise.c held to a promise, */
-    uint64_t promises_missed;        /* and that were outside with the window not found */
+    uint64_t promises_missed;        /* and that were outside with the window not found; */
+    uint64_t promises_flooded;       /* or while open loads asked for more than there is */
     struct action_record *action; /* the first SIM_ACTIONS_KEPT */
     size_t action_count;
     char *broken; /* what a checker found, first of all; NULL: nothing */
