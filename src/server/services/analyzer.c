@@ -16,7 +16,7 @@
  *   idle     nothing asked;  none: nothing promised, or too little seen to tell
  *
  * Tolerance is 5 % + 3/sqrt(n) for n I/Os. Below FLOOR_OPS in a period the percentile is not
- * judged; the I/Os and those among them that were late add up over at most THIN_PERIODS instead,
+ * judged; the I/Os and those among them that were late add up for at most THIN_PERIODS instead,
  * and the promise is called broken when more came late than n(1-q) + 3 sqrt(n(1-q)) + 1, which
  * chance does about once in a thousand. A minimum is asked for when arrivals reach it, or when DEEP
  * I/Os are outstanding on average (Little): a closed loop whose queue is never empty asks for all
@@ -31,7 +31,10 @@
  *
  * Compliance windows (agreement.compliance_window) count I/Os late against I/Os that may be late,
  * each against the objective that applied when it was served: exact for percentiles, since q of n
- * are within L when at most n(1-q) are above it. Only periods within the contract count.
+ * are within L when at most n(1-q) are above it. Only periods within the contract count. Where only
+ * a minimum is promised, time counts.
+ *
+ * Warnings bring some tens of looks a second: what is said of many periods in a row counts periods.
  *
  * Invariants: (1) a verdict other than none or idle is given only on a window with a duration; (2)
  * a braked unit is never failing; (3) windows_met <= windows. */
@@ -44,8 +47,7 @@
 #define FLOOR_OPS 20u
 #define THIN_PERIODS 10u
 #define DEEP 4.0
-/* Looks in a row (of a period, or for a warning) before an event says that an agreement is
- * violated, and that it holds again. */
+/* Periods in a row before an event says that an agreement is violated, and that it holds again. */
 #define VIOLATED_AFTER 2u
 #define RESTORED_AFTER 5u
 #define QUIET_AFTER 10u
@@ -291,35 +293,45 @@ static double minimum_missed(const struct agreement *a, const struct evidence *e
     return missed;
 }
 
+/* Whole periods that are over since; answers come a little early. */
+static uint32_t periods_since(const struct services *s, uint64_t since_ns)
+{
+    uint64_t period = s->config.period_ns;
+    return (uint32_t)((s->now_ns - since_ns + period / 10) / period);
+}
+
 /* Too few I/Os for a percentile in one period: let them add up. */
-static enum verdict judge_thin(struct unit *u, const struct objective *o, const struct evidence *e)
+static enum verdict judge_thin(const struct services *s, struct unit *u, const struct objective *o,
+                               const struct evidence *e)
 {
     u->thin_ops += e->ops;
     u->thin_late += sparse_hist_count_above(e->hist, o->latency_us * 1050);
-    u->thin_periods++;
+    if (u->thin_ns == 0)
+        u->thin_ns = s->now_ns;
     double n = (double)u->thin_ops, may = n * (1.0 - quantile_of(o));
     enum verdict v = VERDICT_NONE;
     if ((double)u->thin_late > may + 3.0 * sqrt(may) + 1.0)
         v = VERDICT_FAILING;
     else if (u->thin_ops >= FLOOR_OPS)
         v = VERDICT_MET;
-    if (v != VERDICT_NONE || u->thin_periods >= THIN_PERIODS)
-        u->thin_ops = u->thin_late = u->thin_periods = 0;
+    if (v != VERDICT_NONE || periods_since(s, u->thin_ns) + 1 >= THIN_PERIODS)
+        u->thin_ops = u->thin_late = u->thin_ns = 0;
     return v;
 }
 
-static void judge_latency(struct unit *u, const struct evidence *e, struct finding *f)
+static void judge_latency(const struct services *s, struct unit *u, const struct evidence *e,
+                          struct finding *f)
 {
     const struct objective *o = f->objective;
     f->latency_us = objective_latency_us(o, e->hist);
     f->ratio = (double)f->latency_us / (double)(o->latency_us > 0 ? o->latency_us : 1);
     if (e->ops < FLOOR_OPS) {
-        f->verdict = judge_thin(u, o, e);
+        f->verdict = judge_thin(s, u, o, e);
         if (f->verdict == VERDICT_FAILING)
             f->ratio = worse(worse(f->ratio, u->ratio), 1.2);
         return;
     }
-    u->thin_ops = u->thin_late = u->thin_periods = 0;
+    u->thin_ops = u->thin_late = u->thin_ns = 0;
     f->verdict = f->ratio > tolerance(e->ops) ? VERDICT_FAILING : VERDICT_MET;
 }
 
@@ -334,7 +346,8 @@ static void judge_beyond(const struct agreement *a, const struct evidence *e, st
         f->verdict = VERDICT_EXEMPT;
 }
 
-static struct finding judge(struct unit *u, const struct agreement *a, const struct evidence *e)
+static struct finding judge(const struct services *s, struct unit *u, const struct agreement *a,
+                            const struct evidence *e)
 {
     struct finding f = {.verdict = VERDICT_NONE};
     if (e->duration_ns == 0)
@@ -348,7 +361,7 @@ static struct finding judge(struct unit *u, const struct agreement *a, const str
     double missed = minimum_missed(a, e);
     f.objective = e->braked ? NULL : objective_for(a, e);
     if (f.objective != NULL)
-        judge_latency(u, e, &f);
+        judge_latency(s, u, e, &f);
     else if (a->objective_count > 0 || e->braked)
         judge_beyond(a, e, &f);
     else
@@ -400,8 +413,9 @@ static void compliance_count(struct services *s, struct agreed *a, struct unit *
         else
             u->late += (double)sparse_hist_count_above(e->hist, f->objective->latency_us * 1000);
     } else if (f->verdict == VERDICT_MET || f->verdict == VERDICT_FAILING) {
-        u->allowed += 1; /* only a minimum is promised: each period counts once */
-        u->late += f->verdict == VERDICT_FAILING ? 2 : 0;
+        double periods = (double)e->duration_ns / (double)s->config.period_ns;
+        u->allowed += periods; /* only a minimum is promised */
+        u->late += f->verdict == VERDICT_FAILING ? 2 * periods : 0;
     }
     compliance_close(s, a, u);
 }
@@ -435,39 +449,53 @@ static void say_restored(struct services *s, const struct agreed *a, const struc
                a->e.agreement.name, worst->e.key, why, (double)u->latency_us / 1e3);
 }
 
-static void unit_runs(struct unit *u, enum verdict v, uint64_t now_ns)
+static enum unit_run run_of(enum verdict v)
 {
     switch (v) {
     case VERDICT_FAILING:
-        if (u->failing_run++ == 0)
-            u->failing_ns = now_ns;
-        u->met_run = u->quiet_run = 0;
-        break;
+        return RUN_FAILING;
     case VERDICT_MET:
-        u->met_run++;
-        u->failing_run = u->quiet_run = 0;
-        break;
+        return RUN_MET;
     case VERDICT_NONE:
-        break;
+        return RUN_NONE;
     case VERDICT_EXEMPT:
     case VERDICT_EXCESS:
     case VERDICT_IDLE:
-        u->quiet_run++;
-        u->failing_run = u->met_run = 0;
-        break;
+        return RUN_QUIET;
     }
+    return RUN_NONE;
+}
+
+/* A look that tells nothing ends no run. */
+static void unit_runs(const struct services *s, struct unit *u)
+{
+    enum unit_run run = run_of(u->verdict);
+    if (run != RUN_NONE && run != u->run) {
+        u->run = run;
+        u->run_looks = 0;
+        u->run_ns = s->now_ns;
+    }
+    u->run_looks += run != RUN_NONE;
+}
+
+uint32_t analyzer_run_periods(const struct services *s, const struct unit *u, enum unit_run run)
+{
+    if (u->run != run)
+        return 0;
+    uint32_t periods = periods_since(s, u->run_ns) + 1;
+    return periods < u->run_looks ? periods : u->run_looks;
 }
 
 static void unit_events(struct services *s, struct agreed *a, struct unit *u,
                         const struct stream *worst)
 {
-    if (!u->violated && u->failing_run >= VIOLATED_AFTER) {
+    if (!u->violated && analyzer_run_periods(s, u, RUN_FAILING) >= VIOLATED_AFTER) {
         u->violated = true;
         say_violated(s, a, u, worst);
-    } else if (u->violated && u->met_run >= RESTORED_AFTER) {
+    } else if (u->violated && analyzer_run_periods(s, u, RUN_MET) >= RESTORED_AFTER) {
         u->violated = false;
         say_restored(s, a, u, worst, "is back inside");
-    } else if (u->violated && u->quiet_run >= QUIET_AFTER) {
+    } else if (u->violated && analyzer_run_periods(s, u, RUN_QUIET) >= QUIET_AFTER) {
         u->violated = false;
         say_restored(s, a, u, worst, "no longer asks within its contract");
     }
@@ -483,7 +511,7 @@ static void unit_settle(struct services *s, struct agreed *a, struct unit *u,
     u->ratio = f->ratio;
     u->demand_iops = e->demand_iops;
     u->iops = e->iops;
-    unit_runs(u, f->verdict, s->now_ns);
+    unit_runs(s, u);
     compliance_count(s, a, u, e, f);
     unit_events(s, a, u, worst);
 }
@@ -505,7 +533,7 @@ static void run_stream(struct services *s, struct stream *st)
 {
     struct evidence e;
     evidence_of_stream(&e, st);
-    struct finding f = judge(&st->unit, &st->agreed->e.agreement, &e);
+    struct finding f = judge(s, &st->unit, &st->agreed->e.agreement, &e);
     unit_settle(s, st->agreed, &st->unit, &e, &f, st);
     stream_show(s, st, f.verdict, f.objective, f.latency_us);
 }
@@ -545,7 +573,7 @@ static void run_group(struct services *s, struct agreed *a)
 {
     struct evidence e;
     evidence_of_group(s, &e, a);
-    struct finding f = judge(&a->unit, &a->e.agreement, &e);
+    struct finding f = judge(s, &a->unit, &a->e.agreement, &e);
     /* Members show the group's objective before the worst of them is looked for. */
     a->unit.objective = f.objective;
     a->unit.verdict = f.verdict;

@@ -89,7 +89,8 @@ static bool failing(struct services *s, struct storage *t, const struct scene *s
     }
     if (load > LOW_LOAD * b->load || sc->ratio < HARDLY_BETTER * b->ratio)
         return true;
-    if (++b->unhelped < ENOUGH)
+    b->unhelped += sc->whole;
+    if (b->unhelped < ENOUGH)
         return true;
     give_up(s, t, sc, load);
     return false;
@@ -102,8 +103,8 @@ bool blame_look(struct services *s, struct storage *t, const struct scene *sc)
     b->last_surplus = sc->surplus;
     if (sc->victim != NULL)
         return failing(s, t, sc, load);
-    b->good++;
-    if (b->good % WORN_PERIODS == 0 && b->unhelped > 0)
+    b->good += sc->whole;
+    if (sc->whole && b->good % WORN_PERIODS == 0 && b->unhelped > 0)
         b->unhelped--;
     if (b->good >= FORGOTTEN_PERIODS)
         b->given_up = 0;

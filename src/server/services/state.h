@@ -36,6 +36,9 @@ struct gather {
     struct sparse_hist hist[METER_HIST_COUNT];
 };
 
+/* What the last verdicts of a unit have in common. */
+enum unit_run { RUN_NONE, RUN_FAILING, RUN_MET, RUN_QUIET };
+
 /* What verdicts are given on: a stream alone, or all streams of an agreement together. */
 struct unit {
     enum verdict verdict;
@@ -43,10 +46,11 @@ struct unit {
     uint64_t latency_us;
     double ratio; /* judged over promised; > 1 is worse than promised; 0: unknown */
     uint64_t demand_iops, iops;
-    uint64_t thin_ops, thin_late;       /* evidence too thin for one period adds up */
-    uint32_t thin_periods;
-    uint32_t failing_run, met_run, quiet_run; /* looks in a row, of a period or for a warning */
-    uint64_t failing_ns;                      /* when failing_run began */
+    uint64_t thin_ops, thin_late;       /* evidence too thin for one period adds up, */
+    uint64_t thin_ns;                   /* since then; 0: none */
+    enum unit_run run;
+    uint32_t run_looks;                 /* so many in a row, of a period or for a warning, */
+    uint64_t run_ns;                    /* the first of them then */
     bool violated;
     uint64_t window_start_ns;           /* compliance window; 0: none begun */
     double late, allowed;               /* I/Os in it that came late, and that might have */
@@ -139,6 +143,7 @@ struct storage {
     uint64_t overcommitted_ns;          /* last seen so */
     uint64_t wait_us;                   /* bound of the device's wait that promises ask for */
     uint64_t run_ns;                    /* when it was last looked at */
+    uint64_t period_ns;                 /* the same, a whole period after the one before */
     uint64_t asked_ns;                  /* all its gateways were asked at once; 0: not */
     bool was_failing;
     double
@@ -716,6 +721,8 @@ uint64_t analyzer_contract_iops(const struct agreement *a);
 uint64_t analyzer_contract_bytes_s(const struct agreement *a);
 bool analyzer_promises(const struct agreement *a);
 void analyzer_unit_clear(struct unit *u);
+/* Periods in a row, and no more than looks, of which @u's verdict was so. */
+uint32_t analyzer_run_periods(const struct services *s, const struct unit *u, enum unit_run run);
 
 /* --- throttle.c: the controller
  * ----------------------------------------------------------------------- */
@@ -736,7 +743,8 @@ struct bully {
     double surplus;                     /* of its load, beyond its contract, in cost units */
     bool exempt; /* suffers itself: cut only when the others are not enough */
 };
-struct scene {                          /* one storage, one period */
+struct scene {                          /* one storage, one look */
+    bool whole;                         /* a period after the last such one */
     double total;                       /* load in cost units: I/Os plus one for each 64 KiB */
     double bullies_cost;                /* of those named below */
     double surplus;                     /* load beyond contracts, of all */

@@ -383,16 +383,11 @@ static bool cut_has_shown(const struct services *s, const struct stream *st,
     return (double)sparse_hist_count_above(h, o->latency_us * 1000) > DRAIN_LATE * (double)h->count;
 }
 
-/* Periods, not looks: warnings bring some tens of looks a second. */
 static uint32_t failing_periods(const struct services *s, const struct stream *victim)
 {
     const struct agreed *a = victim->agreed;
-    const struct unit *u = a->e.agreement.per == AGREEMENT_PER_GROUP ? &a->unit : &victim->unit;
-    if (u->failing_run == 0)
-        return 0;
-    uint64_t period = s->config.period_ns, early = period / 10; /* answers come a little so */
-    uint64_t periods = (s->now_ns - u->failing_ns + early) / period + 1;
-    return periods < u->failing_run ? (uint32_t)periods : u->failing_run;
+    bool group = a->e.agreement.per == AGREEMENT_PER_GROUP;
+    return analyzer_run_periods(s, group ? &a->unit : &victim->unit, RUN_FAILING);
 }
 
 static void knee_learn(struct services *s, struct stream *st, const struct scene *sc, double base)
@@ -515,7 +510,7 @@ static void storage_failing(struct services *s, struct storage *t, const struct 
         if (bully_cut(s, sc, &sc->bully[i]) != OUTCOME_AT_FLOOR)
             handled = true;
     }
-    t->helpless = handled ? 0 : t->helpless + 1;
+    t->helpless = handled ? 0 : t->helpless + sc->whole;
     if (t->helpless >= HELPLESS_PERIODS && !t->short_said) {
         t->short_said = true;
         say_short(s, t, sc);
@@ -611,7 +606,7 @@ static void throttle_ease(struct services *s, struct storage *t, struct stream *
     struct brake *b = &st->brake;
     const struct entity_window *w = &st->e.window;
     bool binds = w->held > 0 || st->e.held_now > 0 || (double)w->iops >= SLACK_PART * b->rate;
-    b->slack = binds ? 0 : b->slack + 1;
+    b->slack = binds ? 0 : b->slack + sc->whole;
     if (t->calm >= CALM_PERIODS) {
         throttle_lift(s, st, "nobody with a promise has asked for anything within it lately",
                       "sent");
@@ -639,14 +634,14 @@ static void storage_pressure(struct storage *t, const struct scene *sc)
         double slow = 0.7 * t->pressure + 0.3 * now;
         t->pressure = now > 1.0 && now > slow ? now : slow;
     }
-    t->strained = sc->pressure > 1.0 ? t->strained + 1 : 0;
-    t->calm = sc->anybody ? 0 : t->calm + 1;
+    t->strained = sc->pressure > 1.0 ? t->strained + sc->whole : 0;
+    t->calm = sc->anybody ? 0 : t->calm + sc->whole;
 }
 
-static void memo_age(struct stream *st)
+static void memo_age(struct stream *st, bool whole)
 {
     struct brake *b = &st->brake;
-    if (b->memo_decision[0] != '\0' && ++b->memo_age > MEMO_PERIODS)
+    if (b->memo_decision[0] != '\0' && (b->memo_age += whole) > MEMO_PERIODS)
         b->memo_decision[0] = '\0';
 }
 
@@ -654,6 +649,8 @@ static void storage_run(struct services *s, struct storage *t)
 {
     struct scene sc;
     scene_look(&sc, t);
+    sc.whole = s->now_ns - t->period_ns >= s->config.period_ns - s->config.period_ns / 10;
+    t->period_ns = sc.whole ? s->now_ns : t->period_ns;
     storage_pressure(t, &sc);
     bool may_cut = blame_look(s, t, &sc);
     t->was_failing = sc.victim != NULL;
@@ -665,7 +662,7 @@ static void storage_run(struct services *s, struct storage *t)
     }
     list_for_each(it, &t->streams) {
         struct stream *st = container_of(it, struct stream, in_storage);
-        memo_age(st);
+        memo_age(st, sc.whole);
         if (st->brake.rate > 0 && sc.victim == NULL)
             throttle_ease(s, t, st, &sc);
     }

@@ -235,6 +235,7 @@ struct report *world_report(const struct world *w, int gateway, uint64_t seq)
     r->target_count = 1;
     snprintf(r->target[0].name, NAME_SIZE, "array1");
     r->target[0].parallelism_milli = w->parallelism_milli;
+    r->target[0].window_milli = w->window_milli;
     snprintf(r->target[0].uri, sizeof(r->target[0].uri), "nbd://127.0.0.1:%d", 10809 + g->device);
     return r;
 }

@@ -81,6 +81,7 @@ struct world {
     size_t events;
     uint64_t samples, sample_reads, planned_controls, full_updates, ended, updates;
     uint64_t parallelism_milli; /* as gateways report it; 0: they do not know */
+    uint64_t window_milli;      /* likewise; 0: they schedule nothing */
     bool controls_full;         /* the sink says WEIR_E_FULL */
 };
 
