@@ -30,7 +30,8 @@
  *     window that was lowered in error is questioned in the next period. From there up k may be far
  *     off, and looks are of the deep kind, which noise seldom turns: by three a pair.
  *  4. A window that holds nothing back while a promise is missed goes down, step by step, until it
- *     does, but not below half of what a pair found.
+ *     does, but not below half of what a pair found, nor below what reservations have in flight:
+ *     one promise that cannot be kept would take from all others.
  *
  * Invariants: MIN <= slots_milli <= MAX; low <= slots; k is positive. */
 #include "qos/knee.h"
@@ -179,9 +180,9 @@ void knee_pair(struct knee *k, const struct knee_seen *high, const struct knee_s
     k->all = few || (!told && !k->all);
 }
 
-void knee_too_wide(struct knee *k, double inflight)
+void knee_too_wide(struct knee *k, double inflight, double reserved)
 {
-    double v = inflight * LOW, least = fmax(k->k * LOW, 0.5 * k->known);
+    double v = inflight * LOW, least = fmax(fmax(k->k * LOW, 0.5 * k->known), reserved);
     v = fmax(v, least); /* it may be that nobody asks for much */
     if (v >= k->k)
         return;

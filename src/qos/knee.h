@@ -39,9 +39,9 @@ uint64_t knee_low_milli(const struct knee *k);
 uint64_t knee_ios_wanted(const struct knee *k);
 /* A pair, looked at as `all` says. */
 void knee_pair(struct knee *k, const struct knee_seen *high, const struct knee_seen *low);
-/* A promise is missed and nothing waits at a gateway, with @inflight in the mean: what waits does
- * so in the device. */
-void knee_too_wide(struct knee *k, double inflight);
+/* A promise is missed and nothing waits at a gateway, with @inflight in the mean, @reserved of that
+ * by reservations: what waits does so in the device. */
+void knee_too_wide(struct knee *k, double inflight, double reserved);
 /* Bound of the p99 of the wait (0: none), and that p99 as last seen (0: not known). */
 void knee_wait(struct knee *k, uint64_t bound_ns, uint64_t wait_p99_ns);
 

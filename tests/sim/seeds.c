@@ -81,6 +81,7 @@ static const uint64_t past_bugs[] = {
     897, /* room for calm streams left nothing for reservations in a small window (slots.c) */
     964, /* a throttle was trimmed within the period in which it had been cut (throttle.c) */
     1087, /* a limit that came later was not lent by those without streams (coordinator.c) */
+    1431, /* a promise that no window keeps took the window from all others (knee.c) */
 };
 
 /* Two runs of a tenth of all. False: a rule was broken. */

@@ -171,6 +171,7 @@ static void pair_take(struct services *s, struct storage *t)
 /* What all of them do now: a period's answers, also while no look is awaited. */
 struct present {
     double inflight, rate, ios, full;
+    double reserved; /* in flight, of what waits for nothing */
     uint64_t wait_p99_ns;
 };
 
@@ -185,6 +186,8 @@ static struct present present_of(const struct storage *t)
         if (!one->gateway->e.live)
             continue;
         p.inflight += one->use;
+        if (one->served > 0)
+            p.reserved += one->use * one->calm_reserve / one->served;
         p.ios += one->ios;
         p.rate += cost_rate(c, one->ios, one->bytes);
         p.full = fmax(p.full, one->full);
@@ -236,7 +239,7 @@ void useful_learn(struct services *s, struct storage *t)
         return;
     if (now.full < FULL_BOUND) {
         if (t->was_failing && now.full < FULL_LEAST && t->throttles == 0)
-            knee_too_wide(&t->knee, now.inflight);
+            knee_too_wide(&t->knee, now.inflight, now.reserved);
         return;
     }
     bool moved = u->rate > 0 && fabs(now.rate - u->rate) > MOVED * u->rate &&

@@ -254,15 +254,29 @@ static void a_window_too_wide_to_hold_anything_comes_back(void **state)
     struct knee k;
     knee_init(&k, 1000000);
     uint64_t before = k.slots_milli;
-    knee_too_wide(&k, 2000); /* more than it lets go: it is not what holds */
+    knee_too_wide(&k, 2000, 0); /* more than it lets go: it is not what holds */
     assert_int_equal(k.slots_milli, before);
     for (int i = 0; i < 10; i++)
-        knee_too_wide(&k, 144);
+        knee_too_wide(&k, 144, 0);
     assert_true(k.slots_milli < 144000);
     (void)mean_of(&d, &k, 8);
     double v = mean_of(&d, &k, 20);
     if (fabs(v - d.k) > 0.2 * d.k + 0.6)
         fail_msg("k 4: %.2f", v);
+}
+
+/* Four in flight, all of them reserved, and a promise that no window keeps. */
+static void a_window_leaves_what_is_reserved_its_place(void **state)
+{
+    (void)state;
+    struct knee k;
+    knee_init(&k, 32000);
+    for (int i = 0; i < 30; i++)
+        knee_too_wide(&k, 4, 4);
+    assert_true(k.k >= 4);
+    for (int i = 0; i < 30; i++)
+        knee_too_wide(&k, 4, 1);
+    assert_true(k.k < 4);
 }
 
 static void the_wait_is_kept_below_its_bound_and_given_back(void **state)
@@ -289,6 +303,7 @@ int main(void)
         cmocka_unit_test(the_little_beside_what_is_reserved_is_not_compared),
         cmocka_unit_test(less_is_believed_when_two_pairs_say_so),
         cmocka_unit_test(a_window_too_wide_to_hold_anything_comes_back),
+        cmocka_unit_test(a_window_leaves_what_is_reserved_its_place),
         cmocka_unit_test(the_wait_is_kept_below_its_bound_and_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
