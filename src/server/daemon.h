@@ -11,7 +11,6 @@
 
 #include "base/dates.h"
 #include "server/app/app.h"
-#include "server/memory.h"
 #include "server/monitor/monitor.h"
 #include "server/resource/resource.h"
 #include "server/sla.h"
@@ -59,7 +58,6 @@ struct server {
     uint8_t fingerprint[32]; /* of the control port's key */
     struct server_certificate control_certificate, http_certificate;
     uint64_t certificates_looked_ns;
-    struct memory memory;
 };
 
 /* --- stages.c --- */

@@ -35,14 +35,6 @@ static void tell_systemd(const char *state)
 #endif
 }
 
-/* Sessions that ended, and gateways that moved, as many as there ever were. */
-static uint64_t unrest(const struct server *s)
-{
-    struct monitor_stats m;
-    monitor_stats(s->monitor, &m);
-    return m.sessions - m.sessions_now + m.moves;
-}
-
 /* Until SIGTERM or SIGINT. */
 static void serve(struct server *s, int signals)
 {
@@ -51,8 +43,6 @@ static void serve(struct server *s, int signals)
         int n = poll(&p, 1, 1000);
         stages_watch(s, clock_mono_ns());
         certificates_watch(s, clock_mono_ns());
-        if (memory_due(&s->memory, unrest(s), clock_mono_ns()))
-            memory_give_back();
         reload_hear(s);
         tell_systemd("WATCHDOG=1");
         struct signalfd_siginfo info;
