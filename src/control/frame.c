@@ -230,6 +230,36 @@ static bool valid_poll(const Weir__Control__Poll *p)
            (p->drain == NULL || p->drain->left_ms <= FRAME_DRAIN_MS_MAX);
 }
 
+static bool valid_rates(Weir__Control__Rate *const *rate, size_t n)
+{
+    uint32_t seen = 0;
+    for (size_t i = 0; i < n; i++) {
+        const Weir__Control__Rate *r = rate[i];
+        if (r->kind >= FRAME_RATE_KINDS || (seen & 1u << r->kind) != 0)
+            return false;
+        seen |= 1u << r->kind;
+        if (r->rate == 0 || r->rate > FRAME_RATE_MAX || r->burst_rate > FRAME_RATE_MAX)
+            return false;
+        if (r->burst_rate != 0 && (r->burst_rate <= r->rate || r->burst_ms == 0))
+            return false;
+        if (r->burst_ms > FRAME_BURST_MS_MAX)
+            return false;
+    }
+    return true;
+}
+
+static bool valid_limits(const Weir__Control__Statistics *s)
+{
+    if (s->n_limits > FRAME_LIMITS_MAX)
+        return false;
+    for (size_t i = 0; i < s->n_limits; i++) {
+        const Weir__Control__LimitInForce *l = s->limits[i];
+        if (!valid_string(l->id) || !valid_rates(l->rates, l->n_rates))
+            return false;
+    }
+    return true;
+}
+
 static bool valid_statistics(const Weir__Control__Statistics *s)
 {
     if (s->life != NULL && !valid_life(s->life))
@@ -246,25 +276,7 @@ static bool valid_statistics(const Weir__Control__Statistics *s)
         if (!valid_target(s->targets[i]))
             return false;
     }
-    return true;
-}
-
-static bool valid_rates(const Weir__Control__Control *c)
-{
-    uint32_t seen = 0;
-    for (size_t i = 0; i < c->n_rates; i++) {
-        const Weir__Control__Rate *r = c->rates[i];
-        if (r->kind >= FRAME_RATE_KINDS || (seen & 1u << r->kind) != 0)
-            return false;
-        seen |= 1u << r->kind;
-        if (r->rate == 0 || r->rate > FRAME_RATE_MAX || r->burst_rate > FRAME_RATE_MAX)
-            return false;
-        if (r->burst_rate != 0 && (r->burst_rate <= r->rate || r->burst_ms == 0))
-            return false;
-        if (r->burst_ms > FRAME_BURST_MS_MAX)
-            return false;
-    }
-    return true;
+    return valid_limits(s);
 }
 
 static bool valid_reserved(const Weir__Control__Share *s)
@@ -301,7 +313,8 @@ static bool valid_set_controls(const Weir__Control__SetControls *s)
         return false;
     for (size_t i = 0; i < s->n_controls; i++) {
         const Weir__Control__Control *c = s->controls[i];
-        if (!valid_string(c->id) || c->id[0] == '\0' || !valid_string(c->reason) || !valid_rates(c))
+        if (!valid_string(c->id) || c->id[0] == '\0' || !valid_string(c->reason) ||
+            !valid_rates(c->rates, c->n_rates))
             return false;
         if (c->n_members > FRAME_MEMBERS_MAX || (c->share != NULL && !valid_share(c->share)) ||
             (c->plan != NULL && !valid_plan(c->plan)))

@@ -23,6 +23,7 @@
 #define FRAME_STRING_MAX 511u    /* bytes of any string */
 #define FRAME_STREAMS_MAX 1024u  /* streams in one frame of statistics */
 #define FRAME_TARGETS_MAX 64u    /* targets in one frame of statistics */
+#define FRAME_LIMITS_MAX 1024u   /* limits in force in one frame of statistics */
 #define FRAME_CONTROLS_MAX 8192u /* controls in one frame */
 #define FRAME_MEMBERS_MAX 16384u /* members of one control */
 #define FRAME_HIST_BUCKETS 1601u /* as HIST_BUCKETS of qos/hist.h (asserted where both are known) */

@@ -152,6 +152,11 @@ uint64_t link_controls_epoch(const struct link_controls *c)
     return c->epoch;
 }
 
+bool link_controls_first(const struct link_controls *c)
+{
+    return c->first;
+}
+
 uint64_t link_controls_lease_left(const struct link_controls *c, uint64_t now_ns)
 {
     return c->lease_until > now_ns ? c->lease_until - now_ns : 0;

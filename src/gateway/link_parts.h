@@ -55,6 +55,8 @@ void link_controls_session(struct link_controls *c);
 void link_controls_set(struct link_controls *c, const Weir__Control__SetControls *s,
                        const void *raw, size_t n);
 uint64_t link_controls_epoch(const struct link_controls *c);
+/* No full set was applied in this session yet: the server does not know what is in force. */
+bool link_controls_first(const struct link_controls *c);
 /* Of planned controls; 0: none runs. */
 uint64_t link_controls_lease_left(const struct link_controls *c, uint64_t now_ns);
 

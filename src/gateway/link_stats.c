@@ -16,6 +16,10 @@
  *   poll(acked = 0 or any other): forget all, send everything                        upon the same
  *   again
  *
+ * A server that just started does not know which limits it divided before, and what it gives to
+ * others depends on it. So until a session's first full set of controls is in force, each answer
+ * begins with the agreed limits that are, in frames of their own.
+ *
  * Invariants:
  *  1. generation[acked] of a valid shadow is what the server has of that stream; not valid means
  *     nothing.
@@ -35,6 +39,7 @@
 #include "base/list.h"
 #include "gateway/certs.h"
 #include "gateway/ledger.h"
+#include "gateway/link_limits.h"
 #include "gateway/link_parts.h"
 #include "gateway/link_private.h"
 #include "gateway/stream.h"
@@ -85,6 +90,7 @@ struct building {
     Weir__Control__TargetStats target[CONFIG_MAX_TARGETS], *target_ptr[CONFIG_MAX_TARGETS];
     Weir__Control__Look look[CONFIG_MAX_TARGETS];
     Weir__Control__LookSample look_sample[CONFIG_MAX_TARGETS][2];
+    struct link_limits limits;
     char held_by[FRAME_STREAMS][2 * NAME_SIZE];
     uint32_t index[FRAME_POOL];
     uint64_t count[FRAME_POOL];
@@ -102,6 +108,8 @@ struct link_stats {
     uint64_t acked_seq, sent_seq;
     uint64_t seq; /* being answered; 0: none */
     size_t next_slot;
+    bool tells, limits_left; /* limits are told in this answer; some still are to be */
+    size_t next_limit;
     bool have_next;
     uint64_t waiting_seq, waiting_acked;
 };
@@ -171,7 +179,7 @@ static void stats_forget(struct link_stats *s)
 
 static void building_clear(struct building *b)
 {
-    b->streams = b->targets = b->buckets = 0;
+    b->streams = b->targets = b->buckets = b->limits.count = 0;
 }
 
 static void stats_begin(struct link_stats *s, uint64_t seq, uint64_t acked)
@@ -185,7 +193,8 @@ static void stats_begin(struct link_stats *s, uint64_t seq, uint64_t acked)
         s->shadow[i].sent = false;
     s->sent_seq = 0;
     s->seq = seq;
-    s->next_slot = 0;
+    s->next_slot = s->next_limit = 0;
+    s->tells = s->limits_left = link_controls_first(s->link->controls);
     building_clear(s->b);
     reactor_defer(s->link->reactor, &s->work);
 }
@@ -500,12 +509,27 @@ static bool stats_send(struct link_stats *s, bool more, uint64_t now)
     st.streams = b->stream_ptr;
     st.n_targets = b->targets;
     st.targets = b->target_ptr;
+    st.limits_said = s->tells;
+    st.n_limits = b->limits.count;
+    st.limits = b->limits.limit_ptr;
     st.boot_id = (ProtobufCBinaryData){.len = AUTH_ID_SIZE, .data = s->link->boot_id};
     f.body_case = WEIR__CONTROL__FRAME__BODY_STATISTICS;
     f.statistics = &st;
     bool sent = link_send(s->link, &f);
     building_clear(b);
     return sent;
+}
+
+/* A frame of limits, unless none is left. False: the link was dropped. */
+static bool stats_limits(struct link_stats *s, uint64_t now)
+{
+    link_limits_build(&s->b->limits, s->link->streams, s->next_limit);
+    s->next_limit += s->b->limits.count;
+    s->limits_left = s->next_limit < s->b->limits.seen;
+    if (s->b->limits.count > 0 && !stats_send(s, true, now))
+        return false;
+    reactor_defer(s->link->reactor, &s->work);
+    return true;
 }
 
 static bool frame_has_room(const struct building *b)
@@ -531,6 +555,10 @@ static void stats_work(struct reactor_work *w)
     if (link_unsent(l) > LINK_OUT_PAUSE)
         return; /* link_stats_drained goes on */
     uint64_t now = reactor_now_fresh(l->reactor);
+    if (s->limits_left) {
+        (void)stats_limits(s, now);
+        return;
+    }
     size_t slots = stream_slots(l->streams), looked = 0, added = 0;
     weir_assert(slots <= s->shadow_count);
     if (s->next_slot == 0) {

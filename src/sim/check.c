@@ -6,7 +6,11 @@
  *                          the limits of the controls in force were kept (an account of each
  *                          gateway's limits, kept apart from the gate: see limits below)
  *   each frame             all of its bytes came, and of no other (wire.c)
- *   each set of controls   its epoch is not older than the one in force; no planned limit lies
+ *   each set of controls   what all gateways have in force of one limit adds up to no more than
+ *                          it: whatever is late or moves, and when the server starts anew; not
+ *                          while one is or was away for longer than its part is kept, nor where
+ *                          the server began anew and the first to be heard had none in force;
+ *                          its epoch is not older than the one in force; no planned limit lies
  *                          below what the stream's agreement reserves, below a policy's floor, or
  *                          on a protected stream; nothing planned at all while observing
  *   each period            the services count no I/O twice: what they have of a stream is never
@@ -26,11 +30,15 @@
 #include "sim/private.h"
 
 #define LIVE_NS (15 * S)
-/* What may go above a limit of many gateways in one second: 10 ms of unused credit, twice, and what
- * one gateway is given before another has heard that it has less: so many times in a second. */
+/* What may go above a limit of many gateways in one second: 10 ms of unused credit, twice. */
 #define ACCOUNT_CREDIT 0.02
-#define ACCOUNT_MOVES  2u
 #define TALK_MOST      200u
+/* A gateway that cannot be reached keeps its part for a minute: less, for what is on its way. Then
+ * the others have it until it is back, and has been told. */
+#define AWAY_NS  (50 * S)
+#define TOLD_NS  (60 * S)
+/* A lower limit is in force everywhere, whoever was away. */
+#define LOWER_NS (90 * S)
 
 void check_broken(struct sim *s, const char *format, ...)
 {
@@ -81,12 +89,11 @@ static bool account_covers(const struct sim *s, size_t i, const struct sim_load_
 static void accounts_close(struct sim *s)
 {
     size_t n = s->config->agreement_count + s->config->tenant_count;
-    double over = ACCOUNT_CREDIT + ACCOUNT_MOVES * 2.0 * (double)s->config->control_ns / (double)S;
     bool calm = s->account_from_ns > s->last_fault_ns + LIVE_NS && s->server_is_up;
     for (size_t i = 0; i < n; i++) {
         struct sim_account *a = &s->account[i];
         uint64_t limit = account_limit(s, i);
-        uint64_t most = limit + (uint64_t)((double)limit * over) + s->config->gateways;
+        uint64_t most = limit + (uint64_t)((double)limit * ACCOUNT_CREDIT) + s->config->gateways;
         if (calm && limit > 0 && !a->forced && a->ios > most)
             check_broken(s, "%llu I/Os in a second, over all gateways, under a limit of %llu (%zu)",
                          (unsigned long long)a->ios, (unsigned long long)limit, i);
@@ -107,6 +114,96 @@ void check_let_go(struct sim *s, const struct sim_io *io)
             s->account[i].ios++;
             s->account[i].forced = s->account[i].forced || io->gate.hit_max_hold;
         }
+}
+
+/* ---- limits in force over many gateways ------------------------------------------------------ */
+
+static size_t limits_count(const struct sim *s)
+{
+    return s->config->agreement_count + s->config->tenant_count;
+}
+
+static bool is_limit(const struct sim *s, size_t i, const char *id)
+{
+    size_t agreements = s->config->agreement_count;
+    const char *name = i < agreements ? s->document[i].agreement.name
+                                      : s->config->tenant[i - agreements].name;
+    const char *kind = i < agreements ? "agreement/" : "tenant/";
+    size_t n = strlen(kind);
+    return strncmp(id, kind, n) == 0 && strcmp(id + n, name) == 0;
+}
+
+static bool names(const struct sim *s, size_t i, const struct control_update *u)
+{
+    for (size_t k = 0; k < u->item_count; k++)
+        if (is_limit(s, i, u->item[k].id))
+            return true;
+    return false;
+}
+
+/* A unit for each gateway, since none has nothing, and one for what is rounded at each. */
+static void sum_look(struct sim *s, size_t i)
+{
+    uint64_t limit = account_limit(s, i), sum = 0;
+    const struct sim_document *d = i < s->config->agreement_count ? &s->document[i] : NULL;
+    if (limit == 0 || s->now < s->sums_from_ns)
+        return;
+    if (d != NULL && (d->agreement.per_gib.iops > 0 ||
+                      (d->changed_ns > 0 && s->now < d->changed_ns + LOWER_NS)))
+        return;
+    for (uint32_t k = 0; k < s->config->gateways; k++) {
+        const struct sim_node *n = &s->node[k];
+        if (n->up && s->now - n->there_ns > AWAY_NS)
+            return;
+        sum += n->up ? n->in_force[i] : 0;
+    }
+    if (sum > limit + 2 * s->config->gateways)
+        check_broken(s, "%llu IOPS are in force at all gateways under a limit of %llu (%zu)",
+                     (unsigned long long)sum, (unsigned long long)limit, i);
+}
+
+void check_in_force(struct sim_node *n, const struct control_update *u)
+{
+    struct sim *s = n->sim;
+    if (n->in_force == NULL)
+        return;
+    /* What none of those who were heard has in force may be new, to a server that began anew. */
+    for (size_t i = 0; n->first_set && s->life > 1 && i < limits_count(s); i++)
+        if (n->in_force[i] == 0 && s->now < s->up_ns + TOLD_NS && u->full && names(s, i, u))
+            s->sums_from_ns = s->now + TOLD_NS;
+    n->forgot = n->forgot && !u->full;
+    if (u->full)
+        memset(n->in_force, 0, limits_count(s) * sizeof n->in_force[0]);
+    for (size_t k = 0; k < u->item_count; k++) {
+        const struct control_item *item = &u->item[k];
+        for (size_t i = 0; i < limits_count(s); i++)
+            if (is_limit(s, i, item->id))
+                n->in_force[i] = item->remove ? 0 : item->limits.rate[GATE_IOPS_TOTAL].rate;
+    }
+    for (size_t i = 0; i < limits_count(s); i++)
+        sum_look(s, i);
+}
+
+void check_there(struct sim_node *n)
+{
+    struct sim *s = n->sim;
+    if (s->now - n->there_ns > AWAY_NS)
+        s->sums_from_ns = s->now + TOLD_NS;
+    n->there_ns = s->now;
+}
+
+void check_begins(struct sim_node *n, bool anew)
+{
+    struct sim *s = n->sim;
+    n->there_ns = s->now;
+    if (!anew)
+        s->up_ns = s->now;
+    if (anew && n->in_force != NULL)
+        memset(n->in_force, 0, limits_count(s) * sizeof n->in_force[0]);
+    n->forgot = n->forgot || (anew && n->boot > 0);
+    /* A server that does not know what was in force cannot learn it of this one. */
+    if (n->forgot && s->now < s->up_ns + TOLD_NS)
+        s->sums_from_ns = s->now + TOLD_NS;
 }
 
 /* ---- I/O ------------------------------------------------------------------------------------- */

@@ -29,7 +29,7 @@ static void move_begin(struct sim *s, struct route_gateway *g)
     route_move_begin(s->route, g);
     s->moving++;
     s->result->moves++;
-    server_post(s, &m, server_hop_ns(s));
+    server_post(s, &m, server_hop_ns(&s->thread_rng));
 }
 
 static void pump(struct sim *s)
@@ -127,7 +127,7 @@ void moves_targets(struct sim_node *n, const struct entity_gateway *g)
                             .node = n,
                             .process = r->place.process,
                             .number = route_group_number(r)};
-        server_post(s, &m, server_hop_ns(s));
+        server_post(s, &m, server_hop_ns(&s->thread_rng));
     }
     pump(s);
 }
@@ -140,7 +140,7 @@ void moves_known(struct sim_node *n, uint32_t process)
     if (g != NULL && (g->place.process == process || g->moving))
         return;
     struct message m = {.kind = PROCESS_FORGET, .node = n, .process = process};
-    server_post(s, &m, server_hop_ns(s));
+    server_post(s, &m, server_hop_ns(&s->thread_rng));
 }
 
 void moves_processes(struct sim *s, uint32_t running)

@@ -54,6 +54,9 @@ int node_init(struct sim *s, struct sim_node *n, uint32_t index)
     snprintf(n->hello.name, sizeof n->hello.name, "gateway%u", index);
     snprintf(n->hello.software, sizeof n->hello.software, "weir-gateway simulated");
     snprintf(n->hello.address, sizeof n->hello.address, "127.0.0.1");
+    size_t limits = s->config->agreement_count + s->config->tenant_count;
+    if (s->config->gateways <= SIM_SMALL)
+        n->in_force = calloc(limits + 1, sizeof n->in_force[0]);
     n->record = (struct sim_record){.known = s->config->manual_admission, .admitted = true};
     return n->watch == NULL ? -1 : 0;
 }
@@ -66,6 +69,7 @@ void node_fini(struct sim_node *n)
         message_free(m);
     wire_fini(n);
     free(n->watch);
+    free(n->in_force);
 }
 
 int node_up(struct sim_node *n)
@@ -77,6 +81,7 @@ int node_up(struct sim_node *n)
     if (n->table == NULL)
         return -1;
     n->up = true;
+    check_begins(n, true);
     n->boot++;
     n->epoch = n->lease_until_ns = n->before = 0;
     n->wake_ns = UINT64_MAX;

@@ -198,11 +198,30 @@ static void target_to(struct report_target *r, struct sim_node *n, uint32_t i)
     memcpy(r->uri, s->gateway_config->targets[i].uri, sizeof r->uri);
 }
 
+static void limit_to(void *arg, const struct control *c, const struct gate_rule *first_rule)
+{
+    struct report *r = arg;
+    bool limits = false;
+    (void)first_rule;
+    for (uint32_t k = 0; k < GATE_KIND_COUNT; k++)
+        limits = limits || c->limits.rate[k].rate > 0;
+    if (c->origin != RULE_AGREED || !limits)
+        return;
+    struct report_limit *more = reallocarray(r->limit, r->limit_count + 1, sizeof *more);
+    weir_assert(more != NULL);
+    r->limit = more;
+    struct report_limit *out = &r->limit[r->limit_count++];
+    (void)text_copy(out->id, sizeof out->id, c->id);
+    for (uint32_t k = 0; k < GATE_KIND_COUNT; k++)
+        out->rate[k] = c->limits.rate[k].rate;
+}
+
 void node_polled(struct sim_node *n, uint64_t seq)
 {
     struct sim *s = n->sim;
     size_t slots = stream_slots(n->table), count = 0;
     n->heard_ns = s->now;
+    check_there(n);
     for (size_t i = 0; i < slots; i++)
         count += stream_at(n->table, i) != NULL;
     struct report *r = calloc(1, sizeof *r);
@@ -216,6 +235,9 @@ void node_polled(struct sim_node *n, uint64_t seq)
     r->seq = seq;
     r->mono_ns = s->now;
     r->epoch = n->epoch;
+    r->limits_said = n->first_set;
+    if (n->first_set)
+        stream_controls_visit(n->table, limit_to, r);
     stream_refresh(n->table, s->now);
     for (size_t i = 0; i < slots; i++) {
         const struct stream *st = stream_at(n->table, i);
@@ -277,12 +299,14 @@ void node_controls(struct sim_node *n, struct control_update *u, uint64_t sessio
     if (session != n->hello.session)
         return; /* of another session: not even answered */
     n->heard_ns = s->now;
+    check_there(n);
     if (epoch_fits(n, u))
         status = u->item_count > 0 || u->full ? controls_apply(n, u) : 0;
     if (status == 0) {
         check_epoch(s, n, u, n->first_set ? 0 : before, session);
         for (size_t i = 0; i < u->item_count; i++)
             check_control(s, n, &u->item[i]);
+        check_in_force(n, u);
         n->epoch = u->epoch;
         n->controls_applied++;
         if (n->first_set && u->full)

@@ -187,6 +187,7 @@ struct sim_process {
 /* An agreement as the store has it. */
 struct sim_document {
     bool removed;
+    uint64_t changed_ns; /* 0: never */
     struct agreement agreement;
 };
 
@@ -228,6 +229,9 @@ struct sim_node {
     struct gateway_hello hello;
     uint64_t heard_ns;
     uint64_t epoch, lease_until_ns;
+    uint64_t *in_force; /* check.c: IOPS of each limit of many gateways; 0: none */
+    uint64_t there_ns;  /* check.c: the server reached it, or was not there itself */
+    bool forgot;        /* check.c: it began anew, without what was in force, and was not told */
     bool first_set;
     struct surge_watch *watch; /* by slot */
     size_t watch_count, cursor;
@@ -256,11 +260,14 @@ struct sim {
     struct route *route;
     uint64_t moving;
     struct rng thread_rng; /* of what threads of the server do */
+    struct rng start_rng;  /* of what they tell each other after a start, and else nothing */
     uint64_t thread_ns[SIM_PROCESSES_MAX][SIM_PROCESSES_MAX]; /* last message between them */
     uint64_t store_ns;                                        /* an answer takes so long */
     struct sim_document *document;
     struct sim_account *account; /* check.c: of agreements, then of tenants */
     uint64_t account_from_ns;
+    uint64_t sums_from_ns; /* check.c: no sum is looked at before */
+    uint64_t up_ns;        /* check.c: since then the server is up */
     uint64_t counted_ns;                  /* check.c: last look at everything */
     uint64_t settled_ns, promises_for_ns; /* promise.c; for the last fault at that time */
     uint64_t next_session, frames;
@@ -347,7 +354,7 @@ void message_put(struct message_queue *q, struct message *m);
 struct message *message_take(struct message_queue *q);
 /* Within the server, from one thread to another, after a moment. Takes a copy of @m. */
 void server_post(struct sim *s, const struct message *m, uint64_t delay_ns);
-uint64_t server_hop_ns(struct sim *s);
+uint64_t server_hop_ns(struct rng *r);
 
 /* ---- wire.c */
 void wire_init(struct sim_node *n);
@@ -408,6 +415,10 @@ void check_control(struct sim *s, const struct sim_node *n, const struct control
 void check_talk(struct sim_process *p);
 /* @m is handled. */
 void check_whole(struct sim *s, const struct message *m);
+/* @u is in force; a message of the server came to @n; @n begins (@anew), or the server does. */
+void check_in_force(struct sim_node *n, const struct control_update *u);
+void check_there(struct sim_node *n);
+void check_begins(struct sim_node *n, bool anew);
 void check_epoch(struct sim *s, const struct sim_node *n, const struct control_update *u,
                  uint64_t before, uint64_t session);
 void check_counts(struct sim *s);

@@ -91,11 +91,12 @@ static int sink_share(void *ctx, struct share_batch *b)
 {
     struct sim_process *p = ctx;
     struct sim *s = p->sim;
-    if (rng_below(&s->thread_rng, 1000000) < FULL_PPM)
+    struct rng *rng = b->heard ? &s->start_rng : &s->thread_rng;
+    if (rng_below(rng, 1000000) < FULL_PPM)
         return WEIR_E_FULL;
     check_talk(p);
     struct message m = {.kind = PROCESS_SHARE, .from = b->from, .process = b->to, .body = b};
-    server_post(s, &m, server_hop_ns(s));
+    server_post(s, &m, server_hop_ns(rng));
     return 0;
 }
 
@@ -136,7 +137,7 @@ static void export(struct sim_process *p, struct sim_node *n, const struct messa
         services_gateway_export(p->services, n->hello.id, s->now, sim_wall_us(s));
     struct message on = {
         .kind = PROCESS_IMPORT, .node = n, .process = (uint32_t)m->number, .body = parcel};
-    server_post(s, &on, server_hop_ns(s) + server_hop_ns(s));
+    server_post(s, &on, server_hop_ns(&s->thread_rng) + server_hop_ns(&s->thread_rng));
 }
 
 static void import(struct sim_process *p, struct message *m)
@@ -287,6 +288,8 @@ int server_up(struct sim *s, struct text *why)
     if (s->server_is_up)
         return 0;
     s->server_is_up = true;
+    for (uint32_t i = 0; s->node != NULL && i < s->config->gateways; i++)
+        check_begins(&s->node[i], false);
     s->life++;
     moves_start(s);
     for (uint32_t i = 0; r == 0 && i < s->processes; i++) {

@@ -25,6 +25,7 @@ static void report_drop(struct report *r)
             free(r->stream[i].hist[k].bucket);
     free(r->stream);
     free(r->target);
+    free(r->limit);
     free(r);
 }
 
@@ -224,9 +225,9 @@ void server_session(struct sim_node *n, bool up)
 
 /* ---- within the server ----------------------------------------------------------------------- */
 
-uint64_t server_hop_ns(struct sim *s)
+uint64_t server_hop_ns(struct rng *r)
 {
-    return 1 + rng_below(&s->thread_rng, HOP_NS_MAX);
+    return 1 + rng_below(r, HOP_NS_MAX);
 }
 
 void server_post(struct sim *s, const struct message *m, uint64_t delay_ns)

@@ -183,6 +183,7 @@ static int sim_begin(struct sim *s, struct text *why)
     s->now = BEGIN_NS;
     rng_seed(&s->rng, c->seed);
     rng_seed(&s->thread_rng, ~c->seed);
+    rng_seed(&s->start_rng, ~c->seed ^ UINT64_C(0x9e3779b97f4a7c15));
     s->processes = s->running = processes_of(c);
     s->store_ns = c->store_ns;
     s->wall_step_us = c->wall_us;

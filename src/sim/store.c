@@ -135,7 +135,8 @@ void store_ask(struct sim_process *p, enum sim_load_what what)
     uint64_t number = s->life << 32 | (++p->asked[what] * LOAD_COUNT + what);
     p->load[what] = LOAD_ASKED;
     if (s->store_ns < SIM_ASK_TIMEOUT_NS) {
-        events_add(&s->events, s->now + s->store_ns / 2 + server_hop_ns(s), looked_up, p, number);
+        events_add(&s->events, s->now + s->store_ns / 2 + server_hop_ns(&s->thread_rng), looked_up,
+                   p, number);
         return;
     }
     /* It comes too late, if at all: a failure, when the time is over. */
@@ -187,7 +188,7 @@ void store_changed(struct sim_process *p, const struct message *m)
 static void written(struct sim *s, const struct event *e)
 {
     struct changed *c = e->what;
-    s->document[c->index] = (struct sim_document){c->removed, c->agreement};
+    s->document[c->index] = (struct sim_document){c->removed, s->now, c->agreement};
     s->last_fault_ns = s->now; /* the change is done now */
     promises_unsettled(s);
     for (uint32_t i = 0; s->server_is_up && i < s->processes; i++) {
@@ -195,7 +196,7 @@ static void written(struct sim *s, const struct event *e)
         weir_assert(copy != NULL);
         *copy = *c;
         struct message m = {.kind = PROCESS_DOCUMENT, .process = i, .body = copy};
-        server_post(s, &m, s->processes > 1 ? server_hop_ns(s) : 0);
+        server_post(s, &m, s->processes > 1 ? server_hop_ns(&s->thread_rng) : 0);
     }
     free(c);
 }

@@ -77,10 +77,17 @@ class TwoProcesses(unittest.TestCase):
     def spread(self):
         return [t["gateways"] for t in self.server.items("/debug/threads") if t["name"].startswith("services[")][:2]
 
-    def limits(self):
-        """What each gateway holds of the agreement's limit."""
+    def look(self):
+        """What each gateway holds of the agreement's limit, one asked after the other."""
         return [next((c["limit"]["iops"] for c in g.local(get="controls")["controls"] if c["id"] == "agreement/cap"), 0)
                 for g in self.gateways]
+
+    def limits(self):
+        """The same at one time: one may shrink, and then another grow, while they are asked."""
+        before, now = None, self.look()
+        while now != before:
+            before, now = now, self.look()
+        return now
 
     def watch(self, condition, what, most):
         """Until @condition of the parts holds; at every look they add up to no more than @most (and a unit for each)."""

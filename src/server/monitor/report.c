@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One block a report: the struct, its streams, its targets, then all buckets, in that order.
- * Sizes are bounded by FRAME_STREAMS_MAX, FRAME_TARGETS_MAX and what fits into a frame: below 16
- * MiB. */
+/* One block a report: the struct, its streams, its targets, its limits, then all buckets, in that
+ * order. Sizes are bounded by FRAME_STREAMS_MAX, FRAME_TARGETS_MAX, FRAME_LIMITS_MAX and what fits
+ * into a frame: below 16 MiB. */
 #include "server/monitor/report.h"
 
 #include <stdlib.h>
@@ -19,7 +19,7 @@ _Static_assert((int)WEIR__CONTROL__HIST_KIND__TOTAL == METER_TOTAL,
 _Static_assert(GATEWAY_ID_SIZE == AUTH_ID_SIZE, "one size of id");
 _Static_assert(_Alignof(struct report_stream) <= 8, "laid out behind each other");
 _Static_assert(sizeof(struct report) % 8 == 0 && sizeof(struct report_stream) % 8 == 0 &&
-                   sizeof(struct report_target) % 8 == 0,
+                   sizeof(struct report_target) % 8 == 0 && sizeof(struct report_limit) % 8 == 0,
                "laid out behind each other");
 
 static bool is_upper_hex(char c)
@@ -188,6 +188,16 @@ static void target_from_wire(struct report_target *out, const Weir__Control__Tar
                                          .since = look_from_wire(in->look->since)};
 }
 
+static void limit_from_wire(struct report_limit *out, const Weir__Control__LimitInForce *in)
+{
+    memset(out, 0, sizeof(*out));
+    report_words(out->id, sizeof(out->id), in->id);
+    for (size_t i = 0; i < in->n_rates; i++) {
+        weir_assert(in->rates[i]->kind < GATE_KIND_COUNT); /* frame_unpack */
+        out->rate[in->rates[i]->kind] = in->rates[i]->rate;
+    }
+}
+
 static void upkeep_from_wire(struct report *out, const Weir__Control__GatewayLife *life,
                              const Weir__Control__DrainStats *drain)
 {
@@ -219,7 +229,8 @@ struct report *report_new(const Weir__Control__Statistics *s, uint64_t session, 
     }
     size_t streams_size = s->n_streams * sizeof(struct report_stream);
     size_t targets_size = s->n_targets * sizeof(struct report_target);
-    size_t size = sizeof(struct report) + streams_size + targets_size +
+    size_t limits_size = s->n_limits * sizeof(struct report_limit);
+    size_t size = sizeof(struct report) + streams_size + targets_size + limits_size +
                   buckets * sizeof(struct report_bucket);
     char *block = slab != NULL ? slab_take(slab, size) : malloc(size);
     if (block == NULL)
@@ -228,8 +239,10 @@ struct report *report_new(const Weir__Control__Statistics *s, uint64_t session, 
     memset(r, 0, sizeof(*r));
     r->stream = (struct report_stream *)(void *)(block + sizeof(*r));
     r->target = (struct report_target *)(void *)(block + sizeof(*r) + streams_size);
-    struct report_bucket *at =
-        (struct report_bucket *)(void *)(block + sizeof(*r) + streams_size + targets_size);
+    r->limit =
+        (struct report_limit *)(void *)(block + sizeof(*r) + streams_size + targets_size);
+    struct report_bucket *at = (struct report_bucket *)(void *)(block + sizeof(*r) + streams_size +
+                                                                targets_size + limits_size);
     const struct report_bucket *end = at + buckets;
     r->session = session;
     memcpy(r->boot, s->boot_id.data, sizeof(r->boot));
@@ -242,10 +255,14 @@ struct report *report_new(const Weir__Control__Statistics *s, uint64_t session, 
         upkeep_from_wire(r, s->life, s->drain);
     r->stream_count = s->n_streams;
     r->target_count = s->n_targets;
+    r->limits_said = s->limits_said;
+    r->limit_count = s->n_limits;
     for (size_t i = 0; i < s->n_streams; i++)
         at = stream_from_wire(&r->stream[i], s->streams[i], at);
     for (size_t i = 0; i < s->n_targets; i++)
         target_from_wire(&r->target[i], s->targets[i]);
+    for (size_t i = 0; i < s->n_limits; i++)
+        limit_from_wire(&r->limit[i], s->limits[i]);
     weir_assert(at == end);
     return r;
 }

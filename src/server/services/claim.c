@@ -11,13 +11,18 @@
  * each limit is divided over the gateways by split_rate. A division is put in force when members
  * changed, or when some gateway whose demand comes near its part would get noticeably more.
  *
+ * What is divided is put in force by settle.c: at once where it is less, and where it is more when
+ * those who have less are known to follow. So what is worth a new division is judged by the last
+ * division, not by what is in force.
+ *
  * A gateway that was lost less than a minute ago goes on with what it has, so its part is kept for
  * it and the rest is divided among the others. A gateway with known but unconnected streams has
- * its stake. What other SLA processes may use of the limit is taken off first (quota.c).
+ * its stake. What other SLA processes may use of the limit is taken off first (quota.c), and what
+ * gateways may use that were not heard since the server started (settle.c).
  *
- * Invariants: (1) the parts in force of one claim add up exactly to what of its limit may be used
- * here, when that is at least one unit for each gateway; (2) a part has at least one stream, a
- * claim at least one part; (3) all parts of one claim at one gateway carry the same limits. */
+ * Invariants: (1) the parts of one claim add up exactly to what of its limit may be used here, when
+ * that is at least one unit for each gateway; (2) a part has at least one stream, a claim at least
+ * one part; (3) all parts of one claim at one gateway carry the same limits. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +51,7 @@ static void claim_id(char out[2 * NAME_SIZE], const char *kind, const char *name
     words(out + size - 18, 18, "~%016llx", (unsigned long long)h);
 }
 
-static void claim_dirty(struct services *s, struct claim *c)
+void claim_dirty(struct services *s, struct claim *c)
 {
     if (!list_linked(&c->in_dirty))
         list_push_back(&s->dirty, &c->in_dirty);
@@ -82,6 +87,7 @@ static struct claim *claim_get(struct services *s, const char *id)
         return NULL;
     words(c->id, sizeof(c->id), "%s", id);
     c->tenant = -1;
+    settle_new(s, c);
     list_init(&c->parts);
     list_init(&c->in_spanning);
     list_init(&c->in_dirty);
@@ -125,6 +131,8 @@ static struct part *part_get(struct services *s, struct claim *c, struct gateway
     list_init(&p->twins);
     if (twin != NULL)
         list_push_back(&twin->twins, &p->twins);
+    else
+        settle_begin(s, p);
     list_push_back(&c->parts, &p->in_claim);
     list_push_back(&g->parts, &p->in_gateway);
     c->part_count++;
@@ -139,8 +147,11 @@ static void part_leave(struct services *s, struct part *p)
     weir_assert(p->streams > 0);
     if (--p->streams > 0)
         return;
-    if (p->first && !list_empty(&p->twins))
-        container_of(p->twins.next, struct part, twins)->first = true;
+    if (p->first && !list_empty(&p->twins)) {
+        struct part *next = container_of(p->twins.next, struct part, twins);
+        next->first = true;
+        next->hold = p->hold;
+    }
     period_broken(s);
     list_remove(&p->twins);
     list_remove(&p->in_claim);
@@ -449,17 +460,6 @@ static void holder_sum(const struct part *first, int kind, struct split_part *re
     ret->stake = connected ? 1.0 : STAKE_UNCONNECTED;
 }
 
-static void holder_set(struct part *first, int kind, struct bucket_rate rate)
-{
-    struct part *p = first;
-    do {
-        p->limits.rate[kind] = rate;
-        if (rate.rate < p->least[kind])
-            p->least[kind] = rate.rate;
-        p = container_of(p->twins.next, struct part, twins);
-    } while (p != first);
-}
-
 void claim_need(const struct claim *c, int kind, struct split_part *ret)
 {
     *ret = (struct split_part){.stake = STAKE_UNCONNECTED};
@@ -482,27 +482,26 @@ void claim_frozen(const struct claim *c, uint64_t ret[GATE_KIND_COUNT])
     list_for_each(it, &c->parts) {
         const struct part *p = container_of(it, struct part, in_claim);
         for (int k = 0; takes_part(p) && p->first && is_frozen(p) && k < GATE_KIND_COUNT; k++)
-            ret[k] += p->limits.rate[k].rate;
+            ret[k] += p->hold.most[k];
     }
 }
 
-bool claim_applied(const struct claim *c)
+bool claim_applied(struct services *s, struct claim *c)
 {
+    if (list_linked(&c->in_dirty))
+        return false; /* for want of memory it is not even divided */
     list_for_each(it, &c->parts) {
-        const struct part *p = container_of(it, struct part, in_claim);
-        const struct gateway *g = p->gateway;
-        if (takes_part(p) && !is_frozen(p) &&
-            (g->parts_changed || g->send_full || g->e.epoch_applied < g->e.epoch_desired))
+        struct part *p = container_of(it, struct part, in_claim);
+        if (takes_part(p) && p->first && settle_follows(s, p))
             return false;
     }
     return true;
 }
 
-/* The holders that are divided among, and what frozen ones keep of each kind. */
-static size_t holders_of(struct claim *c, struct part **holder, uint64_t kept[GATE_KIND_COUNT])
+/* The holders that are divided among. */
+static size_t holders_of(struct claim *c, struct part **holder)
 {
     size_t n = 0;
-    claim_frozen(c, kept);
     list_for_each(it, &c->parts) {
         struct part *p = container_of(it, struct part, in_claim);
         if (takes_part(p) && p->first && !is_frozen(p))
@@ -512,9 +511,10 @@ static size_t holders_of(struct claim *c, struct part **holder, uint64_t kept[GA
 }
 
 /* Divide one kind among @n holders into s->split; false: nothing to divide. */
-static bool kind_divide(struct services *s, struct part **holder, size_t n, int kind,
-                        uint64_t total, uint64_t kept)
+static bool kind_divide(struct services *s, struct part *const *holder, size_t n, int kind,
+                        const struct usable *u)
 {
+    uint64_t total = u->limits.rate[kind].rate, kept = u->kept[kind];
     if (total == 0)
         return false;
     for (size_t i = 0; i < n; i++)
@@ -523,11 +523,12 @@ static bool kind_divide(struct services *s, struct part **holder, size_t n, int 
     return true;
 }
 
-/* Whether the division in s->split gives somebody who needs it noticeably more than it has. */
+/* Whether the division in s->split gives somebody who needs it noticeably more than the last. */
 static bool worth_it(const struct services *s, struct part *const *holder, size_t n, int kind)
 {
     for (size_t i = 0; i < n; i++) {
-        double has = (double)holder[i]->limits.rate[kind].rate, gets = (double)s->split[i].rate;
+        double has = (double)holder[i]->hold.aim.rate[kind].rate;
+        double gets = (double)s->split[i].rate;
         bool near = s->split[i].wanting > 0 || s->split[i].demand >= NEAR * has;
         if (near && gets > has * MORE + 1)
             return true;
@@ -535,42 +536,30 @@ static bool worth_it(const struct services *s, struct part *const *holder, size_
     return false;
 }
 
-static void burst_give(struct services *s, struct part **holder, size_t n, int kind,
-                       const struct bucket_rate *agreed)
+static void burst_aim(struct services *s, struct part *const *holder, size_t n, int kind,
+                      const struct bucket_rate *agreed)
 {
     if (agreed->burst_rate == 0)
         return;
     split_like(agreed->burst_rate, s->split, n);
     for (size_t i = 0; i < n; i++) {
-        struct bucket_rate r = holder[i]->limits.rate[kind];
-        if (s->split[i].rate <= r.rate)
+        struct bucket_rate *r = &holder[i]->hold.aim.rate[kind];
+        if (s->split[i].rate <= r->rate)
             continue;
-        r.burst_rate = s->split[i].rate;
-        r.burst_ns = agreed->burst_ns;
-        holder_set(holder[i], kind, r);
+        r->burst_rate = s->split[i].rate;
+        r->burst_ns = agreed->burst_ns;
     }
 }
 
-static void kind_give(struct services *s, struct part **holder, size_t n, int kind,
-                      const struct bucket_rate *agreed)
+static void kind_aim(struct services *s, struct part *const *holder, size_t n, int kind,
+                     const struct usable *u)
 {
+    bool limited = kind_divide(s, holder, n, kind, u);
     for (size_t i = 0; i < n; i++)
-        holder_set(holder[i], kind, (struct bucket_rate){.rate = s->split[i].rate});
-    burst_give(s, holder, n, kind, agreed);
-}
-
-/* All parts of a holder carry the same limits. */
-static void give_whole(struct part *p, const struct gate_limits *l)
-{
-    const struct gate_limits whole = *l;
-    struct part *other = p;
-    do {
-        if (other != p)
-            memcpy(other->least, p->least, sizeof(other->least));
-        other->limits = whole;
-        other->split = true;
-        other = container_of(other->twins.next, struct part, twins);
-    } while (other != p);
+        holder[i]->hold.aim.rate[kind] =
+            (struct bucket_rate){.rate = limited ? s->split[i].rate : 0};
+    if (limited)
+        burst_aim(s, holder, n, kind, &u->limits.rate[kind]);
 }
 
 void claim_mark(struct services *s, struct gateway *g)
@@ -580,38 +569,48 @@ void claim_mark(struct services *s, struct gateway *g)
         list_push_back(&s->changed, &g->in_changed);
 }
 
-static void divide(struct services *s, struct claim *c, struct part **holder, size_t n,
-                   const uint64_t kept[GATE_KIND_COUNT])
+static void usable(struct services *s, struct claim *c, struct usable *ret)
 {
-    struct gate_limits agreed;
-    claim_limits(s, c, &agreed);
-    quota_limits(s, c, &agreed);
-    quota_scale(s, c, &agreed);
-    bool changed = list_linked(&c->in_dirty);
-    for (int k = 0; !changed && k < GATE_KIND_COUNT; k++)
-        changed = kind_divide(s, holder, n, k, agreed.rate[k].rate, kept[k]) &&
-                  worth_it(s, holder, n, k);
-    for (int k = 0; changed && k < GATE_KIND_COUNT; k++) {
-        if (kind_divide(s, holder, n, k, agreed.rate[k].rate, kept[k]))
-            kind_give(s, holder, n, k, &agreed.rate[k]);
-        for (size_t i = 0; agreed.rate[k].rate == 0 && i < n; i++)
-            holder_set(holder[i], k, (struct bucket_rate){.rate = 0});
-    }
-    for (size_t i = 0; changed && i < n; i++) {
-        give_whole(holder[i], &holder[i]->limits);
-        claim_mark(s, holder[i]->gateway);
-    }
+    struct gate_limits whole;
+    claim_limits(s, c, &whole);
+    quota_limits(s, c, &whole);
+    ret->limits = whole;
+    quota_scale(s, c, &ret->limits);
+    claim_frozen(c, ret->kept);
+    settle_unheard(s, c, &whole, ret);
+}
+
+/* @look: a new division may be worth it by demand. */
+static void divide(struct services *s, struct claim *c, bool look)
+{
+    struct usable u;
+    if (!split_room(s, c->part_count))
+        return; /* as it was; the next period again */
+    struct part *const *holder = s->holder;
+    size_t n = holders_of(c, s->holder);
+    if (n == 0)
+        return;
+    usable(s, c, &u);
+    bool dirty = list_linked(&c->in_dirty), changed = dirty;
+    for (int k = 0; look && !changed && k < GATE_KIND_COUNT; k++)
+        changed = kind_divide(s, holder, n, k, &u) && worth_it(s, holder, n, k);
+    for (int k = 0; changed && k < GATE_KIND_COUNT; k++)
+        kind_aim(s, holder, n, k, &u);
+    if (changed || c->short_of)
+        settle(s, c, holder, n, &u);
+    for (size_t i = 0; dirty && i < n; i++)
+        claim_mark(s, holder[i]->gateway); /* members changed */
     claim_clean(s, c);
 }
 
 void claim_split(struct services *s, struct claim *c)
 {
-    if (!split_room(s, c->part_count))
-        return; /* as it was; the next period again */
-    uint64_t kept[GATE_KIND_COUNT];
-    size_t n = holders_of(c, s->holder, kept);
-    if (n > 0)
-        divide(s, c, s->holder, n, kept);
+    divide(s, c, true);
+}
+
+void claim_go_on(struct services *s, struct claim *c)
+{
+    divide(s, c, false);
 }
 
 void claim_regive(struct services *s, struct claim *c)

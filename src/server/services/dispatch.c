@@ -493,6 +493,9 @@ void dispatch_gateway(struct services *s, struct gateway *g)
         g->retry_ns = s->now_ns + s->config.period_ns / 4;
         return;
     }
+    settle_sent(g);
+    if (full)
+        settle_forget(g); /* all that was in force is replaced */
     g->generation = generation;
     g->throttles_changed = g->send_full = g->parts_changed = false;
     g->retry_ns = 0;

@@ -191,6 +191,8 @@ void entity_gateway_free(struct services *s, struct gateway *g)
     list_remove(&g->e.link);
     weir_assert(s->e.gateway_count > 0);
     s->e.gateway_count--;
+    settle_heard(s, g);
+    settle_forget(g);
     dispatch_forget(g);
     free(g);
 }
@@ -200,6 +202,7 @@ void entity_gateway_free(struct services *s, struct gateway *g)
 
 void entity_gateway_take_out(struct services *s, struct gateway *g)
 {
+    settle_heard(s, g);
     claim_gateway_changed(s, g); /* its parts go to the others */
     list_for_each(it, &g->streams) {
         struct stream *st = container_of(it, struct stream, in_gateway);
@@ -240,6 +243,8 @@ void entity_gateway_put_in(struct services *s, struct gateway *g)
     list_push_back(table_slot(&s->by_id, id_hash(g->e.hello.id)), &g->in_id);
     list_push_back(&s->e.gateways, &g->e.link);
     s->e.gateway_count++;
+    if (!g->whole_known)
+        settle_recalled(s, g);
     if (g->e.live)
         list_push_back(table_slot(&s->by_session, session_hash(g->e.hello.session)),
                        &g->in_session);
@@ -343,6 +348,7 @@ void entity_gateway_attach(struct services *s, struct gateway *g, const struct g
     g->gather_seq = 0;
     g->ask_all = true;
     g->send_full = true;
+    settle_forget(g);
     g->retry_ns = 0;
     g->e.acked_seq = 0;
     if (!rebooted && g->whole_known)

@@ -366,6 +366,7 @@ enum merge merge_report(struct services *s, struct gateway *g, const struct repo
     s->stats.reports++;
     g->gather_seq = r->seq;
     uint64_t faults = g->e.counter_faults;
+    settle_tell(s, g, r);
     for (size_t i = 0; i < r->stream_count; i++)
         merge_stream(s, g, &r->stream[i]);
     for (size_t i = 0; i < r->target_count; i++)

@@ -15,7 +15,8 @@
  *     to it that reports reach the exporting process before the export and the importing one after
  *     the import.
  *  2. Epochs only grow for a gateway: import raises this process's epoch to that of the parcel.
- *  3. Its part of limits that span processes travels with it (quota.c), so that it may go on.
+ *  3. Its part of limits that span processes travels with it (quota.c), so that it may go on, and
+ *     what of all limits may be in force there (settle.c).
  *  4. Controls: what the gateway was sent travels along, so the next dispatch sends exactly the
  *     differences; one that waits for an acknowledgement or a retry goes on waiting.
  *  5. Verdict runs and compliance windows of single streams go on when the same version of the
@@ -82,6 +83,7 @@ struct gateway_parcel *services_gateway_export(struct services *s,
         return NULL;
     list_for_each(it, &g->streams) promise_keep(container_of(it, struct stream, in_gateway));
     quota_export(s, g);
+    settle_export(g);
     entity_gateway_take_out(s, g);
     g->parcel_epoch = s->epoch;
     return (struct gateway_parcel *)g;
@@ -136,6 +138,8 @@ void services_gateway_import(struct services *s, struct gateway_parcel *p, uint1
         if (st->brake.rate > 0 && !s->e.enforcing)
             throttle_lift(s, st, "enforcement is switched off", "enforcement-off");
     }
+    if (!g->send_full)
+        settle_forget(g);
     heap_set(s, g, g->due_ns);
     s->sink.gateway(s->sink.ctx, &g->e); /* which process has it is written down */
     if (said_meanwhile(s, g, PARCEL_RETIRE)) {
@@ -159,6 +163,7 @@ void services_parcel_free(struct gateway_parcel *p)
         free(st);
     }
     list_for_each_safe(it, &g->targets) free(container_of(it, struct target, link));
+    settle_forget(g);
     free(g->sent);
     free(g->carried);
     free(g);

@@ -12,7 +12,7 @@
  *   own --order--> held --all gateways follow--> back --note goes out--> (coordinator)
  *
  * What a lost gateway keeps (claim.c) cannot be ordered away. A gateway that moves takes the tokens
- * of what it uses; the last one of a claim takes all.
+ * of what may be in force there (settle.c); the last one of a claim takes all.
  *
  * What may fail: memory for a quota: then the process uses the default part, which is its own
  * anyway; tokens that came for it are lost, so that less is used, never more.
@@ -28,9 +28,6 @@
 #include "server/services/state.h"
 
 #define KEY_SEED_B UINT64_C(0x9e3779b97f4a7c15)
-/* Above so many parts a claim is not looked at with each acknowledgement, but once a period. */
-#define PARTS_AT_ACK 64u
-
 static bool none(const uint32_t t[GATE_KIND_COUNT])
 {
     for (int k = 0; k < GATE_KIND_COUNT; k++) {
@@ -57,6 +54,7 @@ int quota_init(struct services *s)
     if (table_init(&s->by_quota, c->max_streams) < 0)
         return WEIR_E_FULL;
     s->sharing = c->processes_at_start > 1 || c->process > 0;
+    s->others_unheard = c->processes_at_start > 1 && c->process < c->processes_at_start;
     if (c->process > 0)
         return 0;
     s->coordinator = coordinator_new(c->processes_at_start, c->period_ns);
@@ -197,6 +195,13 @@ static uint32_t tokens_for(uint64_t rate, uint64_t limit)
 
 /* --- moves ----------------------------------------------------------------------------- */
 
+static uint32_t take(uint32_t *from, uint32_t most)
+{
+    uint32_t t = most < *from ? most : *from;
+    *from -= t;
+    return t;
+}
+
 static void carry(struct services *s, struct part *p, struct carried *ret)
 {
     struct quota *q = p->claim->quota;
@@ -205,20 +210,19 @@ static void carry(struct services *s, struct part *p, struct carried *ret)
     size_t here = 1; /* parts of it at this gateway */
     list_for_each(it, &p->twins) here++;
     bool last = here == p->claim->part_count;
-    bool releasing = list_linked(&q->in_releasing);
     ret->key = q->key;
     for (int k = 0; k < GATE_KIND_COUNT; k++) {
-        uint32_t t = last ? q->own[k] : tokens_for(p->limits.rate[k].rate, limits.rate[k].rate);
-        if (t > q->own[k])
-            t = q->own[k];
-        q->own[k] -= t;
-        ret->tokens[k] = t;
-        if (!releasing)
-            continue;
-        ret->tokens[k] += q->held[k]; /* it may be the one that still uses it */
-        q->held[k] = 0;
+        uint64_t limit = limits.rate[k].rate;
+        uint32_t needs = last ? SHARE_ONE : tokens_for(p->hold.most[k], limit);
+        uint32_t for_order = last ? SHARE_ONE : tokens_for(p->limits.rate[k].rate, limit);
+        ret->tokens[k] = take(&q->own[k], for_order);
+        /* What it uses beyond its order, it may be the one that still uses of what is held. */
+        ret->tokens[k] += take(&q->held[k], last ? SHARE_ONE : needs - ret->tokens[k]);
+        if (ret->tokens[k] < needs)
+            ret->tokens[k] += take(&q->own[k], needs - ret->tokens[k]);
     }
-    list_remove(&q->in_releasing);
+    if (none(q->held))
+        list_remove(&q->in_releasing);
     quota_changed(s, q);
 }
 
@@ -315,7 +319,7 @@ static void granted(struct services *s, const struct share_grant *g)
 
 static void release(struct services *s, struct quota *q)
 {
-    if (claim_applied(q->claim))
+    if (claim_applied(s, q->claim))
         give_back(s, q);
 }
 
@@ -331,10 +335,24 @@ void quota_applied(struct services *s, const struct gateway *g)
     }
 }
 
+static void heard(struct services *s, const struct share_batch *b)
+{
+    uint32_t all = (UINT32_C(1) << s->config.processes_at_start) - 1;
+    if (b->to != 0 || s->heard_from == all) { /* the coordinator says it to itself as well */
+        settle_others_heard(s);
+        return;
+    }
+    s->heard_from |= UINT32_C(1) << b->from;
+    if (s->heard_from == all)
+        s->heard_to = all;
+}
+
 void services_share(struct services *s, const struct share_batch *b, uint64_t now_ns,
                     int64_t wall_us)
 {
     services_at(s, now_ns, wall_us);
+    if (b->heard)
+        heard(s, b);
     for (size_t i = 0; s->coordinator != NULL && i < b->notes; i++)
         coordinator_note(s->coordinator, b->from, &b->note[i], s->now_ns);
     for (size_t i = 0; s->sharing && i < b->grants; i++)
@@ -407,6 +425,7 @@ static bool notes_send(struct services *s)
         return false;
     b->from = s->config.process;
     b->to = 0;
+    b->heard = false;
     b->notes = b->grants = 0;
     for (struct list *it = s->quota_unsent.next;
          it != &s->quota_unsent && b->notes < SHARE_BATCH; it = it->next)
@@ -427,6 +446,7 @@ static bool grants_send(struct services *s, uint32_t to)
         return false;
     b->from = s->config.process;
     b->to = to;
+    b->heard = false;
     b->notes = 0;
     b->grants = coordinator_take(s->coordinator, to, b->grant, SHARE_BATCH);
     if (b->grants > 0 && s->sink.share(s->sink.ctx, b) == 0)
@@ -436,11 +456,39 @@ static bool grants_send(struct services *s, uint32_t to)
     return false;
 }
 
+/* After a start; true: it was said. */
+static bool heard_send(struct services *s, uint32_t to)
+{
+    struct share_batch *b = malloc(sizeof(*b));
+    if (b == NULL)
+        return false;
+    b->from = s->config.process;
+    b->to = to;
+    b->heard = true;
+    b->notes = b->grants = 0;
+    if (s->sink.share(s->sink.ctx, b) == 0)
+        return true;
+    free(b);
+    return false;
+}
+
+static void heard_flush(struct services *s)
+{
+    if (s->heard_owed && heard_send(s, 0))
+        s->heard_owed = false;
+    for (uint32_t to = 0; s->heard_to != 0 && to < SHARE_PEERS; to++) {
+        uint32_t bit = UINT32_C(1) << to;
+        if ((s->heard_to & bit) != 0 && heard_send(s, to))
+            s->heard_to &= ~bit;
+    }
+}
+
 void quota_flush(struct services *s)
 {
+    heard_flush(s);
     while (s->sharing && notes_send(s))
         continue;
-    s->share_owed = !list_empty(&s->quota_unsent);
+    s->share_owed = !list_empty(&s->quota_unsent) || s->heard_owed || s->heard_to != 0;
     if (s->coordinator == NULL)
         return;
     coordinator_run(s->coordinator, s->now_ns);
@@ -454,6 +502,7 @@ void quota_flush(struct services *s)
 
 void quota_period(struct services *s)
 {
+    settle_period(s);
     list_for_each_safe(it, &s->quota_releasing)
         release(s, container_of(it, struct quota, in_releasing));
     if (!s->sharing)

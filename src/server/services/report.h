@@ -8,6 +8,7 @@
 
 #include "base/name.h"
 #include "qos/cost.h"
+#include "qos/gate.h"
 #include "qos/look.h"
 #include "qos/meter.h"
 
@@ -78,6 +79,12 @@ struct report_target {
     struct look_result look;
 };
 
+/* A limit in force. */
+struct report_limit {
+    char id[2 * NAME_SIZE];           /* of its control */
+    uint64_t rate[GATE_KIND_COUNT];   /* 0: none of that kind */
+};
+
 /* How its processes fare, since its boot. */
 struct report_life {
     uint64_t deaths, hangs, last_death_ms, upgrades, upgrades_failed;
@@ -106,6 +113,10 @@ struct report {
     size_t stream_count;
     struct report_target *target;
     size_t target_count;
+    bool limits_said;                 /* the agreed limits in force are told, in the frames of this
+                                         answer: here some of them, before its streams */
+    struct report_limit *limit;
+    size_t limit_count;
 };
 
 #endif

@@ -236,6 +236,7 @@ static void lost_due(struct services *s, struct gateway *g)
         lease_over(s, g);
     if (lost >= LOST_STALE_NS && !g->stale_counted) {
         g->stale_counted = true;
+        settle_heard(s, g); /* it is waited for no longer */
         claim_gateway_changed(s, g);
         claim_split_dirty(s, g); /* its part goes to the others */
         gateway_touch(s, g);
@@ -333,6 +334,7 @@ static struct gateway *gateway_discover(struct services *s, const struct gateway
     if (g != NULL) {
         g->e.admitted = admitted_is(s, h->id);
         g->e.waits = g->e.waits && !g->e.admitted;
+        settle_recalled(s, g);
         return g;
     }
     if (!s->gateways_full_said)
@@ -400,6 +402,7 @@ int services_gateway_recall(struct services *s, const uint8_t id[GATEWAY_ID_SIZE
     g->e.first_seen_us = first_seen_us;
     g->e.last_seen_us = last_seen_us;
     g->lost_ns = s->now_ns;
+    settle_recalled(s, g);
     heap_set(s, g, s->now_ns + LOST_STALE_NS);
     return 0;
 }
@@ -418,6 +421,7 @@ static void reconcile_epoch(struct services *s, struct gateway *g, uint64_t epoc
     } else if (epoch == g->e.epoch_desired && epoch > g->e.epoch_applied) {
         g->e.epoch_applied = epoch;
         throttle_applied(s, g, epoch);
+        (void)settle_applied(s, g);
     } else if (epoch < g->e.epoch_applied) {
         g->e.epoch_applied = epoch;
         g->send_full = true;
@@ -453,6 +457,7 @@ void services_report(struct services *s, const struct report *r, uint64_t now_ns
     if (merge_report(s, g, r) != MERGE_WHOLE)
         return;
     whole_report_state(s, g);
+    settle_heard(s, g);
     upkeep_report(s, g, r);
     if (g->targets_changed)
         s->sink.targets(s->sink.ctx, &g->e);
@@ -496,7 +501,10 @@ void services_ack(struct services *s, uint64_t session, uint64_t epoch, int stat
     if (epoch > g->e.epoch_applied)
         g->e.epoch_applied = epoch;
     throttle_applied(s, g, epoch);
+    bool more = settle_applied(s, g);
     quota_applied(s, g);
+    if (more)
+        dispatch_changed(s, CHANGED_AT_ONCE);
 }
 
 void services_surge(struct services *s, uint64_t session, uint64_t now_ns, int64_t wall_us)
@@ -569,6 +577,7 @@ void services_loaded(struct services *s, uint64_t now_ns, int64_t wall_us)
 {
     services_at(s, now_ns, wall_us);
     s->loaded = true;
+    settle_loaded(s);
     period_ask(s, PERIOD_TELL);
 }
 

@@ -49,9 +49,11 @@ struct share_grant {
     uint64_t others_bytes;
 };
 
-/* Between two processes; freed with free(). One of the counts is 0. */
+/* Between two processes; freed with free(). One of the counts is 0, or both. */
 struct share_batch {
     uint32_t from, to;
+    bool heard;                         /* after a start, @from waits for none of its gateways; to
+                                           the coordinator. From it: nobody does */
     size_t notes, grants;
     union {
         struct share_note note[SHARE_BATCH];

@@ -211,6 +211,10 @@ struct claim {
     size_t part_count;
     uint64_t walk;                      /* last walk that met it */
     struct quota *quota;                /* NULL: there are no other processes, or no memory */
+    /* settle.c */
+    uint64_t unheard[GATE_KIND_COUNT];  /* of those that were not heard since the start, perhaps */
+    bool short_of;                      /* somebody has less than was divided, yet */
+    uint64_t short_ns;                  /* since then */
 };
 
 /* What this process may use of a claim that may have parts at others (quota.c). */
@@ -234,6 +238,21 @@ struct carried {
     uint32_t tokens[GATE_KIND_COUNT];
 };
 
+/* What a gateway shall have and may have of a claim's limits; at its first part (settle.c). */
+struct hold {
+    struct gate_limits aim;             /* as last divided */
+    uint64_t most[GATE_KIND_COUNT];     /* rates that may be in force: at least those ordered */
+    uint64_t epoch;                     /* with which that is sent; UINT64_MAX: it is not yet */
+    uint64_t since_ns;                  /* when @most last was no more than what is ordered */
+    bool changed;                       /* ordered anew, in the settling under way */
+};
+
+/* A limit that a gateway said to be in force. */
+struct told {
+    uint64_t id;                        /* hash of the claim's */
+    uint64_t rate[GATE_KIND_COUNT];
+};
+
 /* A claim at one gateway before one target. Sums are of the last window. */
 struct part {
     struct claim *claim;
@@ -246,7 +265,8 @@ struct part {
     uint32_t held[GATE_KIND_COUNT];     /* streams that a limit of this claim holds back; by kind
                                            as far as directions tell */
     double demand[GATE_KIND_COUNT];     /* what arrived, a second */
-    struct gate_limits limits;          /* what holds here, as last split */
+    struct gate_limits limits;          /* what shall hold here, as last ordered */
+    struct hold hold;
     uint64_t least[GATE_KIND_COUNT];    /* rate in force, at the least since the last report */
     uint64_t bound[GATE_KIND_COUNT];    /* the same of the window that was reported */
     bool split;                         /* limits are set */
@@ -351,6 +371,14 @@ struct gateway {
     uint64_t mark;                      /* last walk that met it */
     struct sent *sent;                  /* by id */
     size_t sent_count, sent_cap;
+    /* settle.c */
+    bool unheard;                       /* known from before the start, and not heard since */
+    bool follows;                       /* some part has more in force, perhaps, than is ordered */
+    bool tells;                         /* it ever said what limits are in force */
+    struct told *told;                  /* until all of it is replaced */
+    size_t told_count, told_cap;
+    bool told_sorted;
+    uint64_t told_seq;                  /* of the answer that they are of */
     uint64_t parcel_epoch;              /* while it travels: epochs there are above */
     struct carried *carried;            /* and its part of limits */
     size_t carried_count;
@@ -422,6 +450,11 @@ struct services {
     size_t heap_count;
     struct table by_claim;
     struct list claims, spanning, dirty, changed;
+    size_t unheard;                     /* gateways */
+    bool others_unheard;                /* other processes may wait for some yet */
+    bool heard_said, heard_owed;        /* that this one waits for none: decided; to be sent */
+    uint32_t heard_from, heard_to;      /* coordinator: who said so; who is to be told */
+    uint64_t loaded_ns;
     bool sharing;                       /* there are other processes, or were */
     struct table by_quota;
     struct list quota_unsent, quota_releasing;
@@ -612,12 +645,55 @@ void claim_regive(struct services *s, struct claim *c);
 /* What gateways that are lost for a moment keep of each kind. */
 void claim_frozen(const struct claim *c, uint64_t ret[GATE_KIND_COUNT]);
 /* Whether its gateways here follow what was divided last. */
-bool claim_applied(const struct claim *c);
+bool claim_applied(struct services *s, struct claim *c);
+/* Gateways have followed: give on what was waited for, without a look at demand. */
+void claim_go_on(struct services *s, struct claim *c);
+/* It is divided anew when it is next looked at. */
+void claim_dirty(struct services *s, struct claim *c);
+/* Above so many parts a claim is not looked at with each acknowledgement, but once a period. */
+#define PARTS_AT_ACK 64u
 /* Size of the volumes here, if the limit grows with it; else 0. */
 uint64_t claim_bytes(const struct claim *c);
 void claim_fini(struct services *s);
 /* Put @g in s->changed: something about its parts is to be sent. */
 void claim_mark(struct services *s, struct gateway *g);
+
+/* --- settle.c: who shrinks before who grows
+ * --------------------------------------------------------------------------------------- */
+/* What of a claim's limits is divided: without what others may still use. */
+struct usable {
+    struct gate_limits limits;          /* of this process */
+    uint64_t kept[GATE_KIND_COUNT];     /* of them, by gateways that are lost or were not heard */
+};
+/* A first part came: what is known to be in force at its gateway. */
+void settle_begin(struct services *s, struct part *p);
+/* Take from @u what gateways may hold that were not heard since the server started. @whole: the
+ * limits over all processes. */
+void settle_unheard(struct services *s, struct claim *c, const struct gate_limits *whole,
+                    struct usable *u);
+/* Order what was divided (hold.aim) as far as others have made room. */
+void settle(struct services *s, struct claim *c, struct part *const *holder, size_t n,
+            const struct usable *u);
+/* Whether more may be in force at the gateway of @p, a first part, than is ordered. */
+bool settle_follows(const struct services *s, struct part *p);
+/* All that was to be sent to @g went. */
+void settle_sent(struct gateway *g);
+/* @g has acknowledged, or its report says what is in force. True: some may be told of more. */
+bool settle_applied(struct services *s, struct gateway *g);
+/* A frame of a report says which limits are in force; before its streams are merged. */
+void settle_tell(struct services *s, struct gateway *g, const struct report *r);
+/* The same for one that moves: what may be in force, for the process where it arrives. */
+void settle_export(struct gateway *g);
+/* What was told is used up, or void. */
+void settle_forget(struct gateway *g);
+/* After a start. One that may be from before; it was heard, or is waited for no longer. */
+void settle_recalled(struct services *s, struct gateway *g);
+void settle_heard(struct services *s, struct gateway *g);
+/* All that are known are recalled; other processes wait for none of theirs; once a period. */
+void settle_loaded(struct services *s);
+void settle_others_heard(struct services *s);
+void settle_period(struct services *s);
+void settle_new(const struct services *s, struct claim *c);
 
 /* --- quota.c: claims that other SLA processes may have parts of
  * --------------------------------------------------------------------------------------- */

@@ -141,6 +141,8 @@ struct stats {
     Weir__Control__StreamStats stream, *streams[FRAME_STREAMS_MAX + 1];
     Weir__Control__OpStats op[2], *ops[2];
     Weir__Control__HistStats hist[2], *hists[2];
+    Weir__Control__LimitInForce limit, *limits[FRAME_LIMITS_MAX + 1];
+    Weir__Control__Rate rate[2], *rates[2];
     uint32_t index[3];
     uint64_t count[3];
 };
@@ -171,6 +173,20 @@ static void stats_make(struct stats *t)
     t->stream.n_hists = 2;
     t->stream.hists = t->hists;
     t->stream.burst_ppm = 1000001;
+    weir__control__limit_in_force__init(&t->limit);
+    for (uint32_t i = 0; i < 2; i++) {
+        weir__control__rate__init(&t->rate[i]);
+        t->rate[i].kind = i;
+        t->rate[i].rate = FRAME_RATE_MAX;
+        t->rates[i] = &t->rate[i];
+    }
+    t->limit.id = (char *)(uintptr_t)"agreement/cap";
+    t->limit.n_rates = 2;
+    t->limit.rates = t->rates;
+    for (size_t i = 0; i <= FRAME_LIMITS_MAX; i++)
+        t->limits[i] = &t->limit;
+    t->s.n_limits = 1;
+    t->s.limits = t->limits;
     t->s.seq = 5;
     t->s.base_seq = 4;
     t->s.boot_id = bytes_of(bytes16, sizeof(bytes16));
@@ -200,7 +216,7 @@ static void statistics_that_break_a_rule_are_refused(void **state)
     char long_text[FRAME_STRING_MAX + 2];
     memset(long_text, 'b', sizeof(long_text) - 1);
     long_text[sizeof(long_text) - 1] = '\0';
-    for (int rule = 0; rule < 13; rule++) {
+    for (int rule = 0; rule < 17; rule++) {
         struct stats t;
         const Weir__Control__Frame *f = NULL;
         stats_make(&t);
@@ -243,6 +259,18 @@ static void statistics_that_break_a_rule_are_refused(void **state)
             break;
         case 12:
             t.s.n_streams = FRAME_STREAMS_MAX + 1;
+            break;
+        case 13:
+            t.s.n_limits = FRAME_LIMITS_MAX + 1;
+            break;
+        case 14:
+            t.limit.id = long_text;
+            break;
+        case 15:
+            t.rate[1].kind = 0;
+            break;
+        case 16:
+            t.rate[1].rate = 0;
             break;
         }
         assert_int_equal(there_and_back(&t.frame, &f), WEIR_E_PROTO);

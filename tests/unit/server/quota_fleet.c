@@ -45,7 +45,7 @@ static int letter_put(struct process *p, uint64_t session, struct letter l)
     assert_true(g->letters < QUEUE);
     l.at_ns = late(p->fleet);
     l.session = session;
-    g->letter[(g->first + g->letters++) % QUEUE] = l;
+    g->letter[(g->head + g->letters++) % QUEUE] = l;
     return 0;
 }
 
@@ -103,6 +103,15 @@ static void answer(struct quota_fleet *f, struct played *g, uint64_t seq)
     g->count += rate;
     st.op[0] = (struct report_op){.op = IO_READ,
                                   .counts = {.arrivals = g->count, .completions = g->count}};
+    struct report_limit limit[2];
+    memset(limit, 0, sizeof(limit));
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(limit[i].id, sizeof(limit[i].id), "%s", i == 0 ? AGREEMENT : TENANT);
+        memcpy(limit[i].rate, g->rate[i], sizeof(limit[i].rate));
+    }
+    r.limits_said = f->tell && g->first;
+    r.limit = limit;
+    r.limit_count = r.limits_said ? 2 : 0;
     st.held_now = g->held;
     if (g->held)
         snprintf(st.held_by, sizeof(st.held_by), AGREEMENT);
@@ -114,16 +123,22 @@ static void answer(struct quota_fleet *f, struct played *g, uint64_t seq)
 static void apply(struct quota_fleet *f, struct played *g, struct control_update *u)
 {
     if (u->full)
-        g->cap = g->tenant = 0;
+        memset(g->rate, 0, sizeof(g->rate));
     for (size_t i = 0; i < u->item_count; i++) {
         const struct control_item *it = &u->item[i];
-        uint64_t rate = it->remove ? 0 : it->limits.rate[GATE_IOPS_TOTAL].rate;
-        if (strcmp(it->id, AGREEMENT) == 0)
-            g->cap = rate;
-        if (strcmp(it->id, TENANT) == 0)
-            g->tenant = rate;
+        bool agreement = strcmp(it->id, AGREEMENT) == 0;
+        if (!agreement && strcmp(it->id, TENANT) != 0)
+            continue;
+        g->orders += agreement;
+        for (int k = 0; k < GATE_KIND_COUNT; k++)
+            g->rate[!agreement][k] = it->remove ? 0 : it->limits.rate[k].rate;
     }
+    g->cap = g->rate[0][GATE_IOPS_TOTAL];
+    g->tenant = g->rate[1][GATE_IOPS_TOTAL];
+    g->first = g->first && !u->full;
     g->epoch = u->epoch;
+    if (rng_below(&f->rng, 1000000) < f->lost_ppm)
+        return;
     services_ack(f->process[g->process].services, g->hello.session, u->epoch, 0, f->now,
                  fleet_wall(f));
 }
@@ -143,11 +158,11 @@ static void gateway_step(struct quota_fleet *f, struct played *g)
                                 fleet_wall(f));
         g->parcel = NULL;
     }
-    while (g->letters > 0 && g->letter[g->first].at_ns <= f->now && !is_stalled(f, g->process)) {
-        struct letter l = g->letter[g->first];
-        g->first = (g->first + 1) % QUEUE;
+    while (g->letters > 0 && g->letter[g->head].at_ns <= f->now && !is_stalled(f, g->process)) {
+        struct letter l = g->letter[g->head];
+        g->head = (g->head + 1) % QUEUE;
         g->letters--;
-        bool mine = g->up && l.session == g->hello.session;
+        bool mine = g->up && l.session == g->hello.session && !(g->deaf && l.update != NULL);
         if (mine && l.update != NULL)
             apply(f, g, l.update);
         else if (mine)
@@ -159,7 +174,7 @@ static void gateway_step(struct quota_fleet *f, struct played *g)
 void fleet_gateway_up(struct quota_fleet *f, struct played *g)
 {
     g->hello.session = ++f->sessions;
-    g->up = true;
+    g->up = g->first = true;
     services_gateway_up(f->process[g->process].services, &g->hello, f->now, fleet_wall(f));
 }
 
@@ -273,14 +288,8 @@ static void put_limits(struct quota_fleet *f, uint64_t limit)
     }
 }
 
-struct quota_fleet *fleet_new(uint64_t seed, uint32_t full_ppm)
+static void processes_start(struct quota_fleet *f)
 {
-    struct quota_fleet *f = calloc(1, sizeof(*f));
-    assert_non_null(f);
-    print_message("seed %llu\n", (unsigned long long)seed);
-    rng_seed(&f->rng, seed);
-    f->now = 100 * S;
-    f->full_ppm = full_ppm;
     for (uint32_t i = 0; i < PROCESSES; i++) {
         struct process *p = &f->process[i];
         p->fleet = f;
@@ -292,15 +301,27 @@ struct quota_fleet *fleet_new(uint64_t seed, uint32_t full_ppm)
                                     .process = i,
                                     .processes = PROCESSES,
                                     .processes_at_start = PROCESSES,
-                                    .first_epoch = 1000};
+                                    .first_epoch = f->now};
         struct services_sink sink = {.ctx = p,
                                      .poll = sink_poll,
                                      .controls = sink_controls,
                                      .share = sink_share};
         p->services = services_new(&c, &sink);
         assert_non_null(p->services);
-        services_loaded(p->services, f->now, fleet_wall(f));
     }
+}
+
+struct quota_fleet *fleet_new(uint64_t seed, uint32_t full_ppm)
+{
+    struct quota_fleet *f = calloc(1, sizeof(*f));
+    assert_non_null(f);
+    print_message("seed %llu\n", (unsigned long long)seed);
+    rng_seed(&f->rng, seed);
+    f->now = 100 * S;
+    f->full_ppm = full_ppm;
+    processes_start(f);
+    for (uint32_t i = 0; i < PROCESSES; i++)
+        services_loaded(f->process[i].services, f->now, fleet_wall(f));
     put_limits(f, LIMIT);
     for (size_t i = 0; i < GATEWAYS; i++) {
         struct played *g = &f->gateway[i];
@@ -312,23 +333,52 @@ struct quota_fleet *fleet_new(uint64_t seed, uint32_t full_ppm)
     return f;
 }
 
-void fleet_free(struct quota_fleet *f)
+static void processes_end(struct quota_fleet *f)
 {
     for (size_t i = 0; i < GATEWAYS; i++) {
         struct played *g = &f->gateway[i];
         services_parcel_free(g->parcel);
         for (size_t k = 0; k < g->letters; k++)
-            control_update_free(g->letter[(g->first + k) % QUEUE].update);
+            control_update_free(g->letter[(g->head + k) % QUEUE].update);
+        g->parcel = NULL;
+        g->letters = 0;
     }
     for (size_t a = 0; a < PROCESSES; a++) {
         for (size_t b = 0; b < PROCESSES; b++) {
             for (size_t i = 0; i < f->posts[a][b]; i++)
                 free(f->post[a][b][(f->first[a][b] + i) % QUEUE].batch);
+            f->posts[a][b] = 0;
         }
     }
     for (size_t i = 0; i < PROCESSES; i++)
         services_free(f->process[i].services);
+}
+
+void fleet_free(struct quota_fleet *f)
+{
+    processes_end(f);
     free(f);
+}
+
+void fleet_restart(struct quota_fleet *f)
+{
+    processes_end(f);
+    processes_start(f);
+    put_limits(f, f->limit);
+    for (size_t i = 0; i < GATEWAYS; i++) {
+        struct played *g = &f->gateway[i];
+        g->up = false;
+        if (g->process < 0)
+            g->process = g->to;
+        if (g->rate[0][GATE_IOPS_TOTAL] != 0)
+            assert_int_equal(services_gateway_recall(f->process[g->process].services, g->hello.id,
+                                                     g->hello.name, "", "", 0, 0, true, f->now),
+                             0);
+    }
+    for (size_t i = 0; i < PROCESSES; i++) {
+        f->process[i].stalled_until_ns = 0;
+        services_loaded(f->process[i].services, f->now, fleet_wall(f));
+    }
 }
 
 static void deliver(struct quota_fleet *f, size_t from, size_t to)
@@ -369,7 +419,7 @@ void fleet_run(struct quota_fleet *f, uint64_t seconds)
 
 void fleet_settle(struct quota_fleet *f)
 {
-    f->full_ppm = 0;
+    f->full_ppm = f->lost_ppm = 0;
     for (size_t i = 0; i < PROCESSES; i++)
         f->process[i].stalled_until_ns = 0;
     fleet_run(f, 1);

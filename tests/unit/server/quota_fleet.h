@@ -32,9 +32,13 @@ struct played {
     bool up;
     struct gateway_parcel *parcel;
     uint64_t land_ns, epoch, count, demand, cap, tenant; /* the last two in force; 0: none */
+    uint64_t rate[2][GATE_KIND_COUNT]; /* all that is in force of the two */
     bool held;
+    bool first; /* no full set came in this session */
+    bool deaf;  /* what is ordered does not arrive */
+    uint32_t orders; /* that changed something about the agreement's limit, or repeated it */
     struct letter letter[QUEUE];
-    size_t first, letters;
+    size_t head, letters;
 };
 
 struct process {
@@ -52,7 +56,8 @@ struct quota_fleet {
     struct post post[PROCESSES][PROCESSES][QUEUE];
     size_t first[PROCESSES][PROCESSES], posts[PROCESSES][PROCESSES];
     uint32_t full_ppm; /* how often there is no room */
-    bool moves;
+    uint32_t lost_ppm; /* how often an acknowledgement is lost */
+    bool moves, tell;  /* gateways move; they say which limits are in force */
 };
 
 /* A fleet whose chances come from @seed, with LIMIT in force and no gateway up; @full_ppm is how
@@ -70,6 +75,8 @@ void fleet_settle(struct quota_fleet *f);
 void fleet_something(struct quota_fleet *f);
 
 void fleet_gateway_up(struct quota_fleet *f, struct played *g);
+/* The server starts anew and knows of all gateways, none of which is connected. */
+void fleet_restart(struct quota_fleet *f);
 /* @g leaves for process @to and arrives there later. */
 void fleet_depart(struct quota_fleet *f, struct played *g, int to);
 /* Hold back, or let go of, what is on its way between two processes. */

@@ -500,6 +500,52 @@ static void a_new_session_may_begin_at_any_epoch(void **state)
                      WEIR_E_CONFLICT);
 }
 
+/* The limits told by the answer to poll @seq; -1: it does not tell. */
+static int told(struct bed *b, uint64_t seq, struct report_limit ret[2])
+{
+    int n = -1;
+    stage_poll(&b->stage, b->session, seq, 0);
+    for (bool more = true; more;) {
+        struct msg msg = stage_take(&b->stage, MSG_REPORT);
+        const struct report *r = msg.body;
+        more = r->more;
+        if (r->limits_said && n < 0)
+            n = 0;
+        for (size_t i = 0; i < r->limit_count; i++) {
+            assert_true(n < 2);
+            ret[n++] = r->limit[i];
+        }
+        msg_release(&msg);
+    }
+    return n;
+}
+
+/* What a server that begins anew must know before it gives others more. */
+static void limits_in_force_are_told_until_a_sessions_first_full_set(void **state)
+{
+    struct bed *b = *state;
+    struct report_limit limit[2];
+    gateway_start(b, "");
+    expect_up(b);
+    assert_int_equal(told(b, 1, limit), 0);
+    assert_int_equal(controls(b, stage_update(9, 60000, true, false, "agreement/a", "h/v", 100)),
+                     0);
+    assert_int_equal(controls(b, stage_update(10, 60000, false, true, "throttle/h/v", "h/v", 10)),
+                     0);
+    assert_int_equal(told(b, 2, limit), -1);
+    stage_end(&b->stage, b->session, "a new server takes over");
+    expect_down(b);
+    expect_up(b);
+    for (uint64_t seq = 1; seq <= 2; seq++) {
+        assert_int_equal(told(b, seq, limit), 1);
+        assert_string_equal(limit[0].id, "agreement/a");
+        assert_int_equal(limit[0].rate[GATE_IOPS_TOTAL], 100);
+        assert_int_equal(limit[0].rate[GATE_BYTES_TOTAL], 0);
+    }
+    assert_int_equal(controls(b, stage_update(5, 0, true, false, "agreement/a", "h/v", 200)), 0);
+    assert_int_equal(told(b, 3, limit), -1);
+}
+
 /* A frame that was kept on its way and comes in the next session would be that session's first full
  * set, whatever its epoch. */
 static void controls_of_another_session_are_ignored(void **state)
@@ -680,6 +726,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_lost_poll_loses_no_counts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_answer_says_only_what_changed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(epochs_in_the_wrong_order_are_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(limits_in_force_are_told_until_a_sessions_first_full_set,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_new_session_may_begin_at_any_epoch, set_up, tear_down),
         cmocka_unit_test_setup_teardown(controls_of_another_session_are_ignored, set_up, tear_down),
         cmocka_unit_test_setup_teardown(planned_controls_end_with_their_lease_and_agreed_ones_stay,

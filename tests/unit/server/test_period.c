@@ -26,6 +26,7 @@
 struct stage {
     struct services *s;
     uint64_t now_ns, seq[GATEWAYS], session[GATEWAYS], sessions;
+    uint64_t epoch[GATEWAYS]; /* controls are in force as soon as they are sent */
     unsigned storage[GATEWAYS];
     bool up[GATEWAYS];
     unsigned polls, messages;
@@ -47,9 +48,11 @@ static int sink_poll(void *ctx, uint64_t session, uint16_t pair, const struct po
 static int sink_controls(void *ctx, uint64_t session, uint16_t pair, struct control_update *u)
 {
     struct stage *t = ctx;
-    (void)session;
     (void)pair;
     t->messages++;
+    for (unsigned g = 0; g < GATEWAYS; g++)
+        if (t->session[g] == session)
+            t->epoch[g] = u->epoch;
     control_update_free(u);
     return 0;
 }
@@ -114,8 +117,8 @@ static void report(struct stage *t, unsigned g)
     struct report_target target;
     memset(&target, 0, sizeof(target));
     struct report r = {.session = t->session[g], .seq = t->seq[g], .mono_ns = t->now_ns,
-                       .target_count = 1, .stream_count = STREAMS, .stream = streams,
-                       .target = &target};
+                       .epoch = t->epoch[g], .target_count = 1, .stream_count = STREAMS,
+                       .stream = streams, .target = &target};
     r.boot[0] = (uint8_t)(t->session[g]);
     r.boot[1] = (uint8_t)(t->session[g] >> 8);
     for (unsigned i = 0; i < STREAMS; i++)

@@ -4,7 +4,7 @@
  * Method: real services, three processes of them, on a virtual clock; messages between them and to
  * gateways wait in queues for random times, find no room at random, processes stand still. After
  * each step all tokens are counted wherever they are, and each gateway's limit in force is added
- * up. */
+ * up: also while gateways move, acknowledgements are lost and the server starts anew. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -38,35 +38,137 @@ static void no_token_is_made_or_lost_whatever_happens(void **state)
     }
 }
 
-/* With one gateway at each process nothing is divided within one, where a part that grows may be
- * in force a moment before that which shrinks. */
+/* A unit for each gateway, since none has nothing, and one for what rounding adds at each. */
+static void step_within_the_limit(struct quota_fleet *f)
+{
+    fleet_step(f);
+    uint64_t sum = fleet_in_force(f, false), tenant = fleet_in_force(f, true);
+    if (sum > LIMIT + 2 * GATEWAYS || tenant > 2 * LIMIT + 2 * GATEWAYS)
+        fail_msg("%llu and %llu are in force", (unsigned long long)sum, (unsigned long long)tenant);
+}
+
+static void something_but_other_limits(struct quota_fleet *f)
+{
+    struct played *g = &f->gateway[rng_below(&f->rng, GATEWAYS)];
+    uint64_t n = rng_below(&f->rng, 40);
+    if (n < 10) {
+        g->demand = rng_below(&f->rng, 2) * rng_below(&f->rng, 2 * LIMIT);
+    } else if (n == 10) {
+        f->process[rng_below(&f->rng, PROCESSES)].stalled_until_ns =
+            f->now + rng_below(&f->rng, 6) * S;
+    } else if (n < 20 && f->moves) {
+        fleet_depart(f, g, (int)rng_below(&f->rng, PROCESSES));
+    } else if (n == 20 && g->up && g->process >= 0) {
+        services_gateway_down(f->process[g->process].services, g->hello.session, "cut", f->now,
+                              fleet_wall(f));
+        g->up = false;
+    } else if (n < 30 && !g->up && g->process >= 0) {
+        fleet_gateway_up(f, g);
+    }
+}
+
 static void the_sum_in_force_never_exceeds_the_limit(void **state)
 {
     (void)state;
-    for (uint64_t seed = 11; seed <= 16; seed++) {
+    for (uint64_t seed = 11; seed <= 22; seed++) {
         struct quota_fleet *f = fleet_new(seed, seed % 2 * 200000);
-        for (size_t i = 0; i < PROCESSES; i++) {
+        f->lost_ppm = (uint32_t)(seed % 3) * 200000;
+        f->moves = seed > 16;
+        for (size_t i = 0; i < GATEWAYS; i++) {
             fleet_gateway_up(f, &f->gateway[i]);
             f->gateway[i].demand = i * LIMIT;
         }
         for (int i = 0; i < 4000; i++) {
-            fleet_step(f);
-            uint64_t sum = fleet_in_force(f, false), tenant = fleet_in_force(f, true);
-            if (sum > LIMIT + PROCESSES || tenant > 2 * LIMIT + PROCESSES)
-                fail_msg("%llu and %llu are in force", (unsigned long long)sum,
-                         (unsigned long long)tenant);
-            if (i % 5 != 0)
-                continue;
-            struct played *g = &f->gateway[rng_below(&f->rng, PROCESSES)];
-            uint64_t n = rng_below(&f->rng, 20);
-            if (n < 5)
-                g->demand = rng_below(&f->rng, 2) * rng_below(&f->rng, 2 * LIMIT);
-            else if (n == 5)
-                f->process[rng_below(&f->rng, PROCESSES)].stalled_until_ns =
-                    f->now + rng_below(&f->rng, 6) * S;
+            step_within_the_limit(f);
+            if (i % 5 == 0)
+                something_but_other_limits(f);
         }
+        fleet_settle(f);
+        assert_true(fleet_in_force(f, false) + 2 * GATEWAYS >= LIMIT);
         fleet_free(f);
     }
+}
+
+/* They return in any order, some while others have not been heard for long, and ask for more. */
+static void the_sum_holds_over_starts_of_the_server(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 101; seed <= 112; seed++) {
+        struct quota_fleet *f = fleet_new(seed, seed % 2 * 200000);
+        f->tell = true;
+        for (size_t i = 0; i < GATEWAYS; i++) {
+            fleet_gateway_up(f, &f->gateway[i]);
+            f->gateway[i].demand = i * LIMIT;
+        }
+        fleet_run(f, 10);
+        for (int start = 0; start < 6; start++) {
+            fleet_restart(f);
+            for (int i = 0; i < 1000; i++) {
+                struct played *g = &f->gateway[rng_below(&f->rng, GATEWAYS)];
+                if (i % 50 == 0 && !g->up)
+                    fleet_gateway_up(f, g);
+                if (i % 20 == 0)
+                    g->demand = rng_below(&f->rng, 2) * rng_below(&f->rng, 5 * LIMIT);
+                step_within_the_limit(f);
+            }
+        }
+        fleet_settle(f);
+        assert_true(fleet_in_force(f, false) + 2 * GATEWAYS >= LIMIT);
+        fleet_free(f);
+    }
+}
+
+/* Nor is anything divided anew while it is waited for: that would be a write to disks each time. */
+static void one_that_does_not_follow_is_waited_for_but_not_for_ever(void **state)
+{
+    (void)state;
+    struct quota_fleet *f = fleet_new(131, 0);
+    struct played *deaf = &f->gateway[0], *other = &f->gateway[3]; /* at one process */
+    fleet_gateway_up(f, deaf);
+    fleet_gateway_up(f, other);
+    deaf->demand = 5 * LIMIT;
+    fleet_run(f, 10);
+    uint64_t had = deaf->cap, stake = other->cap;
+    assert_true(had > LIMIT * 9 / 10);
+    deaf->deaf = true;
+    other->demand = 5 * LIMIT;
+    other->orders = 0;
+    for (uint64_t begin = f->now; f->now < begin + 55 * S;)
+        step_within_the_limit(f);
+    assert_int_equal(deaf->cap, had);
+    assert_true(other->orders <= 4);
+    fleet_run(f, 15);
+    assert_true(other->cap > 4 * stake);
+    deaf->deaf = false;
+    fleet_run(f, 10);
+    step_within_the_limit(f);
+    fleet_free(f);
+}
+
+/* One that never returns is waited for as long as one that is lost. */
+static void what_one_had_who_does_not_return_goes_to_the_others(void **state)
+{
+    (void)state;
+    struct quota_fleet *f = fleet_new(121, 0);
+    f->tell = true;
+    for (size_t i = 0; i < 2; i++) {
+        fleet_gateway_up(f, &f->gateway[i]);
+        f->gateway[i].demand = 5 * LIMIT;
+    }
+    fleet_run(f, 20);
+    uint64_t had = f->gateway[0].cap;
+    assert_true(had > LIMIT * 4 / 10 && had < LIMIT * 6 / 10);
+    fleet_restart(f);
+    fleet_gateway_up(f, &f->gateway[0]);
+    for (uint64_t begin = f->now; f->now < begin + 50 * S;) {
+        step_within_the_limit(f);
+        assert_true(f->gateway[0].cap <= had + 2);
+        if (f->now > begin + 3 * S)
+            assert_true(f->gateway[0].cap + 2 >= had);
+    }
+    fleet_run(f, 20);
+    assert_in_range(f->gateway[0].cap, LIMIT - 2, LIMIT);
+    fleet_free(f);
 }
 
 static void the_limit_goes_where_the_demand_is(void **state)
@@ -172,6 +274,7 @@ static void an_order_that_crosses_news_is_not_followed(void **state)
 {
     (void)state;
     struct quota_fleet *f = fleet_new(61, 0);
+    fleet_run(f, 1); /* what is said after a start is said */
     fleet_gateway_up(f, &f->gateway[0]);
     f->gateway[0].demand = 5 * LIMIT;
     for (int i = 0; f->posts[0][1] == 0; i++) {
@@ -371,6 +474,9 @@ int main(void)
         cmocka_unit_test(one_that_moves_while_tokens_are_given_back_takes_what_it_uses),
         cmocka_unit_test(no_token_is_made_or_lost_whatever_happens),
         cmocka_unit_test(the_sum_in_force_never_exceeds_the_limit),
+        cmocka_unit_test(the_sum_holds_over_starts_of_the_server),
+        cmocka_unit_test(one_that_does_not_follow_is_waited_for_but_not_for_ever),
+        cmocka_unit_test(what_one_had_who_does_not_return_goes_to_the_others),
         cmocka_unit_test(the_limit_goes_where_the_demand_is),
         cmocka_unit_test(one_that_is_alone_has_all_of_it_to_the_unit),
         cmocka_unit_test(one_that_stands_still_keeps_its_part_and_the_others_divide_the_rest),
