@@ -20,6 +20,10 @@
  * much at both windows. Where little is left beside what is reserved, that little tells nothing (a
  * handful of answers made a window three times too large): the next look holds what is reserved as
  * well, and then all is compared; so it is where reservations are more than the device can do.
+ * Where enough is left at the window but little at the lower one, it is not the same mix: it went
+ * at one gateway and not at another, in I/Os of another size. Then a pair that says up is followed
+ * by half and not by three: a window three times too large gave the slots of a promise to whoever
+ * is behind another gateway.
  *
  * What keeps a wrong k from staying:
  *  1. Up is what a pair says unless its answers are enough to say otherwise. Nothing is learnt from
@@ -63,6 +67,7 @@
 #define IOS_WANTED   1000u
 #define IOS_FAR      150u
 #define WEIGHED_PART 0.25 /* of what is in flight: less is too little to compare alone */
+#define WEIGHED_LOW  0.33 /* of that at the lower window: less says up, and not how far */
 #define K_MIN        0.8
 #define K_MAX        ((double)WINDOW_SLOTS_MILLI_MAX / 1000.0)
 
@@ -134,11 +139,9 @@ static struct verdict judge(const struct knee *k, const struct knee_seen *high,
     double slot = h.x / h.n / (l.x / l.n), lower = low->inflight / high->inflight;
     if (slot > LINEAR - spread(&h, &l)) {
         double from = high->inflight > k->k ? high->inflight : k->k;
-        return (struct verdict){.k = from * (!k->far         ? UP
-                                             : slot > LINEAR ? UP_FAR
-                                                             : UP_UNSURE),
-                                .far = true,
-                                .up = true};
+        bool sure = slot > LINEAR && l.n >= WEIGHED_LOW * low->inflight;
+        double up = !k->far ? UP : sure ? UP_FAR : UP_UNSURE;
+        return (struct verdict){.k = from * up, .far = true, .up = true};
     }
     if (slot * (k->far ? FLAT_FAR : FLAT) <= lower) {
         double down = low->inflight * DOWN;

@@ -190,6 +190,28 @@ static void noise_keeps_no_window_too_low(void **state)
         }
 }
 
+/* As two gateways saw it when their server was back, one of them with a reservation that takes all
+ * of its part of the lower window. */
+static void little_beside_what_is_reserved_does_not_say_how_far_up(void **state)
+{
+    (void)state;
+    const struct knee_seen high = {.inflight = 10.29, .rate = 11033, .weighed_inflight = 6.01,
+                                   .weighed_rate = 7734, .ios = 7000, .weighed_ios = 4080};
+    const struct knee_seen low = {.inflight = 3.78, .rate = 3903, .weighed_inflight = 0.5,
+                                  .weighed_rate = 660, .ios = 170, .weighed_ios = 90};
+    struct knee k;
+    knee_init(&k, 8000);
+    knee_pair(&k, &high, &low);
+    assert_true(k.far);
+    assert_true(k.k > 10.29);
+    assert_true(k.k < 16);
+    struct knee_seen all = low; /* the same, with nothing reserved */
+    all.inflight = all.weighed_inflight;
+    knee_init(&k, 8000);
+    knee_pair(&k, &high, &all);
+    assert_true(k.k > 25);
+}
+
 static void a_pair_that_lowered_nothing_teaches_nothing_low(void **state)
 {
     (void)state;
@@ -299,6 +321,7 @@ int main(void)
         cmocka_unit_test(lost_servers_show_at_once_and_slower_ones_do_not),
         cmocka_unit_test(a_window_too_low_recovers_beside_what_is_reserved),
         cmocka_unit_test(noise_keeps_no_window_too_low),
+        cmocka_unit_test(little_beside_what_is_reserved_does_not_say_how_far_up),
         cmocka_unit_test(a_pair_that_lowered_nothing_teaches_nothing_low),
         cmocka_unit_test(the_little_beside_what_is_reserved_is_not_compared),
         cmocka_unit_test(less_is_believed_when_two_pairs_say_so),
