@@ -189,10 +189,7 @@ static void say_no_memory(struct services *s, const struct stream *st)
                st->e.key);
 }
 
-/* The parts it belongs to, covers first, then the tenant's. */
-#define STREAM_PARTS (STREAM_COVERS + 1u)
-
-static void parts_take(struct stream *st, struct part *ret[STREAM_PARTS])
+void claim_parts_take(struct stream *st, struct part *ret[STREAM_PARTS])
 {
     for (size_t i = 0; i < STREAM_COVERS; i++) {
         ret[i] = st->cover[i].part;
@@ -205,7 +202,7 @@ static void parts_take(struct stream *st, struct part *ret[STREAM_PARTS])
 void claim_unlink(struct services *s, struct stream *st)
 {
     struct part *was[STREAM_PARTS];
-    parts_take(st, was);
+    claim_parts_take(st, was);
     for (size_t i = 0; i < STREAM_PARTS; i++)
         part_leave(s, was[i]);
 }
@@ -213,9 +210,14 @@ void claim_unlink(struct services *s, struct stream *st)
 void claim_link(struct services *s, struct stream *st)
 {
     struct part *was[STREAM_PARTS];
+    claim_parts_take(st, was);
+    claim_relink(s, st, was);
+}
+
+void claim_relink(struct services *s, struct stream *st, struct part *const was[STREAM_PARTS])
+{
     char id[2 * NAME_SIZE];
     bool all = true;
-    parts_take(st, was);
     for (size_t i = 0; i < st->cover_count; i++) {
         struct cover *c = &st->cover[i];
         const struct agreement *a = &c->agreed->e.agreement;
@@ -588,8 +590,11 @@ static void divide(struct services *s, struct claim *c, bool look)
         return; /* as it was; the next period again */
     struct part *const *holder = s->holder;
     size_t n = holders_of(c, s->holder);
-    if (n == 0)
+    if (n == 0) { /* each that returns has it divided anew */
+        c->short_of = false;
+        claim_clean(s, c);
         return;
+    }
     usable(s, c, &u);
     bool dirty = list_linked(&c->in_dirty), changed = dirty;
     for (int k = 0; look && !changed && k < GATE_KIND_COUNT; k++)

@@ -70,22 +70,29 @@ static bool covers_same(const struct stream *st, const struct precedence_row *ro
     return true;
 }
 
-static void covers_drop(struct services *s, struct stream *st)
+static void covers_leave(struct stream *st)
 {
     for (size_t i = 0; i < st->cover_count; i++) {
         list_remove(&st->cover[i].in_agreed);
         st->cover[i].agreed->e.streams--;
     }
-    claim_unlink(s, st);
     st->cover_count = 0;
+}
+
+static void covers_drop(struct services *s, struct stream *st)
+{
+    covers_leave(st);
+    claim_unlink(s, st);
 }
 
 static void covers_link(struct services *s, struct stream *st, const struct precedence_row *rows,
                         size_t n)
 {
+    struct part *was[STREAM_PARTS];
     if (covers_same(st, rows, n))
         return;
-    covers_drop(s, st);
+    claim_parts_take(st, was);
+    covers_leave(st);
     for (size_t i = 0; i < n; i++) {
         struct cover *c = &st->cover[i];
         c->stream = st;
@@ -94,7 +101,7 @@ static void covers_link(struct services *s, struct stream *st, const struct prec
         c->agreed->e.streams++;
     }
     st->cover_count = (uint32_t)n;
-    claim_link(s, st);
+    claim_relink(s, st, was);
 }
 
 static void say_left_out(struct services *s, struct stream *st, const struct agreement *a)

@@ -496,6 +496,7 @@ void services_ack(struct services *s, uint64_t session, uint64_t epoch, int stat
                    g->e.hello.name, (unsigned long long)epoch, weir_strerror(status));
         g->send_full = true;
         g->retry_ns = s->now_ns + REFUSED_PERIODS * s->config.period_ns;
+        settle_refused(g);
         return;
     }
     if (epoch > g->e.epoch_applied)

@@ -28,11 +28,12 @@
  *
  * After a start of the server: a gateway says with its first answers which limits are in force
  * (`told`); these are its `most`. Gateways that were known before the start and have not been heard
- * since, here or at another process, may use what of a limit those that were heard do not
- * (`unheard`). It is reckoned once, and only becomes less: as more gateways are heard. Of a limit
- * that none of those who were heard has in force nothing is kept back, for it may be new; nor where
- * one of them does not say. Each process tells the first when it has heard all of its own, and
- * these keep within what it may use; the first tells all when all have (quota.c).
+ * since, here or at another process, and those that come meanwhile, may use what of a limit those
+ * that were heard do not (`unheard`). It is reckoned once, and only becomes less: as more gateways
+ * are heard. Of a limit that none of those who were heard has in force nothing is kept back, for it
+ * may be new; nor where one of them does not say. Each process tells the first when it has heard
+ * all of its own, and these keep within what it may use; the first tells all when all have
+ * (quota.c).
  *
  * A gateway that moves to another process takes its `most` along in the same way, and the tokens
  * for it (quota.c).
@@ -84,6 +85,15 @@ void settle_sent(struct gateway *g)
         struct part *p = container_of(it, struct part, in_gateway);
         if (p->first && p->split && p->hold.epoch == UINT64_MAX)
             p->hold.epoch = g->e.epoch_desired;
+    }
+}
+
+void settle_refused(struct gateway *g)
+{
+    list_for_each(it, &g->parts) {
+        struct part *p = container_of(it, struct part, in_gateway);
+        if (p->first && p->split && follows(p))
+            p->hold.epoch = UINT64_MAX;
     }
 }
 
@@ -289,12 +299,14 @@ static void told_take(struct services *s, struct part *p)
 
 void settle_tell(struct services *s, struct gateway *g, const struct report *r)
 {
-    if (!r->limits_said)
-        return;
+    if (!r->limits_said || g->e.epoch_applied > 0)
+        return; /* what was in force is replaced since this was said */
     if (r->seq != g->told_seq)
         settle_forget(g);
     g->told_seq = r->seq;
     g->tells = true;
+    if (r->limit_count == 0)
+        return;
     for (size_t i = 0; i < r->limit_count; i++) {
         struct told *t = told_new(g);
         if (t == NULL)
@@ -439,10 +451,20 @@ void settle_others_heard(struct services *s)
         nobody_is_waited_for(s);
 }
 
+/* Whoever dials and never gives a whole answer would be waited for as long as it does. */
+static void wait_no_longer(struct services *s)
+{
+    list_for_each(it, &s->e.gateways)
+        container_of(it, struct gateway, e.link)->unheard = false;
+    s->unheard = 0;
+    s->others_unheard = false;
+    nobody_is_waited_for(s);
+}
+
 void settle_period(struct services *s)
 {
-    if (s->loaded && s->now_ns - s->loaded_ns >= MOST_NS)
-        settle_others_heard(s);
+    if (s->loaded && s->now_ns - s->loaded_ns >= MOST_NS && waits(s))
+        wait_no_longer(s);
     look_whether_heard(s);
 }
 

@@ -18,6 +18,8 @@
 
 #define TARGETS_PER_GATEWAY 256u
 #define STREAM_COVERS PRECEDENCE_MAX_COVER
+/* Parts of claims that a stream belongs to: of its covers first, then the tenant's. */
+#define STREAM_PARTS (STREAM_COVERS + 1u)
 
 /* Hash table of intrusive lists; the number of slots is fixed at the start. */
 struct table {
@@ -624,6 +626,10 @@ bool storage_due(struct services *s, struct storage *t, const struct gateway *g)
 /* The stream's covers, tenant or target changed: it belongs to other parts now. */
 void claim_link(struct services *s, struct stream *st);
 void claim_unlink(struct services *s, struct stream *st);
+/* Where covers change: take the stream out of its parts, change them, and link it anew. What is
+ * left for good is left last, so that a part that stays keeps what may be in force of it. */
+void claim_parts_take(struct stream *st, struct part *ret[STREAM_PARTS]);
+void claim_relink(struct services *s, struct stream *st, struct part *const was[STREAM_PARTS]);
 /* A whole report of @g is merged: sum up its parts. */
 void claim_gather(struct services *s, struct gateway *g);
 /* Divide its limits anew when they are dirty, or demand is worth it; gateways whose parts changed
@@ -680,6 +686,8 @@ bool settle_follows(const struct services *s, struct part *p);
 void settle_sent(struct gateway *g);
 /* @g has acknowledged, or its report says what is in force. True: some may be told of more. */
 bool settle_applied(struct services *s, struct gateway *g);
+/* It refused an order: until the next full set is applied nothing counts as followed. */
+void settle_refused(struct gateway *g);
 /* A frame of a report says which limits are in force; before its streams are merged. */
 void settle_tell(struct services *s, struct gateway *g, const struct report *r);
 /* The same for one that moves: what may be in force, for the process where it arrives. */

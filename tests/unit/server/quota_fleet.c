@@ -165,7 +165,7 @@ static void gateway_step(struct quota_fleet *f, struct played *g)
         bool mine = g->up && l.session == g->hello.session && !(g->deaf && l.update != NULL);
         if (mine && l.update != NULL)
             apply(f, g, l.update);
-        else if (mine)
+        else if (mine && !g->mute)
             answer(f, g, l.seq);
         control_update_free(l.update);
     }

@@ -36,6 +36,7 @@ struct played {
     bool held;
     bool first; /* no full set came in this session */
     bool deaf;  /* what is ordered does not arrive */
+    bool mute;  /* it answers no poll */
     uint32_t orders; /* that changed something about the agreement's limit, or repeated it */
     struct letter letter[QUEUE];
     size_t head, letters;

@@ -145,6 +145,83 @@ static void one_that_does_not_follow_is_waited_for_but_not_for_ever(void **state
     fleet_free(f);
 }
 
+/* Nothing of it changes, but all streams are covered anew. */
+static void another_agreement_over_its_streams_gives_nobody_more_at_once(void **state)
+{
+    (void)state;
+    struct quota_fleet *f = fleet_new(141, 0);
+    struct agreement other = {.version = 1,
+                              .weight = AGREEMENT_WEIGHT,
+                              .per = AGREEMENT_PER_GROUP,
+                              .compliance_window_ns = 10 * S};
+    char why[256];
+    snprintf(other.name, NAME_SIZE, "other");
+    snprintf(other.applies_to.host, NAME_SIZE, "h-*");
+    other.limits.rate[GATE_IOPS_TOTAL].rate = 100 * LIMIT;
+    fleet_gateway_up(f, &f->gateway[0]);
+    fleet_gateway_up(f, &f->gateway[3]); /* at the same process */
+    f->gateway[0].demand = 5 * LIMIT;
+    fleet_run(f, 10);
+    assert_true(f->gateway[0].cap > LIMIT * 9 / 10);
+    for (int times = 0; times < 10; times++) {
+        for (size_t i = 0; i < PROCESSES; i++) {
+            struct services *s = f->process[i].services;
+            int r = times % 2 == 0
+                        ? services_agreement_put(s, &other, f->now, fleet_wall(f), why, sizeof(why))
+                        : services_document_remove(s, "Agreement", "other", f->now, fleet_wall(f));
+            assert_int_equal(r, 0);
+        }
+        for (int i = 0; i < 20; i++)
+            step_within_the_limit(f);
+        assert_true(f->gateway[0].cap > LIMIT * 9 / 10);
+    }
+    fleet_free(f);
+}
+
+/* Also where they were the last that a process had. */
+static void what_lost_gateways_had_goes_to_another_process(void **state)
+{
+    (void)state;
+    struct quota_fleet *f = fleet_new(151, 0);
+    for (size_t i = 0; i < 2; i++) {
+        fleet_gateway_up(f, &f->gateway[i]);
+        f->gateway[i].demand = 5 * LIMIT;
+    }
+    fleet_run(f, 20);
+    struct played *g = &f->gateway[1];
+    assert_true(g->cap > LIMIT * 4 / 10);
+    services_gateway_down(f->process[1].services, g->hello.session, "cut", f->now, fleet_wall(f));
+    g->up = false;
+    fleet_run(f, 50);
+    assert_true(f->gateway[0].cap < LIMIT * 6 / 10);
+    fleet_run(f, 25);
+    assert_in_range(f->gateway[0].cap, LIMIT - 2 * GATEWAYS, LIMIT);
+    fleet_free(f);
+}
+
+/* Its session stands, and so it is not lost; but nothing is heard of what it has in force. */
+static void one_that_returns_and_does_not_answer_is_waited_for_a_minute(void **state)
+{
+    (void)state;
+    struct quota_fleet *f = fleet_new(161, 0);
+    f->tell = true;
+    struct played *one = &f->gateway[0], *mute = &f->gateway[3]; /* at one process */
+    fleet_gateway_up(f, one);
+    fleet_gateway_up(f, mute);
+    one->demand = mute->demand = 5 * LIMIT;
+    fleet_run(f, 20);
+    fleet_restart(f);
+    mute->mute = true;
+    fleet_gateway_up(f, one);
+    fleet_gateway_up(f, mute);
+    for (uint64_t begin = f->now; f->now < begin + 50 * S;)
+        step_within_the_limit(f);
+    assert_true(one->cap < LIMIT * 6 / 10);
+    fleet_run(f, 20);
+    assert_in_range(one->cap, LIMIT - 2, LIMIT);
+    fleet_free(f);
+}
+
 /* One that never returns is waited for as long as one that is lost. */
 static void what_one_had_who_does_not_return_goes_to_the_others(void **state)
 {
@@ -477,6 +554,9 @@ int main(void)
         cmocka_unit_test(the_sum_holds_over_starts_of_the_server),
         cmocka_unit_test(one_that_does_not_follow_is_waited_for_but_not_for_ever),
         cmocka_unit_test(what_one_had_who_does_not_return_goes_to_the_others),
+        cmocka_unit_test(another_agreement_over_its_streams_gives_nobody_more_at_once),
+        cmocka_unit_test(what_lost_gateways_had_goes_to_another_process),
+        cmocka_unit_test(one_that_returns_and_does_not_answer_is_waited_for_a_minute),
         cmocka_unit_test(the_limit_goes_where_the_demand_is),
         cmocka_unit_test(one_that_is_alone_has_all_of_it_to_the_unit),
         cmocka_unit_test(one_that_stands_still_keeps_its_part_and_the_others_divide_the_rest),
