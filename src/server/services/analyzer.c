@@ -16,11 +16,11 @@
  *   idle     nothing asked;  none: nothing promised, or too little seen to tell
  *
  * Tolerance is 5 % + 3/sqrt(n) for n I/Os. Below FLOOR_OPS in a period the percentile is not
- * judged; the I/Os and those among them that were late add up for at most THIN_PERIODS instead,
- * and the promise is called broken when more came late than n(1-q) + 3 sqrt(n(1-q)) + 1, which
- * chance does about once in a thousand. A minimum is asked for when arrivals reach it, or when DEEP
- * I/Os are outstanding on average (Little): a closed loop whose queue is never empty asks for all
- * it can get. Of a minimum of reads, or of writes, that is looked at for these alone.
+ * judged; the I/Os and those among them that were late add up over THIN_PERIODS that had any, and
+ * the promise is called broken when more came late than n(1-q) + 3 sqrt(n(1-q)) + 1, which chance
+ * does about once in a thousand. A minimum is asked for when arrivals reach it, or when DEEP I/Os
+ * are outstanding on average (Little): a closed loop whose queue is never empty asks for all it can
+ * get. Of a minimum of reads, or of writes, that is looked at for these alone.
  *
  * Judged latency is the total (from arrival to reply) unless limits that the stream has agreed to
  * held some of its I/Os in the period: then it is the target's part, since what one's own limit
@@ -306,16 +306,20 @@ static enum verdict judge_thin(const struct services *s, struct unit *u, const s
 {
     u->thin_ops += e->ops;
     u->thin_late += sparse_hist_count_above(e->hist, o->latency_us * 1050);
-    if (u->thin_ns == 0)
+    if (u->thin_ns == 0 || periods_since(s, u->thin_ns) > 0) {
+        u->thin_periods++;
         u->thin_ns = s->now_ns;
+    }
     double n = (double)u->thin_ops, may = n * (1.0 - quantile_of(o));
     enum verdict v = VERDICT_NONE;
     if ((double)u->thin_late > may + 3.0 * sqrt(may) + 1.0)
         v = VERDICT_FAILING;
     else if (u->thin_ops >= FLOOR_OPS)
         v = VERDICT_MET;
-    if (v != VERDICT_NONE || periods_since(s, u->thin_ns) + 1 >= THIN_PERIODS)
+    if (v != VERDICT_NONE || u->thin_periods >= THIN_PERIODS) {
         u->thin_ops = u->thin_late = u->thin_ns = 0;
+        u->thin_periods = 0;
+    }
     return v;
 }
 
@@ -332,6 +336,7 @@ static void judge_latency(const struct services *s, struct unit *u, const struct
         return;
     }
     u->thin_ops = u->thin_late = u->thin_ns = 0;
+    u->thin_periods = 0;
     f->verdict = f->ratio > tolerance(e->ops) ? VERDICT_FAILING : VERDICT_MET;
 }
 

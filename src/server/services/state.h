@@ -49,7 +49,8 @@ struct unit {
     double ratio; /* judged over promised; > 1 is worse than promised; 0: unknown */
     uint64_t demand_iops, iops;
     uint64_t thin_ops, thin_late;       /* evidence too thin for one period adds up, */
-    uint64_t thin_ns;                   /* since then; 0: none */
+    uint32_t thin_periods;              /* over so many that had I/O, */
+    uint64_t thin_ns;                   /* the last of them counted then; 0: none */
     enum unit_run run;
     uint32_t run_looks;                 /* so many in a row, of a period or for a warning, */
     uint64_t run_ns;                    /* the first of them then */

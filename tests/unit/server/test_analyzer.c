@@ -142,6 +142,30 @@ static void a_few_ios_get_no_verdict_until_enough_have_added_up(void **state)
     one_free(t);
 }
 
+/* Periods in which nothing was asked do not count: an I/O each twelve seconds adds up as well. */
+static void rare_ios_that_are_all_late_break_a_promise_in_the_end(void **state)
+{
+    (void)state;
+    struct one *t = one_new(50);
+    struct agreement a = {
+        .name = "gold", .version = 1, .compliance_window_ns = 10 * S, .objective_count = 1};
+    a.objective[0] =
+        (struct objective){.percentile_ppm = 900000, .latency_us = 5000, .while_iops = 1000};
+    snprintf(a.applies_to.volume, NAME_SIZE, "db");
+    char why[64];
+    int r = services_agreement_put(t->w.services, &a, t->w.now, 0, why, sizeof(why));
+    assert_int_equal(r, 0);
+    world_open_loop(&t->w, t->stream, 1.0 / 12);
+    int failing = 0;
+    for (int i = 0; i < 120; i++) {
+        world_run(&t->w, 1);
+        const struct entity_stream *e = world_entity(&t->w, t->stream);
+        failing += e != NULL && e->verdict == VERDICT_FAILING;
+    }
+    assert_in_range(failing, 1, 10);
+    one_free(t);
+}
+
 static void what_its_own_limit_holds_is_no_breach(void **state)
 {
     (void)state;
@@ -333,6 +357,7 @@ int main(void)
         cmocka_unit_test(the_objective_is_the_first_that_covers_the_demand),
         cmocka_unit_test(a_little_above_the_promise_is_within_tolerance),
         cmocka_unit_test(a_few_ios_get_no_verdict_until_enough_have_added_up),
+        cmocka_unit_test(rare_ios_that_are_all_late_break_a_promise_in_the_end),
         cmocka_unit_test(what_its_own_limit_holds_is_no_breach),
         cmocka_unit_test(violations_are_said_once_and_taken_back_once),
         cmocka_unit_test(the_most_specific_agreement_wins_in_any_order),
