@@ -714,10 +714,10 @@ static void look(struct half *h, uint64_t now)
 static void sweep(struct reactor_timer *t, uint64_t now)
 {
     struct inbound *in = container_of(t, struct inbound, sweep);
-    for (size_t n = sweep_turn(&in->all); n > 0; n--)
-        look(container_of(sweep_next(&in->all), struct half, all), now);
     uint64_t every = in->m->heartbeat_ms * NS_PER_MS / 2;
-    reactor_timer_set(in->reactor, t, now + sweep_wait_ns(&in->all, every));
+    for (size_t n = sweep_turn(&in->all, every, now); n > 0; n--)
+        look(container_of(sweep_next(&in->all), struct half, all), now);
+    reactor_timer_set(in->reactor, t, in->all.due_ns);
 }
 
 static void message(void *ctx, struct msg *m)
@@ -745,7 +745,6 @@ static void message(void *ctx, struct msg *m)
 static void inbound_open(struct inbound *in)
 {
     size_t n = in->m->max_sessions;
-    sweep_init(&in->all);
     list_init(&in->again);
     list_init(&in->owing);
     in->reactor = reactor_new(n + 2, 4);
@@ -762,8 +761,9 @@ static void inbound_open(struct inbound *in)
     in->sweep.fire = sweep;
     r = mail_open(&in->mail, in->reactor, in->me, message, in);
     weir_assert(r == 0);
-    reactor_timer_set(in->reactor, &in->sweep,
-                      reactor_now(in->reactor) + in->m->heartbeat_ms * NS_PER_MS / 2);
+    sweep_init(&in->all,
+               reactor_now(in->reactor) + in->m->heartbeat_ms * NS_PER_MS / 2);
+    reactor_timer_set(in->reactor, &in->sweep, in->all.due_ns);
     nap_init(&in->nap, reactor_now(in->reactor));
     (void)prctl(PR_SET_TIMERSLACK, NAP_SLACK_NS); /* of this thread; else 50 us */
 }

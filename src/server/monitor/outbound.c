@@ -700,10 +700,10 @@ static void look(struct half *h, uint64_t now)
 static void sweep(struct reactor_timer *t, uint64_t now)
 {
     struct outbound *out = container_of(t, struct outbound, sweep);
-    for (size_t n = sweep_turn(&out->all); n > 0; n--)
-        look(container_of(sweep_next(&out->all), struct half, all), now);
     uint64_t every = out->m->heartbeat_ms * NS_PER_MS / 2;
-    reactor_timer_set(out->reactor, t, now + sweep_wait_ns(&out->all, every));
+    for (size_t n = sweep_turn(&out->all, every, now); n > 0; n--)
+        look(container_of(sweep_next(&out->all), struct half, all), now);
+    reactor_timer_set(out->reactor, t, out->all.due_ns);
 }
 
 /* ---- the thread
@@ -712,7 +712,6 @@ static void sweep(struct reactor_timer *t, uint64_t now)
 static void outbound_open(struct outbound *out)
 {
     size_t n = out->m->max_sessions;
-    sweep_init(&out->all);
     list_init(&out->dirty);
     list_init(&out->owing);
     out->reactor = reactor_new(n + 2, 4);
@@ -726,8 +725,9 @@ static void outbound_open(struct outbound *out)
     out->sweep.fire = sweep;
     int r = mail_open(&out->mail, out->reactor, out->me, message, out);
     weir_assert(r == 0);
-    reactor_timer_set(out->reactor, &out->sweep,
-                      reactor_now(out->reactor) + out->m->heartbeat_ms * NS_PER_MS / 2);
+    sweep_init(&out->all,
+               reactor_now(out->reactor) + out->m->heartbeat_ms * NS_PER_MS / 2);
+    reactor_timer_set(out->reactor, &out->sweep, out->all.due_ns);
 }
 
 /* A word of farewell to those who can take it at once. */

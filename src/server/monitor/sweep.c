@@ -3,10 +3,11 @@
 
 #include "base/assert.h"
 
-void sweep_init(struct sweep *s)
+void sweep_init(struct sweep *s, uint64_t due_ns)
 {
     list_init(&s->members);
     s->count = 0;
+    s->due_ns = due_ns;
 }
 
 void sweep_join(struct sweep *s, struct list *l)
@@ -27,10 +28,13 @@ static size_t turns(const struct sweep *s)
     return s->count > SWEEP_TURN ? (s->count + SWEEP_TURN - 1) / SWEEP_TURN : 1;
 }
 
-size_t sweep_turn(const struct sweep *s)
+size_t sweep_turn(struct sweep *s, uint64_t every_ns, uint64_t now_ns)
 {
-    size_t n = turns(s);
-    return (s->count + n - 1) / n;
+    size_t of = turns(s), each = (s->count + of - 1) / of;
+    uint64_t wait = every_ns / of, late = now_ns > s->due_ns ? (now_ns - s->due_ns) / wait : 0;
+    size_t n = late < SWEEP_BEHIND ? (size_t)late + 1 : SWEEP_BEHIND;
+    s->due_ns = late < SWEEP_BEHIND ? s->due_ns + n * wait : now_ns + wait;
+    return n * each < s->count ? n * each : s->count;
 }
 
 struct list *sweep_next(struct sweep *s)
@@ -39,9 +43,4 @@ struct list *sweep_next(struct sweep *s)
     if (l != NULL)
         list_push_back(&s->members, l);
     return l;
-}
-
-uint64_t sweep_wait_ns(const struct sweep *s, uint64_t every_ns)
-{
-    return every_ns / turns(s);
 }
