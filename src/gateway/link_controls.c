@@ -100,8 +100,9 @@ static void controls_lease_over(struct reactor_timer *t, uint64_t now)
         ledger_lease_set(ledger, 0);
     if (n > 0) {
         if (!c->following) {
-            controls_keep(c);
+            /* Before the new number of the controls is seen by who follows. */
             stream_undivided_keep(c->link->streams);
+            controls_keep(c);
         }
         log_warning("link: the lease ended; %zu planned controls are lifted", n);
         relay_kick(c->link->relay);
