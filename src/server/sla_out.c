@@ -135,13 +135,6 @@ static void json_release(void *json)
     json_decref(json);
 }
 
-/* Whether anybody looks at live views: thousands of gateways that are lost or come at once make as
- * many notices, which are for nobody else. */
-static bool heard(const struct sla_out *o)
-{
-    return gauge_read(&o->setup->threads->listeners) > 0;
-}
-
 /* arg[0]: 1 an action, 0 an event. */
 static void notice(struct sla_out *o, json_t *j, uint64_t is_action)
 {
@@ -155,7 +148,7 @@ static void notice(struct sla_out *o, json_t *j, uint64_t is_action)
 static void out_action(void *ctx, const struct action_record *a)
 {
     struct sla_out *o = ctx;
-    if (heard(o))
+    if (threads_listened(o->setup->threads))
         notice(o, view_action(a), 1);
     if (o->actions == SLA_OUT_ACTIONS)
         o->actions_dropped++;
@@ -166,7 +159,7 @@ static void out_action(void *ctx, const struct action_record *a)
 static void out_event(void *ctx, const struct event_record *e)
 {
     struct sla_out *o = ctx;
-    if (heard(o))
+    if (threads_listened(o->setup->threads))
         notice(o, view_event(e), 0);
     if (o->events == SLA_OUT_EVENTS)
         o->events_dropped++;

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/name.h"
+#include "server/mailbox/gauge.h"
 #include "server/mailbox/mailbox.h"
 #include "server/mailbox/trail.h"
 #include "tls/creds.h"
@@ -43,6 +44,13 @@ struct threads {
     _Atomic uint32_t *queued;
     _Atomic uint64_t listeners; /* to live views; written by the application server */
 };
+
+/* Whether anybody looks at live views: thousands of gateways that are lost or come at once make as
+ * many notices, which are for nobody else. */
+static inline bool threads_listened(const struct threads *t)
+{
+    return gauge_read(&t->listeners) > 0;
+}
 
 /* How the server's own probes speak TLS with targets. */
 #define PROBE_TLS_MAX 33u

@@ -319,6 +319,8 @@ void acceptor_event(struct acceptor *a, enum event_severity severity, const char
                        store_batch_free))
             store_batch_free(b);
     }
+    if (!threads_listened(a->m->threads))
+        return;
     json_t *notice = render_event((uint64_t)wall, &e);
     if (notice != NULL &&
         !mail_post(a->me, a->m->threads->app, MSG_NOTICE, 0, 0, notice, free_json))

@@ -66,6 +66,8 @@ static void post(struct resource *r, struct mailbox *to, struct msg *m)
 static void show_event(struct resource *r, const struct event_record *e)
 {
     char at[32], id[24];
+    if (!threads_listened(r->threads))
+        return;
     clock_format_wall(e->wall_us, at, sizeof(at));
     snprintf(id, sizeof(id), "%lld", (long long)e->wall_us);
     struct msg m = {.kind = MSG_NOTICE,

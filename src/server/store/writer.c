@@ -116,7 +116,7 @@ static void tell(struct writer *w, enum event_severity severity, const char *kin
     snprintf(e.subject, sizeof(e.subject), "store/%s", "database");
     snprintf(e.text, sizeof(e.text), "%s", words);
     pending_add_event(&w->pending, &e);
-    if (w->threads->app == NULL)
+    if (w->threads->app == NULL || !threads_listened(w->threads))
         return;
     struct msg m = {.kind = MSG_NOTICE,
                     .body = render_event((uint64_t)e.wall_us, &e),

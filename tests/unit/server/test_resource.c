@@ -54,6 +54,7 @@ static int setup(void **state)
     w->threads.services_count = 2;
     w->threads.store_writer = mailbox_new(w->threads.set, "store.writer", 4096, 16);
     w->threads.app = mailbox_new(w->threads.set, "app", 4096, 16);
+    atomic_init(&w->threads.listeners, 1);
     w->client = mailbox_new(w->threads.set, "client", 64, 16);
     w->arg = (struct resource_thread){.config = &w->config, .threads = &w->threads};
     assert_int_equal(pthread_create(&w->thread, NULL, resource_main, &w->arg), 0);
