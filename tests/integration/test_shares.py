@@ -90,7 +90,8 @@ class Shares(unittest.TestCase):
                                   target=storage.uri, state_dir=state)
 
     def play(self, loads, warm, seconds, what, judge):
-        """All at work, until @judge of the last @seconds of each says yes (what was before @warm seconds does not count)."""
+        """All at work, until @judge of the last @seconds of each says yes for as long again (what was before @warm seconds does
+        not count)."""
         for load in loads:
             load.start()
         begin = time.monotonic()
@@ -99,8 +100,11 @@ class Shares(unittest.TestCase):
             if any(load.failed for load in loads):
                 return True  # told when it ends
             seen[:] = [load.latest(seconds) for load in loads]
-            return time.monotonic() - begin > warm + seconds and all(seen) and judge(*seen)
-        seen = []
+            now = time.monotonic()
+            if now - begin <= warm + seconds or not all(seen) or not judge(*seen):
+                since[0] = now
+            return now - since[0] >= seconds
+        seen, since = [], [begin]
         try:
             weirtest.wait_until(judged, what, patience=2 * weirtest.PATIENCE, step=0.25)
         except AssertionError as e:
