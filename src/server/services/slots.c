@@ -114,8 +114,13 @@ void slots_gather(struct gateway *g)
         t->seen = t->now;
         t->seen.mono_ns = g->whole_mono_ns;
     }
-    if (!any)
+    if (!any) { /* nothing to divide; but what was served is of now, whenever there is */
+        list_for_each(it, &g->streams) {
+            struct stream *st = container_of(it, struct stream, in_gateway);
+            st->cost_before_ns = st->e.cost_served_ns;
+        }
         return;
+    }
     list_for_each(it, &g->parts) {
         struct part *p = container_of(it, struct part, in_gateway);
         p->waiting = 0;

@@ -246,6 +246,40 @@ static void one_gateway_finds_its_own_window(void **state)
     services_free(g.services);
 }
 
+/* The most device time, in nanoseconds, that any gateway is said to serve in a second. */
+static double most_served(const struct stage *g)
+{
+    double most = 0;
+    list_for_each(it, &services_entities(g->services)->gateways) {
+        const struct gateway *one = container_of(it, struct gateway, e.link);
+        list_for_each(in, &one->targets)
+            most = fmax(most, container_of(in, struct target, link)->served);
+    }
+    return most;
+}
+
+/* What the first one served while it was alone is not of the second in which there are two. */
+static void one_that_was_alone_for_long_is_divided_by_what_it_does_now(void **state)
+{
+    struct stage g;
+    (void)state;
+    stage_begin(&g);
+    agree(&g, "a", 200, 0);
+    agree(&g, "b", 600, 0);
+    wait_for(gateway_up(&g, 0), 0, "a", 4000);
+    g.gateway[0].use = 4;
+    run(&g, 100);
+    wait_for(gateway_up(&g, 1), 0, "b", 4000);
+    g.gateway[1].use = 4;
+    double most = 0;
+    for (int i = 0; i < 10; i++) {
+        run(&g, 1);
+        most = fmax(most, most_served(&g));
+    }
+    assert_true(most > 3.5e9 && most < 4.5e9);
+    services_free(g.services);
+}
+
 static const struct target_health *health_at(const struct stage *g, size_t i)
 {
     const struct entity_target *t[1];
@@ -582,6 +616,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_gateway_finds_its_own_window),
+        cmocka_unit_test(one_that_was_alone_for_long_is_divided_by_what_it_does_now),
         cmocka_unit_test(where_nobody_has_a_share_nothing_is_divided),
         cmocka_unit_test(a_storage_is_one_with_tls_and_without),
         cmocka_unit_test(those_that_wait_share_the_window_by_weight),
