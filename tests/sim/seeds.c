@@ -76,10 +76,7 @@ static uint64_t run(uint64_t seed, bool verbose, bool *ret_broken, struct sum *s
  * Whoever changes how a world is made finds them anew, or leaves them out. */
 static const uint64_t past_bugs[] = {
     243, /* answers to orders of shared limits bred messages without end (coordinator.c) */
-    283, /* an I/O cost what it had in a stall for as long again (claim.c) */
     761, /* a closed loop took every turn for what it had been owed for seconds (sched_share.c) */
-    897, /* room for calm streams left nothing for reservations in a small window (slots.c) */
-    964, /* a throttle was trimmed within the period in which it had been cut (throttle.c) */
     1087, /* a limit that came later was not lent by those without streams (coordinator.c) */
     1431, /* a promise that no window keeps took the window from all others (knee.c) */
 };
