@@ -2,9 +2,9 @@
 /* Goal: the file of agreed controls in a gateway's state folder, whatever is in it, is taken whole
  * or set aside; the gateway goes on.
  * Method: the input is put behind a head with the right hash (or, with a first byte of 0, is the
- * whole file), so that the frames in it are reached. A gateway is made once, since two threads and
- * 32 MiB take most of the time, and reads the file again for each; its controls are taken away in
- * between. */
+ * whole file), so that the frames in it are reached. A gateway reads GATEWAY_INPUTS such files one
+ * after the other, since its two threads and 32 MiB take most of the time; its controls are taken
+ * away in between, but for the last, with which it is freed. */
 #include <fcntl.h>
 #include <sodium.h>
 #include <stddef.h>
@@ -19,6 +19,7 @@
 #include "base/assert.h"
 #include "base/log.h"
 #include "base/reactor.h"
+#include "gateway/link.h"
 #include "gateway/link_parts.h"
 #include "gateway/link_private.h"
 #include "gateway/relay.h"
@@ -61,35 +62,61 @@ static void config_make(struct gateway_config *c, const char *folder)
     snprintf(c->targets[0].uri, sizeof(c->targets[0].uri), "nbd://127.0.0.1:10809");
 }
 
+#define GATEWAY_INPUTS 1000u
+
+struct gateway {
+    char folder[128], path[160];
+    struct gateway_config config;
+    struct reactor *reactor;
+    struct stream_table *streams;
+    struct relay *relay;
+    struct link *link;
+    unsigned inputs;
+};
+
+static void gateway_make(struct gateway *g)
+{
+    const char *why = "";
+    g->inputs = 0;
+    g->reactor = reactor_new(64, 64);
+    weir_assert(g->reactor != NULL);
+    g->streams = stream_table_new(&g->config, reactor_now(g->reactor));
+    weir_assert(g->streams != NULL);
+    weir_assert(relay_new(g->reactor, &g->config, g->streams, &g->relay, &why) == 0);
+    weir_assert(link_new(g->reactor, &g->config, g->streams, g->relay, &g->link, &why) == 0);
+}
+
+static void gateway_free(struct gateway *g)
+{
+    link_free(g->link);
+    relay_free(g->relay);
+    stream_table_free(g->streams);
+    reactor_free(g->reactor);
+    g->reactor = NULL;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static char folder[128], path[160];
-    static struct gateway_config *config;
-    static struct reactor *r;
-    static struct stream_table *streams;
-    static struct relay *relay;
-    static struct link *link;
-    const char *why = "";
+    static struct gateway *g;
     if (size < 1)
         return 0;
-    if (config == NULL) {
+    if (g == NULL) {
         log_init("fuzz", LOG_LEVEL_ERROR);
         weir_assert(sodium_init() >= 0);
-        weir_assert(folder_make(folder, sizeof(folder), "fuzz-controls"));
-        snprintf(path, sizeof(path), "%s/controls", folder);
-        config = calloc(1, sizeof(*config));
-        weir_assert(config != NULL);
-        config_make(config, folder);
-        r = reactor_new(64, 64);
-        weir_assert(r != NULL);
-        streams = stream_table_new(config, reactor_now(r));
-        weir_assert(streams != NULL);
-        weir_assert(relay_new(r, config, streams, &relay, &why) == 0);
-        weir_assert(link_new(r, config, streams, relay, &link, &why) == 0);
+        g = calloc(1, sizeof(*g));
+        weir_assert(g != NULL);
+        weir_assert(folder_make(g->folder, sizeof(g->folder), "fuzz-controls"));
+        snprintf(g->path, sizeof(g->path), "%s/controls", g->folder);
+        config_make(&g->config, g->folder);
     }
-    put(path, data + 1, size - 1, data[0] == 0);
-    link_controls_load(link->controls);
-    weir_assert(stream_controls_apply(streams, NULL, 0, true, reactor_now(r)) == 0);
-    (void)unlink(path);
+    if (g->reactor == NULL)
+        gateway_make(g);
+    put(g->path, data + 1, size - 1, data[0] == 0);
+    link_controls_load(g->link->controls);
+    (void)unlink(g->path);
+    if (++g->inputs == GATEWAY_INPUTS)
+        gateway_free(g);
+    else
+        weir_assert(stream_controls_apply(g->streams, NULL, 0, true, reactor_now(g->reactor)) == 0);
     return 0;
 }
