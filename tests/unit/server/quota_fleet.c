@@ -120,8 +120,23 @@ static void answer(struct quota_fleet *f, struct played *g, uint64_t seq)
     services_report(f->process[g->process].services, &r, f->now, fleet_wall(f));
 }
 
+static bool names_agreement(const struct control_update *u)
+{
+    for (size_t i = 0; i < u->item_count; i++) {
+        if (strcmp(u->item[i].id, AGREEMENT) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void apply(struct quota_fleet *f, struct played *g, struct control_update *u)
 {
+    if (g->refuses && names_agreement(u)) {
+        g->refuses = false;
+        services_ack(f->process[g->process].services, g->hello.session, u->epoch, WEIR_E_INVALID,
+                     f->now, fleet_wall(f));
+        return;
+    }
     if (u->full)
         memset(g->rate, 0, sizeof(g->rate));
     for (size_t i = 0; i < u->item_count; i++) {

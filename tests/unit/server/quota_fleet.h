@@ -37,6 +37,7 @@ struct played {
     bool first; /* no full set came in this session */
     bool deaf;  /* what is ordered does not arrive */
     bool mute;  /* it answers no poll */
+    bool refuses; /* the next order that changes something about the agreement's limit */
     uint32_t orders; /* that changed something about the agreement's limit, or repeated it */
     struct letter letter[QUEUE];
     size_t head, letters;

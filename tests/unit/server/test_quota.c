@@ -178,6 +178,43 @@ static void another_agreement_over_its_streams_gives_nobody_more_at_once(void **
     fleet_free(f);
 }
 
+/* The next order comes before it is known that one was refused, and is carried out. */
+static void an_order_that_is_refused_is_not_followed_by_following_the_next(void **state)
+{
+    (void)state;
+    struct quota_fleet *f = fleet_new(171, 0);
+    struct played *one = &f->gateway[0], *other = &f->gateway[3]; /* at one process */
+    fleet_gateway_up(f, one);
+    fleet_gateway_up(f, other);
+    one->demand = 5 * LIMIT;
+    fleet_run(f, 10);
+    assert_true(one->cap > LIMIT * 9 / 10);
+    one->refuses = true;
+    other->demand = 5 * LIMIT;
+    struct services *s = f->process[0].services;
+    bool more = false;
+    for (int i = 0; i < 400 && one->refuses; i++) {
+        step_within_the_limit(f);
+        for (size_t k = 0; k < one->letters && !more; k++) {
+            const struct letter *l = &one->letter[(one->head + k) % QUEUE];
+            if (l->update == NULL)
+                continue;
+            struct tenant t = {.version = 2, .member_count = 1};
+            snprintf(t.name, NAME_SIZE, "acme");
+            snprintf(t.member[0].host, NAME_SIZE, "h-*");
+            t.limits.rate[GATE_IOPS_TOTAL].rate = 2 * LIMIT - 10;
+            assert_int_equal(services_tenant_put(s, &t, f->now, fleet_wall(f)), 0);
+            more = true;
+        }
+    }
+    assert_true(more);
+    assert_false(one->refuses);
+    for (int i = 0; i < 1500; i++)
+        step_within_the_limit(f);
+    assert_true(other->cap > LIMIT * 4 / 10);
+    fleet_free(f);
+}
+
 /* Also where they were the last that a process had. */
 static void what_lost_gateways_had_goes_to_another_process(void **state)
 {
@@ -555,6 +592,7 @@ int main(void)
         cmocka_unit_test(one_that_does_not_follow_is_waited_for_but_not_for_ever),
         cmocka_unit_test(what_one_had_who_does_not_return_goes_to_the_others),
         cmocka_unit_test(another_agreement_over_its_streams_gives_nobody_more_at_once),
+        cmocka_unit_test(an_order_that_is_refused_is_not_followed_by_following_the_next),
         cmocka_unit_test(what_lost_gateways_had_goes_to_another_process),
         cmocka_unit_test(one_that_returns_and_does_not_answer_is_waited_for_a_minute),
         cmocka_unit_test(the_limit_goes_where_the_demand_is),
