@@ -110,21 +110,19 @@ static int take_listener(struct handover *h, const struct gateway_config *config
     char name[NAME_SIZE];
     if (sscanf(line, "listener=%d %127s %n", &fd, name, &at) != 2 || at == 0)
         return WEIR_E_PARSE;
-    for (size_t i = 0; i < config->listener_count; i++) {
-        const struct listener_config *l = &config->listeners[i];
-        if (strcmp(l->name, name) != 0)
-            continue;
-        if (strcmp(l->addr.text, line + at) != 0) {
-            snprintf(why, HANDOVER_WHY,
-                     "listener %s has another address now; that takes a restart", name);
-            return WEIR_E_CONFLICT;
-        }
-        h->listeners[i] = fd;
-        return 0;
+    int i = gateway_config_listener(config, name);
+    if (i < 0) {
+        snprintf(why, HANDOVER_WHY,
+                 "listener %s is gone from the configuration; that takes a restart", name);
+        return WEIR_E_CONFLICT;
     }
-    snprintf(why, HANDOVER_WHY,
-             "listener %s is gone from the configuration; that takes a restart", name);
-    return WEIR_E_CONFLICT;
+    if (strcmp(config->listeners[i].addr.text, line + at) != 0) {
+        snprintf(why, HANDOVER_WHY, "listener %s has another address now; that takes a restart",
+                 name);
+        return WEIR_E_CONFLICT;
+    }
+    h->listeners[i] = fd;
+    return 0;
 }
 
 /* Whether what this image read for a listener or target may take the place of what the old one

@@ -31,11 +31,8 @@ static void limit_build(struct link_limits *l, const struct control *c)
 static void visit(void *arg, const struct control *c, const struct gate_rule *first_rule)
 {
     struct link_limits *l = arg;
-    bool limits = false;
     (void)first_rule;
-    for (uint32_t k = 0; k < GATE_KIND_COUNT; k++)
-        limits = limits || c->limits.rate[k].rate > 0;
-    if (c->origin != RULE_AGREED || !limits)
+    if (!stream_control_agreed(c))
         return;
     if (l->seen++ >= l->first && l->count < LINK_LIMITS_FRAME)
         limit_build(l, c);

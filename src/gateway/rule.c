@@ -165,6 +165,11 @@ static bool limits_in_force(const struct gate_limits *l)
     return false;
 }
 
+bool stream_control_agreed(const struct control *c)
+{
+    return c->origin == RULE_AGREED && limits_in_force(&c->limits);
+}
+
 bool stream_control_says(const struct control *c)
 {
     return limits_in_force(&c->limits) || c->share.weight > 0 || c->target[0] != '\0';

@@ -79,6 +79,9 @@ struct control {
 
 /* Whether it says anything at all: a limit, a share or a plan; one that does not is a removal. */
 bool stream_control_says(const struct control *c);
+/* Whether it limits anything and was agreed: such go on without the server, and it is told of them
+ * when it is back. */
+bool stream_control_agreed(const struct control *c);
 
 struct ledger;
 struct stream_table;

@@ -201,11 +201,8 @@ static void target_to(struct report_target *r, struct sim_node *n, uint32_t i)
 static void limit_to(void *arg, const struct control *c, const struct gate_rule *first_rule)
 {
     struct report *r = arg;
-    bool limits = false;
     (void)first_rule;
-    for (uint32_t k = 0; k < GATE_KIND_COUNT; k++)
-        limits = limits || c->limits.rate[k].rate > 0;
-    if (c->origin != RULE_AGREED || !limits)
+    if (!stream_control_agreed(c))
         return;
     struct report_limit *more = reallocarray(r->limit, r->limit_count + 1, sizeof *more);
     weir_assert(more != NULL);
