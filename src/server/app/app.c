@@ -182,7 +182,7 @@ static void take_keys(struct app *a, struct app_keys *k)
     app_set_fingerprint(a, k->fingerprint);
 }
 
-int app_open(const struct server_config *config, const struct threads *threads, struct app **ret,
+int app_open(const struct server_config *config, struct threads *threads, struct app **ret,
              char *ret_words, size_t size)
 {
     struct app *a = calloc(1, sizeof(*a));

@@ -21,7 +21,7 @@ struct app_figure {
 #define APP_MAX_FIGURES 64u
 /* Opens the HTTP socket and makes <state_dir>/admin.token (0600) on the first start. 0 or an error
  * code with words. */
-int app_open(const struct server_config *config, const struct threads *threads, struct app **ret,
+int app_open(const struct server_config *config, struct threads *threads, struct app **ret,
              char *ret_words, size_t size);
 void app_close(struct app *a);
 /* "http://127.0.0.1:7480" or "https://...", as really bound. */

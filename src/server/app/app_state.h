@@ -42,7 +42,7 @@ struct app_connection {
 
 struct app {
     const struct server_config *config;
-    const struct threads *threads;
+    struct threads *threads; /* only `listeners` is written */
     struct MHD_Daemon *daemon;
     int listen_fd, epoll_fd;
     uint16_t port;

@@ -155,9 +155,8 @@ static ssize_t client_read(void *cls, uint64_t pos, char *out, size_t max)
 /* Told to those who would else make notices for nobody. */
 static void count_listeners(struct app *app, int change)
 {
-    struct threads *t = (struct threads *)(uintptr_t)app->threads;
     app->live.count += (size_t)change;
-    gauge_write(&t->listeners, app->live.count);
+    gauge_write(&app->threads->listeners, app->live.count);
 }
 
 static void client_free(void *cls)

@@ -38,7 +38,7 @@
  *  5. In LEAVING nothing is read. What is owed is said first, then the baton goes on with the half
  *     in it (server/move.h); where it arrives it says DONE before anything else.
  *  6. A nap (nap.h) is between two rounds only, with nothing left to be read that is known of.
- *  7. At most SWEEP_TURN sessions are looked at for their silence in one round. */
+ *  7. Few sessions are looked at for their silence in one round (sweep.h says how many). */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -761,8 +761,7 @@ static void inbound_open(struct inbound *in)
     in->sweep.fire = sweep;
     r = mail_open(&in->mail, in->reactor, in->me, message, in);
     weir_assert(r == 0);
-    sweep_init(&in->all,
-               reactor_now(in->reactor) + in->m->heartbeat_ms * NS_PER_MS / 2);
+    sweep_init(&in->all, reactor_now(in->reactor) + in->m->heartbeat_ms * NS_PER_MS / 2);
     reactor_timer_set(in->reactor, &in->sweep, in->all.due_ns);
     nap_init(&in->nap, reactor_now(in->reactor));
     (void)prctl(PR_SET_TIMERSLACK, NAP_SLACK_NS); /* of this thread; else 50 us */

@@ -27,8 +27,8 @@
  *  4. MOVE takes the half away as it is, in the baton (server/move.h), and brings it elsewhere. Of
  *     one that was stalled since it came the baton says so: what was told of it may have reached
  *     the services after it had left them.
- *  5. At most SWEEP_TURN sessions are looked at in one round for what time asks for: heartbeats to
- *     thousands hold up nobody's poll. */
+ *  5. Few sessions are looked at in one round for what time asks for (sweep.h says how many):
+ *     heartbeats to thousands hold up nobody's poll. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -725,8 +725,7 @@ static void outbound_open(struct outbound *out)
     out->sweep.fire = sweep;
     int r = mail_open(&out->mail, out->reactor, out->me, message, out);
     weir_assert(r == 0);
-    sweep_init(&out->all,
-               reactor_now(out->reactor) + out->m->heartbeat_ms * NS_PER_MS / 2);
+    sweep_init(&out->all, reactor_now(out->reactor) + out->m->heartbeat_ms * NS_PER_MS / 2);
     reactor_timer_set(out->reactor, &out->sweep, out->all.due_ns);
 }
 

@@ -97,15 +97,10 @@ void settle_refused(struct gateway *g)
     }
 }
 
-static void look_whether_heard(struct services *s);
-
-bool settle_applied(struct services *s, struct gateway *g)
+/* True: somebody may be told of more. */
+static bool give_on(struct services *s, struct gateway *g)
 {
     bool gave = false;
-    if (!g->follows) {
-        look_whether_heard(s);
-        return false;
-    }
     g->follows = false;
     list_for_each(it, &g->parts) {
         struct part *p = container_of(it, struct part, in_gateway);
@@ -118,6 +113,14 @@ bool settle_applied(struct services *s, struct gateway *g)
             gave = true;
         }
     }
+    return gave;
+}
+
+static void look_whether_heard(struct services *s);
+
+bool settle_applied(struct services *s, struct gateway *g)
+{
+    bool gave = g->follows && give_on(s, g);
     look_whether_heard(s);
     return gave;
 }
